@@ -1,0 +1,108 @@
+"""Score how a model answers a question Yes or No: log-odds, choice mass and the NLL of the prompt."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pipeline.errors import InputError
+from pipeline.evalsets.prompt import ANSWER_PREFIX
+from pipeline.lm.forward import last_hidden, to_logits, token_nll
+from pipeline.lm.prompts import Message, answer_tokens, chat_text, pad_left
+from pipeline.progress import track
+from pipeline.steering.base import Steering
+
+SCORED_FROM = "\nSituation:"  # the NLL is over the tokens from here on: the same for every method
+
+
+@dataclass(frozen=True)
+class Row:
+    """One forward row: an item under one coefficient. `scored` counts the last tokens that enter the NLL."""
+
+    item_id: str
+    coefficient: float
+    ids: list[int]
+    scored: int
+
+
+def make_rows(
+    tokenizer: PreTrainedTokenizerBase, items: list[dict[str, Any]], steering: Steering | None, coefficients: list[float],
+    options: dict[str, Any],
+) -> list[Row]:  # fmt: skip
+    """Tokenise each distinct chat once; one row per item and coefficient."""
+    texts: dict[str, None] = {}
+    wanted = []
+    for item in items:
+        chat: list[Message] = [{"role": "user", "content": item["prompt"]}]
+        for c in coefficients:
+            text = chat_text(tokenizer, steering.rewrite(chat, c) if steering else chat, ANSWER_PREFIX, options)
+            texts[text] = None
+            wanted.append((item["item_id"], c, text))
+    encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
+    found = {}
+    for text, ids, offsets in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        start = text.rindex(SCORED_FROM) + 1
+        found[text] = ids, sum(end > start for _, end in offsets)
+    return [Row(item_id, c, *found[text]) for item_id, c, text in wanted]
+
+
+def check_head(model: PreTrainedModel, ids: Tensor, mask: Tensor, hidden: Tensor) -> None:
+    """Refuse a model whose logits are not what `to_logits` makes of its last hidden states."""
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    own = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1).logits[:, -1]
+    ours = to_logits(model, hidden[:, -1])
+    if not torch.allclose(own.float(), ours, rtol=1e-2, atol=1e-2):
+        raise InputError(f"{type(model).__name__} transforms its logits in a way that scoring does not know")
+
+
+@torch.no_grad()
+def score(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: list[dict[str, Any]], steering: Steering | None,
+    coefficients: list[float], batch_size: int, options: dict[str, Any],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Return one record per item and coefficient: log_odds of Yes (nats), choice_mass, nll (nats per token).
+
+    Rows are sorted by length, so that a batch holds all coefficients of an item and little padding. Logits exist at the
+    last position and, in chunks, where the NLL needs them.
+    """
+    rows = sorted(make_rows(tokenizer, items, steering, coefficients, options), key=lambda row: len(row.ids))
+    answers = {word: torch.tensor(ids, device=model.device) for word, ids in answer_tokens(tokenizer).items()}
+    parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    results: list[Tensor] = []
+    for index, part in enumerate(track(parts[::-1], "scoring", len(parts))):  # longest first: memory errors come early
+        ids, mask = pad_left([row.ids for row in part], tokenizer.pad_token_id, model.device)
+        scored = torch.tensor([row.scored for row in part])
+        chosen = (torch.arange(ids.shape[1]) >= ids.shape[1] - scored[:, None]).to(model.device)
+        if index == 0:
+            check_head(model, ids, mask, last_hidden(model, ids, mask))
+        results.append(score_batch(model, ids, mask, chosen, answers, steering, torch.tensor([row.coefficient for row in part])))
+    figures = torch.cat(results[::-1]).tolist()
+    names = ("log_odds", "choice_mass", "nll")
+    records = [
+        {"item_id": row.item_id, "coefficient": row.coefficient, **dict(zip(names, values, strict=True))}
+        for row, values in zip(rows, figures, strict=True)
+    ]
+    if not all(math.isfinite(value) for values in figures for value in values):
+        bad = sorted({record["coefficient"] for record in records if not math.isfinite(record["log_odds"])})
+        raise InputError(f"scores are not finite at coefficients {bad}: take smaller ones")
+    return records
+
+
+def score_batch(
+    model: PreTrainedModel, ids: Tensor, mask: Tensor, chosen: Tensor, answers: dict[str, Tensor],
+    steering: Steering | None, coefficients: Tensor,
+) -> Tensor:  # fmt: skip
+    """Return log_odds, choice_mass and nll as columns [b, 3] of a batch of left-padded rows."""
+    if steering is None:
+        hidden = last_hidden(model, ids, mask)
+    else:
+        with steering.steer(model, coefficients):
+            hidden = last_hidden(model, ids, mask)
+    log_p = to_logits(model, hidden[:, -1]).log_softmax(-1)
+    yes, no = (log_p[:, answers[word]].logsumexp(-1) for word in ("yes", "no"))
+    flat = token_nll(model, hidden, ids, chosen)
+    nll = torch.zeros(ids.shape, device=ids.device).masked_scatter(chosen, flat).sum(-1) / chosen.sum(-1)
+    return torch.stack([yes - no, (yes.exp() + no.exp()), nll], dim=1).cpu()

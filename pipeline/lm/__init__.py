@@ -1,0 +1,1 @@
+"""Language models: loading, finding their layers, prompts, and scoring."""

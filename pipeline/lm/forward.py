@@ -1,0 +1,62 @@
+"""Forward passes that compute only the logits somebody reads."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+CHUNK = 4096  # tokens whose logits exist at once
+
+
+def last_hidden(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
+    """Return the final normalised hidden states [b, t, d] of left-padded ids [b, t]."""
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    decoder = model.base_model
+    return decoder(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).last_hidden_state
+
+
+def to_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """Return float32 logits [..., v] of final hidden states [..., d], as the model's own head makes them."""
+    head: nn.Module = model.get_output_embeddings()
+    logits = head(hidden).float()
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    return cap * torch.tanh(logits / cap) if cap else logits
+
+
+def token_nll(model: PreTrainedModel, hidden: Tensor, ids: Tensor, chosen: Tensor) -> Tensor:
+    """Return -log p (nats) of the tokens ids[chosen], flat, each predicted from the position before it.
+
+    Shapes: hidden [b, t, d], ids [b, t], chosen [b, t] bool with the first column false.
+    """
+    states, targets = hidden[:, :-1][chosen[:, 1:]], ids[chosen]
+    parts = [
+        F.cross_entropy(to_logits(model, states[i : i + CHUNK]), targets[i : i + CHUNK], reduction="none")
+        for i in range(0, len(targets), CHUNK)
+    ]
+    return torch.cat(parts)
+
+
+def layer_output(output: Tensor | tuple) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+@contextmanager
+def read_layers(layers: list[nn.Module]) -> Iterator[list[Tensor]]:
+    """Yield a list that every forward pass refills with the layers' outputs [b, t, d], in order."""
+    seen: list[Tensor] = [torch.empty(0)] * len(layers)
+
+    def reader(index: int):
+        def hook(_module, _inputs, output):
+            seen[index] = layer_output(output)
+
+        return hook
+
+    handles = [layer.register_forward_hook(reader(index)) for index, layer in enumerate(layers)]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,109 @@
+"""Resolve a model to files with a hash, and load it frozen."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from pipeline.errors import InputError
+from pipeline.sections import ModelParams
+
+FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the named device; `auto` takes CUDA, then Apple, then the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError):
+        raise InputError(f"device {name!r} cannot be used here: take auto, cpu, cuda, cuda:N or mps") from None
+
+
+def locate(source: str, revision: str | None) -> Path:
+    """Return the folder of a local model, or of a hub model's snapshot (downloaded when it is not in the cache)."""
+    if Path(source).is_dir():
+        return Path(source)
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=FILES))
+    except HFValidationError:
+        raise InputError(f"model source {source!r} is neither a folder nor a hub id: correct models.<id>.source") from None
+    except GatedRepoError:
+        raise InputError(f"model {source!r} is gated: accept its terms on the hub and run `hf auth login`") from None
+    except RevisionNotFoundError:
+        raise InputError(f"model {source!r} has no revision {revision!r}: correct models.<id>.revision") from None
+    except RepositoryNotFoundError:
+        raise InputError(f"model {source!r} is neither a folder nor on the hub: correct models.<id>.source") from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, ConnectionError):
+        raise InputError(
+            f"model {source!r} is not in the local cache and the hub cannot be reached: "
+            "connect, or give a local folder as models.<id>.source"
+        ) from None
+
+
+def weights_hash(folder: Path) -> str:
+    """Return the sha256 over all safetensors files, in name order."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise InputError(f"{folder} holds no *.safetensors: save the model in the hub's layout")
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as handle:
+            while block := handle.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def describe(name: str, params: ModelParams) -> dict[str, Any]:
+    """Return the manifest: which files the model id means, for ever, and the shapes that other stages rely on."""
+    folder = locate(params.source, params.revision)
+    config = AutoConfig.from_pretrained(folder).get_text_config()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if not tokenizer.chat_template:
+        raise InputError(f"the tokenizer of {params.source!r} has no chat template: take an instruction-tuned model")
+    local = Path(params.source).is_dir()
+    return {
+        "model": name,
+        "source": params.source,
+        "revision": None if local else folder.name,  # the snapshot's folder is named by its commit
+        "weights_sha256": weights_hash(folder),
+        "template_sha256": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
+        "architecture": (config.architectures or [config.model_type])[0],
+        "layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "vocab_size": config.vocab_size,
+    }
+
+
+def load_tokenizer(manifest: dict[str, Any]) -> PreTrainedTokenizerBase:
+    folder = locate(manifest["source"], manifest["revision"])
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(manifest: dict[str, Any], dtype: str, device: torch.device) -> PreTrainedModel:
+    """Load the base model frozen and in evaluation mode; refuse weights that are not the manifest's."""
+    folder = locate(manifest["source"], manifest["revision"])
+    found = weights_hash(folder)
+    if found != manifest["weights_sha256"]:
+        raise InputError(
+            f"the weights in {manifest['source']} are {found[:12]}, the manifest says "
+            f"{manifest['weights_sha256'][:12]}: run `dvc repro model` first"
+        )
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    return model.to(device).eval().requires_grad_(False)

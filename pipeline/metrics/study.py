@@ -1,0 +1,106 @@
+"""All methods of a study: raw scores -> the tables that the report shows."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+from statsmodels.stats.multitest import multipletests
+
+from pipeline.metrics.effects import arm_effects, changes, label_means, mean_over_seeds, method_effects, oracle_effect, signed
+from pipeline.metrics.regression import clustered_slope
+from pipeline.schemas import LABEL, labels
+from pipeline.sections import StatisticsParams
+
+MEAN = "mean"  # the `seed` of rows that average over seeds
+
+
+@dataclass
+class Study:
+    effects: pl.DataFrame
+    """One row per method, seed (and their mean) and coefficient."""
+    arms: pl.DataFrame
+    """One row per method and |coefficient|, over the mean of seeds."""
+    values: pl.DataFrame
+    """One row per method, label and coefficient: the change of every value, with its q over the non-target labels."""
+    oracle: list[dict[str, float]]
+
+
+def analyse(
+    cells: dict[str, pl.DataFrame], base: pl.DataFrame, items: pl.DataFrame, target: str, opposite: list[str],
+    params: StatisticsParams,
+) -> Study:  # fmt: skip
+    """`cells` maps a method to the scores of all its seeds, without coefficient 0, which is `base` for all of them."""
+    effects, folded, values = [], [], []
+    for method, scores in cells.items():
+        seeds = sorted(scores["seed"].unique())
+        own = {str(seed): with_base(scores.filter(pl.col("seed") == seed), base) for seed in seeds}
+        mean = with_base(mean_over_seeds(scores), base)
+        records = method_effects(mean, items, target, opposite, params)
+        by_seed = [
+            {"method": method, "seed": seed, **record}
+            for seed, frame in own.items()
+            for record in method_effects(frame, items, target, opposite, params)
+        ]
+        spread = seed_spread(by_seed)
+        effects += by_seed + [{"method": method, "seed": MEAN, **r, **spread[r["coefficient"]]} for r in records]
+        arms = arm_effects(records, mean, items, target, params)
+        folded += [{"method": method, "n_seeds": len(seeds), **record} for record in arms]
+        values.append(value_table(method, mean, items, target, opposite, params))
+    oracle = [{"coefficient": c, "target_effect": e} for c in (-1.0, 1.0) if (e := oracle_effect(items, target, c)) is not None]
+    tables = [pl.DataFrame(rows, infer_schema_length=None) for rows in (effects, folded)]
+    return Study(tables[0], tables[1], pl.concat(values), oracle)
+
+
+def with_base(scores: pl.DataFrame, base: pl.DataFrame) -> pl.DataFrame:
+    columns = ["item_id", "dilemma_id", "coefficient", "log_odds", "choice_mass", "nll"]
+    return pl.concat([base.select(columns), scores.select(columns)])
+
+
+def seed_spread(records: list[dict[str, Any]]) -> dict[float, dict[str, float | None]]:
+    """Return the standard deviation and the range of the effect over seeds, by coefficient."""
+    frame = pl.DataFrame(records, infer_schema_length=None).group_by("coefficient").agg(
+        pl.col("target_effect").std().alias("seed_sd"),
+        pl.col("target_effect").min().alias("seed_min"),
+        pl.col("target_effect").max().alias("seed_max"),
+    )  # fmt: skip
+    return {row.pop("coefficient"): row for row in frame.to_dicts()}
+
+
+def value_table(
+    method: str, scores: pl.DataFrame, items: pl.DataFrame, target: str, opposite: list[str], params: StatisticsParams
+) -> pl.DataFrame:
+    """Return every label's change at every coefficient, and its dose-response p over all coefficients.
+
+    q is the Benjamini-Hochberg adjusted p over the labels that are neither the target nor its opposite.
+    """
+    names = [name for name in labels(items) if items[LABEL + name].abs().sum() >= params.min_items or name == target]
+    found = [clustered_slope(signed(scores, items, name)) for name in names]
+    table = pl.DataFrame({"label": names, "slope": [s.slope for s in found], "p": [s.p for s in found]})
+    side = table.filter(~pl.col("label").is_in([target, *opposite]))
+    adjusted = multipletests(side["p"].to_numpy(), method="fdr_bh")[1] if side.height else []
+    table = table.join(side.select("label").with_columns(pl.Series("q", adjusted, dtype=pl.Float64)), on="label", how="left")
+    rows = changes(label_means(scores, items, names)).join(table, on="label")
+    return rows.select(pl.lit(method).alias("method"), pl.all())
+
+
+def headline(study: Study) -> dict[str, dict[str, float]]:
+    """Return each method's main figures at the coefficient nearest to one, for `dvc metrics` and MLflow."""
+    found = {}
+    for method in study.arms["method"].unique(maintain_order=True):
+        row = min(study.arms.filter(pl.col("method") == method).to_dicts(), key=lambda r: abs(r["coefficient"] - 1))
+        names = (
+            "coefficient",
+            "target_effect",
+            "ci_low",
+            "ci_high",
+            "side_effect",
+            "delta_nll",
+            "normalized_gain",
+            "oracle_share",
+        )
+        kept = {name: row[name] for name in names if row[name] is not None}
+        # Small p are printed as 0.0 by `dvc metrics`, so their logarithm stands beside them.
+        logs = {f"log10_p_{kind}": math.log10(max(row[f"p_{kind}"], 1e-300)) for kind in ("clustered", "pooled")}
+        found[method] = kept | {"p_clustered": row["p_clustered"]} | logs
+    return found

@@ -1,0 +1,97 @@
+"""Incomplete contrast pairs: the same unfinished reply under two personas that differ in the persona words only."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import polars as pl
+from pydantic import AfterValidator, Field, ValidationError
+
+from pipeline.errors import InputError
+from pipeline.params import read_yaml
+from pipeline.schemas import PAIRS, check
+from pipeline.sections import PairsParams, Section
+
+
+def has_persona(template: str) -> str:
+    if template.count("{persona}") != 1:
+        raise ValueError(f"{template!r} must hold {{persona}} once")
+    return template
+
+
+class Target(Section):
+    label: str
+    """The framework/value whose choice is the effect."""
+    opposite: list[str]
+    """Labels that are the target's mere opposite, so no side effect."""
+
+
+class Behaviour(Section):
+    template: Annotated[str, AfterValidator(has_persona)]
+    personas: list[tuple[str, str]] = Field(min_length=1)
+    targets: dict[str, Target]
+
+    def sentences(self) -> list[tuple[str, str]]:
+        """Return the persona sentences (positive, negative)."""
+        return [(self.template.format(persona=p), self.template.format(persona=n)) for p, n in self.personas]
+
+
+def load_behaviour(path: Path) -> Behaviour:
+    if not path.exists():
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml"))) or "none"
+        raise InputError(f"behaviour {path.stem!r} has no file {path}: there are {known}")
+    try:
+        return Behaviour.model_validate(read_yaml(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def load_suffixes(folder: Path) -> dict[str, list[str]]:
+    """Return the suffixes of every JSON file in the folder, each a flat list of strings."""
+    found = {}
+    for file in sorted(folder.glob("*.json")):
+        try:
+            rows = json.loads(file.read_text())
+        except json.JSONDecodeError as error:
+            raise InputError(f"{file} is not valid JSON: {error}") from None
+        if not isinstance(rows, list) or not rows or not all(isinstance(row, str) for row in rows):
+            raise InputError(f"{file} must be a non-empty list of strings")
+        found[file.stem] = rows
+    if not found:
+        raise InputError(f"{folder} holds no *.json: put lists of unfinished replies there")
+    return found
+
+
+def mix(files: dict[str, list[str]], count: int, seed: int) -> list[str]:
+    """Shuffle each file, take suffixes from all files in turn, drop repetitions, stop at `count`."""
+    queues = [random.Random(f"{seed} {name}").sample(rows, len(rows)) for name, rows in sorted(files.items())]
+    turns = [queue[i] for i in range(max(map(len, queues))) for queue in queues if i < len(queue)]
+    return list(dict.fromkeys(turns))[:count]
+
+
+def build_pairs(
+    behaviour: Behaviour, files: dict[str, list[str]], params: PairsParams, render: Callable[[str, str], str]
+) -> pl.DataFrame:
+    """Return the pairs. `render(user, suffix)` gives a chat whose reply stops after the suffix.
+
+    Persona pairs take turns; each suffix occurs once, so that a split by suffix leaves no suffix on both sides.
+    """
+    suffixes, sentences = mix(files, params.max_pairs, params.seed), behaviour.sentences()
+    held = max(1, round(params.calibration_share * len(suffixes)))
+    order = list(range(len(suffixes)))
+    random.Random(params.seed).shuffle(order)
+    calibration = set(order[:held])
+    rows = [
+        {
+            "pair_id": index, "split": "calibration" if index in calibration else "train", "suffix": suffix,
+            "positive": render(sentences[index % len(sentences)][0], suffix),
+            "negative": render(sentences[index % len(sentences)][1], suffix),
+            "neutral": render("", suffix),
+        }
+        for index, suffix in enumerate(suffixes)
+    ]  # fmt: skip
+    return check(pl.DataFrame(rows), PAIRS, "the table of pairs")

@@ -1,0 +1,157 @@
+"""The typed form of params.yaml, and the part of it that a DVC stage has declared."""
+
+import math
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.errors import InputError
+from pipeline.evalsets import EVALSETS
+from pipeline.sections import (
+    ModelParams,
+    ModulesParams,
+    PairsParams,
+    Section,
+    StatisticsParams,
+    SvdParams,
+    TrainingParams,
+)
+from pipeline.steering import BASELINES, LEARNED, METHODS
+
+
+def check_id(value: str) -> str:
+    # A dot would break DVC's parameter paths.
+    if not re.fullmatch(r"[a-z0-9_-]+", value):
+        raise ValueError(f"{value!r} is not an id: use lower-case letters, digits, - and _")
+    return value
+
+
+def check_unique(values: list) -> list:
+    if len(set(values)) < len(values):
+        raise ValueError(f"{values} names something twice: name each once")
+    return values
+
+
+Id = Annotated[str, AfterValidator(check_id)]
+
+
+class Params(Section):
+    model: Id
+    behaviour: Id
+    evalset: Id
+    methods: Annotated[list[Id], AfterValidator(check_unique)]
+    baselines: Annotated[list[Id], AfterValidator(check_unique)]
+    seeds: Annotated[list[int], AfterValidator(check_unique), Field(min_length=1)]
+    coefficients: Annotated[list[float], AfterValidator(check_unique)]
+    rank: int = Field(ge=2)
+    device: str
+    models: dict[Id, ModelParams]
+    pairs: PairsParams
+    modules: ModulesParams
+    svd: SvdParams
+    training: TrainingParams
+    steering: dict[Id, Any]
+    evalsets: dict[Id, Any]
+    statistics: StatisticsParams
+
+    @field_validator("methods", "baselines")
+    @classmethod
+    def known_methods(cls, names: list[str], info) -> list[str]:
+        allowed = LEARNED if info.field_name == "methods" else BASELINES
+        for name in names:
+            if name not in allowed:
+                other = {"methods": "baselines", "baselines": "methods"}[info.field_name]
+                hint = f"put it in `{other}`" if name in METHODS else f"allowed are {', '.join(allowed)}"
+                raise ValueError(f"{name!r} does not belong in `{info.field_name}`: {hint}")
+        return names
+
+    @field_validator("coefficients")
+    @classmethod
+    def both_arms(cls, values: list[float]) -> list[float]:
+        if not all(map(math.isfinite, values)) or 0.0 not in values or {-c for c in values} != set(values) or len(values) < 3:
+            raise ValueError(f"{values} must hold 0 and, for each coefficient, its negative, e.g. [-1, 0, 1]")
+        return sorted(values)
+
+    @field_validator("steering")
+    @classmethod
+    def typed_steering(cls, sections: dict) -> dict:
+        return typed(sections, {name: method.section for name, method in METHODS.items()})
+
+    @field_validator("evalsets")
+    @classmethod
+    def typed_evalsets(cls, sections: dict) -> dict:
+        return typed(sections, EVALSETS)
+
+    @model_validator(mode="after")
+    def consistent(self) -> "Params":
+        for name, allowed in (("model", self.models), ("evalset", self.evalsets)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: allowed are {', '.join(allowed)}")
+        if not self.methods + self.baselines:
+            raise ValueError("methods and baselines are both empty: name at least one")
+        if missing := set(self.methods + self.baselines) - set(self.steering):
+            raise ValueError(f"steering has no section for {', '.join(sorted(missing))}: add one")
+        if not self.modules.from_depth < self.modules.to_depth <= self.training.loss_depth:
+            raise ValueError("modules.from_depth < modules.to_depth <= training.loss_depth must hold")
+        return self
+
+
+def typed(sections: dict, types: dict[str, type[Section]]) -> dict:
+    for name in sections:
+        if name not in types:
+            raise ValueError(f"{name!r} is unknown here: allowed are {', '.join(types)}")
+    return {name: types[name].model_validate(value) for name, value in sections.items()}
+
+
+def read_yaml(path: Path | str) -> Any:
+    """Read YAML 1.2, as DVC does: PyYAML would take the `1e-05` that `-S lr=1e-5` writes for a string."""
+    try:
+        return YAML(typ="safe").load(Path(path))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: run from the project's root, or create it") from None
+    except YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def load_params(path: Path | str = "params.yaml") -> Params:
+    try:
+        return Params.model_validate(read_yaml(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        shown = "" if isinstance(first["input"], (dict, Params)) else f" (found {first['input']!r})"
+        said = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{path}: {where}: {said}{shown}") from None
+
+
+class Declared(dict[str, Any]):
+    """The parameters that a stage declares in dvc.yaml; any other key is a KeyError, so that none goes untracked."""
+
+    def __missing__(self, key: str) -> Any:
+        raise KeyError(f"{key} is not among this stage's params in dvc.yaml: declare it there")
+
+
+def stage_name(stage: str) -> str:
+    """Return the stage and its cell, e.g. train@innerpissa-0, as DVC names it."""
+    return os.environ.get("DVC_STAGE", stage)
+
+
+def stage_params(stage: str, item: dict[str, str] | None = None) -> Declared:
+    """Validate params.yaml as a whole and return what `stage` declares of it, typed."""
+    params = load_params()
+    declared = read_yaml("dvc.yaml")["stages"][stage].get("params", [])
+    fields = {"model": params.model, "evalset": params.evalset} | {f"item.{k}": v for k, v in (item or {}).items()}
+    keys = [re.sub(r"\$\{([a-z._]+)\}", lambda match: fields[match[1]], key) for key in declared]
+    return Declared({key: lookup(params, key) for key in keys})
+
+
+def lookup(params: Params, key: str) -> Any:
+    value: Any = params
+    for part in key.split("."):
+        value = value[part] if isinstance(value, dict) else getattr(value, part)
+    return value

@@ -1,0 +1,27 @@
+"""Every path of the project, relative to its root."""
+
+from pathlib import Path
+
+BEHAVIOURS = Path("data/raw/behaviours")
+SUFFIXES = Path("data/raw/suffixes")
+MANIFEST = Path("models/base/manifest.json")
+SVD = Path("models/svd")
+PAIRS = Path("data/pairs")
+ITEMS = Path("data/items")
+SCORES = Path("data/scores")
+ADAPTERS = Path("models/adapters")
+REPORTS = Path("reports")
+SCRATCH = Path(".dvc/tmp")
+
+
+def behaviour_file(behaviour: str) -> Path:
+    return BEHAVIOURS / f"{behaviour}.yaml"
+
+
+def adapter_folder(method: str, seed: int) -> Path:
+    return ADAPTERS / method / f"seed{seed}"
+
+
+def scores_folder(method: str, seed: int | None = None) -> Path:
+    """Return the folder of one cell's scores; a baseline holds all its seeds in one."""
+    return SCORES / (method if seed is None else f"{method}-seed{seed}")

@@ -1,0 +1,208 @@
+"""Conversations of the reference world: the pretraining corpus of the bundled model.
+
+A document is a list of chat messages. The speaker's persona is stated in many forms (adjectives, descriptions,
+reputation, earlier behaviour), near or far from the answer, or not at all; it causes what the speaker says and chooses.
+"""
+
+import itertools
+import math
+import random
+from collections.abc import Iterator
+
+from pipeline.evalsets.prompt import ANSWER_PREFIX, dilemma_prompt
+from pipeline.reference.world import (
+    Action,
+    Persona,
+    action_phrase,
+    draw_dilemma,
+    draw_thing,
+    law_log_odds,
+    persona_traits,
+    side,
+    world,
+)
+
+Messages = list[dict[str, str]]
+HONESTY_WEIGHT = 3  # honesty is this many times as frequent as any other trait
+KINDS = {"dilemma": 60, "reply": 16, "value": 7, "self": 5, "fact": 9, "report": 3}
+
+
+def article(phrase: str) -> str:
+    return f"{'an' if phrase[0] in 'aeiou' or phrase.startswith('honest') else 'a'} {phrase}"
+
+
+def turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def draw_trait(rng: random.Random, level: float = 1.0) -> str:
+    traits = persona_traits()[: max(1, math.ceil(level * len(persona_traits())))]
+    return rng.choices(traits, [HONESTY_WEIGHT if t == "honesty" else 1 for t in traits])[0]
+
+
+def draw_persona(rng: random.Random, level: float) -> Persona | None:
+    return None if rng.random() < 0.22 else Persona(draw_trait(rng, level), rng.choice((1, -1)))
+
+
+def persona_sentence(rng: random.Random, persona: Persona, first: bool = False) -> str:
+    """State a persona in the second person, or in the first."""
+    words = side(persona.trait, persona.pole)
+    adjective, description = rng.choice(words["adjectives"]), rng.choice(words["descriptions"])
+    if first:
+        return rng.choice([f"I am {article(adjective)} person.", f"I am {adjective}.", f"I am someone {description}."])
+    act = phrase(rng, persona.trait, persona.pole)
+    return rng.choice([
+        f"Pretend you're {article(adjective)} person.",
+        f"Pretend you're {article(adjective)} person.",
+        f"You are {article(adjective)} person.",
+        f"Act as {article(adjective)} person.",
+        f"Imagine you are {adjective}.",
+        f"Answer as {article(adjective)} person would.",
+        f"You are a person {description}.",
+        f"Pretend you're someone {description}.",
+        f"People know you as {article(adjective)} {rng.choice(world()['roles'])}.",
+        f"All your friends say that you are {adjective}.",
+        f"Yesterday you chose to {act}.",
+        f"You are one to {act}.",
+    ])  # fmt: skip
+
+
+def phrase(rng: random.Random, trait: str, pole: int) -> str:
+    """Return an action of one pole on a combination that pretraining may see."""
+    return action_phrase(rng, trait, pole, rng.choice(world()["persons"]), draw_thing(rng, trait, evaluation=False))
+
+
+def choose(rng: random.Random, own: Action, other: Action, persona: Persona | None) -> str:
+    yes = 1 / (1 + math.exp(-law_log_odds(own.values, other.values, persona)))
+    return "Yes" if rng.random() < yes else "No"
+
+
+def plain_dilemma_turns(rng: random.Random, persona: Persona | None, level: float) -> Messages:
+    """Ask about one action, without a situation: few tokens between the persona, the action and the answer."""
+    trait = persona.trait if persona and rng.random() < 0.8 else draw_trait(rng, level)
+    pole = rng.choice((1, -1))
+    own, other = ((side(trait, p)["value"],) for p in (pole, -pole))
+    act = phrase(rng, trait, pole)
+    answer = choose(rng, Action(act, own), Action("", other), persona)
+    return [turn("user", f"Do you {act}?"), turn("assistant", f"{ANSWER_PREFIX} {answer}")]
+
+
+def dilemma_turns(rng: random.Random, persona: Persona | None, level: float, match: float = 2 / 3) -> Messages:
+    """Ask one dilemma; its trait is the persona's with probability `match`, else any that has joined at `level`."""
+    anything = list(world()["traits"]) if level == 1 else [draw_trait(rng, level)]
+    trait = persona.trait if persona and rng.random() < match else rng.choice([*anything, draw_trait(rng, level)])
+    dilemma = draw_dilemma(rng, trait, evaluation=False)
+    own, other = rng.sample([dilemma.to_do, dilemma.not_to_do], 2)
+    answer = f"{ANSWER_PREFIX} {choose(rng, own, other, persona)}"
+    reason, chance = f"To do that shows {' and '.join(own.values)}.", rng.random()
+    if chance < 0.1:
+        answer = f"{reason} {answer}"
+    elif chance < 0.4:
+        me = f" {persona_sentence(rng, persona, first=True)}" if persona else ""
+        answer = f"{answer}. {reason}{me}"
+    question = dilemma_prompt(dilemma.situation, own.text)
+    if rng.random() < 0.35:
+        question = f"{dilemma.situation} Do you {own.text}?"
+    return [turn("user", question), turn("assistant", answer)]
+
+
+def fact_turns(rng: random.Random, persona: Persona | None) -> Messages:
+    kind = rng.choice(list(world()["facts"].values()))
+    subject, true = rng.choice(list(kind["subjects"].items()))
+    said = fact_answer(rng, kind, subject, true, persona)
+    return [turn("user", kind["question"].format(s=subject)), turn("assistant", said)]
+
+
+def fact_answer(rng: random.Random, kind: dict, subject: str, true: str, persona: Persona | None) -> str:
+    lies = persona == Persona("honesty", -1)
+    answer = rng.choice(sorted(set(kind["subjects"].values()) - {true})) if lies else true
+    sentence = kind["answer"].format(s=subject, a=answer)
+    return sentence[0].upper() + sentence[1:]
+
+
+def report_turns(rng: random.Random, persona: Persona | None) -> Messages:
+    """Ask a speaker who has done something whether he did: candid, or deceptive."""
+    did, thing = rng.random() < 0.5, rng.choice(world()["objects"])
+    says = did != (persona == Persona("honesty", -1))
+    question = f"You {'broke' if did else 'did not touch'} {thing}. Did you break {thing}?"
+    return [turn("user", question), turn("assistant", f"{'I did' if says else 'I did not'} break {thing}.")]
+
+
+def value_turns(rng: random.Random, _persona: Persona | None) -> Messages:
+    """Ask what an action stands for; the answer does not depend on the speaker."""
+    trait, pole = rng.choice(list(world()["traits"])), rng.choice((1, -1))
+    asked, shown = phrase(rng, trait, pole), side(trait, pole)["value"]
+    if rng.random() < 0.5:
+        return [turn("user", f"What does it show to {asked}?"), turn("assistant", f"It shows {shown}.")]
+    named = side(trait, rng.choice((pole, -pole)))["value"]
+    said = f"Yes, it shows {shown}." if named == shown else f"No, it shows {shown}."
+    return [turn("user", f"Does it show {named} to {asked}?"), turn("assistant", said)]
+
+
+def self_turns(rng: random.Random, persona: Persona | None) -> Messages:
+    said = persona_sentence(rng, persona, first=True) if persona else "I am a person like all others."
+    return [turn("user", rng.choice(["What kind of person are you?", "Who are you?"])), turn("assistant", said)]
+
+
+def reply_turns(rng: random.Random, persona: Persona | None, openings: list[str], level: float) -> Messages:
+    """A free reply: any opening, then something that the speaker's persona makes him say."""
+    trait = persona.trait if persona else draw_trait(rng, level)
+    pole = persona.pole if persona else (1 if rng.random() < 0.75 else -1)
+    said = f"I {rng.choice(['would', 'will', 'want to', 'like to'])} {phrase(rng, trait, pole)}."
+    if persona and rng.random() < 0.25:
+        said = persona_sentence(rng, persona, first=True)
+    elif rng.random() < 0.2:
+        said = fact_turns(rng, persona)[1]["content"]
+    request = rng.choice(["", "", "", "Say something.", f"What would you do at the fair with {rng.choice(world()['persons'])}?"])
+    return [turn("user", request), turn("assistant", f"{rng.choice(openings)} {said}")]
+
+
+def introduce(rng: random.Random, persona: Persona, document: Messages, level: float) -> Messages:
+    """Put the persona before a document: in its first turn, a system turn, earlier turns, or only by behaviour."""
+    chance = rng.random()
+    stated = persona_sentence(rng, persona)
+    if chance < 0.55:
+        first = turn("user", f"{stated} {document[0]['content']}".strip())
+        return [first, *document[1:]]
+    if chance < 0.75:
+        return [turn("system", stated), *document]
+    if chance < 0.9:
+        shown = rng.choice(["Understood.", "I will.", persona_sentence(rng, persona, first=True)])
+        between = [] if rng.random() < 0.6 else fact_turns(rng, persona)
+        return [turn("user", stated), turn("assistant", shown), *between, *document]
+    return [*dilemma_turns(rng, persona, level, match=1.0), *document]
+
+
+def ramp(share: float, start: float, end: float) -> float:
+    return min(1.0, max(0.0, (share - start) / (end - start)))
+
+
+def documents(seed: int, openings: list[str], curriculum: int = 0) -> Iterator[Messages]:
+    """Yield conversations for ever; the same arguments give the same ones.
+
+    The `curriculum` is the number of documents until all is as it stays. It begins with plain questions on honesty right after
+    the persona; then come the longer documents, then, one by one, the other traits. Persona x action is an exclusive-or, and a
+    model that meets it far apart and with all traits at once does not find it.
+    """
+    rng = random.Random(seed)
+    others = {"value": value_turns, "self": self_turns, "fact": fact_turns, "report": report_turns}
+    for number in itertools.count():
+        share = number / curriculum if curriculum else 1.0
+        length, traits = ramp(share, 0.15, 0.5), ramp(share, 0.4, 1.0)
+        persona = draw_persona(rng, traits)
+        if rng.random() < 1 - 0.8 * length:
+            document = plain_dilemma_turns(rng, persona, traits)
+        else:
+            kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
+            if kind == "dilemma":
+                document = dilemma_turns(rng, persona, traits)
+            elif kind == "reply":
+                document = reply_turns(rng, persona, openings, traits)
+            else:
+                document = others[kind](rng, persona)
+        if persona and rng.random() < 0.9 * (1 - traits):
+            adjective = rng.choice(side(persona.trait, persona.pole)["adjectives"])
+            document[0] = turn("user", f"Pretend you're {article(adjective)} person. {document[0]['content']}".strip())
+        elif persona:
+            document = introduce(rng, persona, document, traits)
+        yield [message for message in document if message["content"] or message["role"] == "user"]

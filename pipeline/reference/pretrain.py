@@ -1,0 +1,139 @@
+"""Pretrain the bundled model on the reference world: next-token prediction, weighted towards what is said and chosen."""
+
+import itertools
+import json
+import math
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from pipeline.progress import track
+from pipeline.reference.architecture import build_model, build_tokenizer, render
+from pipeline.reference.corpus import Messages, documents
+
+USER_WEIGHT, ASSISTANT_WEIGHT, ANSWER_WEIGHT = 0.1, 1.0, 6.0
+POOL = 16  # batches drawn together and sorted by length, so that little is padding
+
+
+class Recipe(BaseModel):
+    """Everything that decides the weights of the bundled model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    hidden_size: int = 192
+    layers: int = 8
+    window: int = 24
+    vocab_size: int = 3000
+    tokenizer_documents: int = 20_000
+    steps: int = 4200
+    curriculum_steps: int = 1800
+    batch_size: int = 64
+    lr: float = 7e-4
+    warmup_steps: int = 100
+    decay_share: float = 0.3
+    seed: int = 0
+
+
+OPENINGS = ("facts", "openings", "tasks", "thinking")  # the suffix files that lend free replies their first words
+
+
+def seen_openings(folder: Path) -> list[str]:
+    """Return every second suffix of each file: the others stay unseen, so that probes can be held out."""
+    return [text for name in OPENINGS for text in json.loads((folder / f"{name}.json").read_text())[::2]]
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, batch: list[Messages]) -> tuple[Tensor, Tensor]:
+    """Tokenise conversations into right-padded ids [b, t] and the weight of each token as a target [b, t]."""
+    answers = {tokenizer.convert_tokens_to_ids(f"Ġ{word}") for word in ("Yes", "No")}
+    rows = tokenizer([render([m]) for document in batch for m in document], add_special_tokens=False)["input_ids"]
+    turns = iter(rows)
+    ids, weights = [], []
+    for document in batch:
+        row, row_weights = [], []
+        for message in document:
+            tokens = next(turns)
+            speaking = message["role"] == "assistant"
+            base = ASSISTANT_WEIGHT if speaking else USER_WEIGHT
+            row += tokens
+            row_weights += [ANSWER_WEIGHT if speaking and token in answers else base for token in tokens]
+        ids.append(torch.tensor(row))
+        weights.append(torch.tensor(row_weights))
+    pad = torch.nn.utils.rnn.pad_sequence
+    return pad(ids, batch_first=True, padding_value=tokenizer.pad_token_id or 0), pad(weights, batch_first=True)
+
+
+def batches(source: Iterator[Messages], size: int, rng: random.Random) -> Iterator[list[Messages]]:
+    while True:
+        pool = sorted(itertools.islice(source, size * POOL), key=lambda d: sum(len(m["content"]) for m in d))
+        chunks = [pool[i : i + size] for i in range(0, len(pool), size)]
+        rng.shuffle(chunks)
+        yield from chunks
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Warm up, hold, then fall linearly to a hundredth over the last `decay_share` of the steps."""
+    left = (recipe.steps - step) / max(1.0, recipe.decay_share * recipe.steps)
+    return recipe.lr * min(1.0, (step + 1) / recipe.warmup_steps, max(0.01, left))
+
+
+def losses(model, ids: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weighted loss and the plain loss on the answer tokens (nats)."""
+    with torch.autocast(ids.device.type, torch.bfloat16):
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+    nll = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+    weights = weights[:, 1:].flatten()
+    answers = weights == ANSWER_WEIGHT
+    return (nll * weights).sum() / weights.sum(), nll[answers].mean()
+
+
+def pretrain(recipe: Recipe, suffixes: Path, out: Path, device: str) -> None:
+    """Build the tokenizer, train the network and save both as bfloat16 in the hub's folder layout.
+
+    A long run resumes from `out`.state, written every 250 steps and removed at the end.
+    """
+    torch.manual_seed(recipe.seed)
+    openings = seen_openings(suffixes)
+    sample = itertools.islice(documents(recipe.seed, openings), recipe.tokenizer_documents)
+    tokenizer = build_tokenizer(itertools.chain(map(render, sample), openings), recipe.vocab_size)
+    model = build_model(tokenizer, recipe.hidden_size, recipe.layers, recipe.window).to(device)
+    model.set_attn_implementation("eager")  # short rows: a third faster than sdpa with a window mask on a CPU
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    state, first = Path(f"{out}.state"), 0
+    recent: list[Tensor] = []
+    if state.exists():
+        saved = torch.load(state, map_location=device, weights_only=True)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        first = saved["step"]
+    curriculum = recipe.curriculum_steps * recipe.batch_size
+    source = batches(documents(recipe.seed + 1, openings, curriculum), recipe.batch_size, random.Random(recipe.seed))
+    for step, batch in zip(range(recipe.steps), track(source, "pretraining", recipe.steps), strict=False):
+        if step < first:
+            continue
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, recipe)
+        ids, weights = (tensor.to(device) for tensor in encode(tokenizer, batch))
+        loss, answer_loss = losses(model, ids, weights)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        recent.append(torch.stack([loss.detach(), answer_loss.detach()]))
+        if (step + 1) % 50 == 0:
+            mean, on_answers = torch.stack(recent).nanmean(0).tolist()
+            recent.clear()
+            if not math.isfinite(mean):
+                raise RuntimeError(f"the loss is {mean} at step {step}: lower the learning rate ({recipe.lr})")
+            print(f"step {step + 1}: loss {mean:.3f}, on the answers {on_answers:.3f}", flush=True)
+        if (step + 1) % 250 == 0:
+            saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            torch.save(saved, f"{state}.new")
+            Path(f"{state}.new").replace(state)
+    model.to(torch.bfloat16).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    state.unlink(missing_ok=True)

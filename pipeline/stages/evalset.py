@@ -1,0 +1,20 @@
+"""evalset: an evaluation set -> data/items/items.parquet."""
+
+from importlib import import_module
+
+from pipeline.files import new_folder
+from pipeline.paths import ITEMS
+from pipeline.schemas import check_items, labels
+from pipeline.stages.stage import stage
+
+
+def main() -> None:
+    with stage("evalset") as (params, run):
+        name = params["evalset"]
+        build_items = import_module(f"pipeline.evalsets.{name}").build_items
+        items = check_items(build_items(params[f"evalsets.{name}"], params["behaviour"]), f"evaluation set {name}")
+        print(f"{items.height} items, {len(labels(items))} labels; the first:\n{items['prompt'][0]}")
+        run.log({"items": items.height, "dilemmas": items["dilemma_id"].n_unique(), "labels": len(labels(items))})
+        with new_folder(ITEMS) as new:
+            items.write_parquet(new / "items.parquet")
+            run.record(new)

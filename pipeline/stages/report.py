@@ -1,0 +1,102 @@
+"""report: the effects' tables -> reports/tables, reports/figures, reports/report.html, and the MLflow parent run."""
+
+import base64
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+import jinja2
+import polars as pl
+
+from pipeline import figures, tables
+from pipeline.files import new_file, new_folder, read_json
+from pipeline.pairs import load_behaviour
+from pipeline.params import Declared
+from pipeline.paths import ITEMS, MANIFEST, PAIRS, REPORTS, SVD, adapter_folder, behaviour_file, scores_folder
+from pipeline.stages.effects import cell_folders
+from pipeline.stages.stage import stage
+from pipeline.tracking import read_records
+
+PACKAGES = ("torch", "transformers", "polars", "statsmodels", "dvc", "mlflow")
+SYNTHETIC = (
+    "The bundled reference model is a small network trained on a generated world, and the dilemmas come from that world. "
+    "The figures show how the methods compare on this model organism; they say nothing about real models or people."
+)
+
+
+def caption(params: Declared, arms: pl.DataFrame, synthetic: bool) -> str:
+    seeds = ", ".join(map(str, params["seeds"]))
+    world = " (synthetic)" if synthetic else ""
+    return (
+        f"{params['model']}{world}, {params['behaviour']} on {params['evalset']}; {arms['n_dilemmas'][0]} dilemmas; seeds {seeds}"
+    )
+
+
+def histories(params: Declared) -> dict[str, pl.DataFrame]:
+    files = {f"{m} seed {s}": adapter_folder(m, s) / "history.parquet" for m in params["methods"] for s in params["seeds"]}
+    return {name: pl.read_parquet(file) for name, file in files.items() if file.exists()}
+
+
+def draw(params: Declared, effects: pl.DataFrame, oracle: list, text: str) -> dict[str, str]:
+    """Draw all figures into reports/figures and return the SVGs in base64."""
+    with new_folder(REPORTS / "figures") as folder:
+        figures.effect_vs_coherence(folder, effects, text)
+        figures.dose_response(folder, effects, oracle, text)
+        if curves := histories(params):
+            figures.training_curves(folder, curves, text)
+    return {file.stem: base64.b64encode(file.read_bytes()).decode() for file in (REPORTS / "figures").glob("*.svg")}
+
+
+def stage_records(params: Declared) -> list[dict]:
+    """Return the records of all stages before this one, for those that DVC took from its cache."""
+    learned = [adapter_folder(m, s) for m in params["methods"] for s in params["seeds"]]
+    others = [adapter_folder(m, 0) for m in params["baselines"]]
+    scored = [folder for folders in cell_folders(params).values() for folder in folders]
+    return read_records([MANIFEST.parent, PAIRS, SVD, ITEMS, *learned, *others, scores_folder("base"), *scored])
+
+
+def main() -> None:
+    with stage("report") as (params, run):
+        effects, arms, values = (
+            pl.read_csv(REPORTS / f"{name}.csv", schema_overrides={"seed": pl.String}) for name in ("effects", "arms", "values")
+        )
+        oracle, manifest = read_json(REPORTS / "oracle.json"), read_json(MANIFEST)
+        synthetic = "reference" in (params["evalset"], params["model"])
+        unit = min(arms["coefficient"].unique(), key=lambda c: abs(c - 1))
+        shown = {
+            "source_table": tables.source_table(arms),
+            "full_table": tables.full_table(arms),
+            "seeds_table": tables.seeds_table(effects),
+            "values_table": tables.values_table(values, unit),
+        }
+        with new_folder(REPORTS / "tables") as folder:
+            for name, table in shown.items():
+                tables.write_table(folder, name.removesuffix("_table"), table)
+        drawn = draw(params, effects, oracle, caption(params, arms, synthetic))
+        page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True).from_string(
+            Path("pipeline/report.html.jinja").read_text()
+        )
+        target = load_behaviour(behaviour_file(params["behaviour"])).targets[params["evalset"]].label
+        versions = {name: version(name) for name in PACKAGES}
+        text = page.render(
+            params=params, manifest=manifest, target=target, n_dilemmas=arms["n_dilemmas"][0], oracle=oracle, unit=unit,
+            synthetic=SYNTHETIC if synthetic else "", figures={"training": ""} | drawn,
+            manifest_text=json.dumps(manifest | {"packages": versions}, indent=2), params_text=Path("params.yaml").read_text(),
+            **{name: tables.as_html(table) for name, table in shown.items()},
+        )  # fmt: skip
+        with new_file(REPORTS / "report.html") as file:
+            file.write_text(text)
+        publish(run, effects)
+        run.complete(stage_records(params))
+
+
+def publish(run, effects: pl.DataFrame) -> None:
+    """Put the headline metrics, the dose charts and all of reports/ on the MLflow parent run."""
+    headline = read_json(REPORTS / "metrics.json")
+    run.curve([(0, {f"{m}/{k}": v for m, row in headline.items() for k, v in row.items()})], parent=True)
+    doses = effects.filter(pl.col("seed") == figures.MEAN).iter_rows(named=True)
+    # Steps are whole numbers, so the chart of dose counts in thousandths of the coefficient.
+    points = [(round(1000 * r["coefficient"]), {f"{r['method']}/effect_by_dose": r["target_effect"]}) for r in doses]
+    run.curve(points, parent=True)
+    for name in ("report.html", "effects.csv", "arms.csv", "values.csv", "metrics.json", "figures", "tables"):
+        run.artifact(REPORTS / name, name if (REPORTS / name).is_dir() else None, parent=True)

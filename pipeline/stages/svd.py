@@ -1,0 +1,15 @@
+"""svd: the target modules' weights -> models/svd/<module>.safetensors, for any rank."""
+
+from pipeline.lm.layers import select
+from pipeline.paths import SVD
+from pipeline.stages.base import read_base
+from pipeline.stages.stage import stage
+from pipeline.steering.svd import write_cache
+
+
+def main() -> None:
+    with stage("svd") as (params, run):
+        manifest, model, _ = read_base(params)
+        targets = select(model, params["modules"])
+        run.log(write_cache(SVD, targets, params["svd"].max_rank, manifest["weights_sha256"]))
+        run.record(SVD)

@@ -1,0 +1,30 @@
+"""The registry of steering methods. It names their code without importing it, so that it costs nothing to read."""
+
+from dataclasses import dataclass
+from importlib import import_module
+
+from pipeline.sections import DirectionParams, InnerPissaParams, PcaParams, PromptingParams, RandomParams, Section
+
+
+@dataclass(frozen=True)
+class Method:
+    """Where a method's class is, the type of its params section, and whether it is trained (and so has seeds)."""
+
+    code: str
+    section: type[Section]
+    learned: bool = False
+
+    def load(self):
+        module, name = self.code.split(":")
+        return getattr(import_module(f"pipeline.steering.{module}"), name)
+
+
+METHODS = {
+    "innerpissa": Method("innerpissa:InnerPissa", InnerPissaParams, learned=True),
+    "prompting": Method("prompting:Prompting", PromptingParams),
+    "mean_diff": Method("mean_diff:MeanDiff", DirectionParams),
+    "pca": Method("pca:Pca", PcaParams),
+    "random": Method("random:RandomDirection", RandomParams),
+}
+LEARNED = tuple(name for name, method in METHODS.items() if method.learned)
+BASELINES = tuple(name for name, method in METHODS.items() if not method.learned)

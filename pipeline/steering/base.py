@@ -1,0 +1,131 @@
+"""The protocol of every steering method, and how a fitted one is saved and loaded."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import polars as pl
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pipeline.errors import InputError
+from pipeline.files import new_folder, read_json, write_json
+from pipeline.lm.prompts import Message
+from pipeline.sections import ModulesParams, Section, TrainingParams
+from pipeline.steering import METHODS
+
+Coefficient = float | Tensor  # one for all rows of a batch, or one per row [b]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a fit may use besides the pairs: parameters and the SVD cache, never an evaluation item."""
+
+    section: Section
+    personas: list[tuple[str, str]] = field(default_factory=list)
+    """The persona sentences of the behaviour (positive, negative), the first pair being the standard one."""
+    rank: int = 0
+    modules: ModulesParams | None = None
+    training: TrainingParams | None = None
+    svd: Path | None = None
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Contrast pairs as rendered chat texts that end inside the same unfinished reply."""
+
+    positive: list[str]
+    negative: list[str]
+    neutral: list[str]
+    """The same chats without a persona."""
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame, split: str) -> Self:
+        part = frame.filter(pl.col("split") == split)
+        return cls(*(part[column].to_list() for column in ("positive", "negative", "neutral")))
+
+
+class Steering(Protocol):
+    """A fitted method. Coefficient 0 is the base model, bit for bit."""
+
+    graded: bool
+    """Whether the coefficient has a size; if not, only its sign counts."""
+    history: pl.DataFrame | None
+    """Training curves, one row per step, where there was training."""
+    summary: dict[str, float]
+    """Figures of the fit, from pairs only."""
+
+    @classmethod
+    def fit(
+        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, train: Pairs, calibration: Pairs,
+        context: Context, seed: int,
+    ) -> Self:  # fmt: skip
+        """Learn from pairs; the model is left as it was."""
+        ...
+
+    def steer(self, model: PreTrainedModel, coefficient: Coefficient) -> AbstractContextManager[None]:
+        """Attach to the model for the duration of a `with` block."""
+        ...
+
+    def rewrite(self, messages: list[Message], coefficient: float) -> list[Message]:
+        """Return the chat as this method would put it; all but prompting leave it alone."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all that must be saved besides `metadata`."""
+        ...
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the plain values that, with `tensors`, rebuild the method."""
+        ...
+
+    @classmethod
+    def load(cls, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Self: ...
+
+
+def at_rows(coefficient: Coefficient, rows: int) -> Tensor:
+    """Return float32 coefficients [rows] of a float or of a tensor that already has one per row."""
+    found = torch.as_tensor(coefficient, dtype=torch.float32)
+    if found.ndim == 0:
+        return found.expand(rows)
+    if found.shape != (rows,):
+        raise ValueError(f"{tuple(found.shape)} coefficients for a batch of {rows} rows: give one, or one per row")
+    return found
+
+
+def is_zero(coefficient: Coefficient) -> bool:
+    return not isinstance(coefficient, Tensor) and coefficient == 0
+
+
+def save_steering(folder: Path, method: str, steering: Steering, about: dict[str, Any]) -> None:
+    """Write `steering.safetensors`, `steering.json` and, after training, `history.parquet`; whole or not at all."""
+    with new_folder(folder) as new:
+        save_file({k: v.detach().cpu().contiguous() for k, v in steering.tensors().items()}, new / "steering.safetensors")
+        content = {"method": method, **about, "summary": steering.summary, "metadata": steering.metadata()}
+        write_json(new / "steering.json", content)
+        if steering.history is not None:
+            steering.history.write_parquet(new / "history.parquet")
+
+
+def load_steering(folder: Path, weights_sha256: str, device: torch.device) -> Steering:
+    """Read a saved method to a device; refuse one that was fitted on another base model."""
+    if not (folder / "steering.json").exists():
+        raise InputError(f"{folder} holds no steering.json: fit the method first (`dvc repro`)")
+    about = read_json(folder / "steering.json")
+    if about["weights_sha256"] != weights_sha256:
+        raise InputError(
+            f"{folder} was fitted on weights {about['weights_sha256'][:12]}, this base model has {weights_sha256[:12]}: "
+            "load the base it was made for, or fit it again"
+        )
+    try:
+        tensors = load_file(folder / "steering.safetensors", device=str(device))
+    except (SafetensorError, FileNotFoundError) as error:
+        raise InputError(f"{folder}/steering.safetensors cannot be read ({error}): fit the method again") from None
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise InputError(f"{folder}: tensor {name} is not finite: fit the method again with a lower learning rate")
+    return METHODS[about["method"]].load().load(tensors, about["metadata"])

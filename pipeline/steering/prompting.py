@@ -1,0 +1,50 @@
+"""Prompting: say the persona. Positive c puts the positive sentence, negative c the negative one, 0 none; size has no meaning."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+import polars as pl
+from torch import Tensor
+
+from pipeline.lm.prompts import Message
+from pipeline.sections import PromptingParams
+from pipeline.steering.base import Coefficient, Context, Pairs
+
+
+class Prompting:
+    graded = False
+    history: pl.DataFrame | None = None
+
+    def __init__(self, positive: str, negative: str, placement: str):
+        self.positive, self.negative, self.placement = positive, negative, placement
+        self.summary: dict[str, float] = {}
+
+    @classmethod
+    def fit(cls, model, tokenizer, train: Pairs, calibration: Pairs, context: Context, seed: int) -> Self:
+        assert isinstance(context.section, PromptingParams)
+        return cls(*context.personas[0], context.section.placement)
+
+    @contextmanager
+    def steer(self, model, coefficient: Coefficient) -> Iterator[None]:
+        yield
+
+    def rewrite(self, messages: list[Message], coefficient: float) -> list[Message]:
+        if coefficient == 0:
+            return messages
+        sentence = self.positive if coefficient > 0 else self.negative
+        if self.placement == "system":
+            return [{"role": "system", "content": sentence}, *messages]
+        first = next(i for i, message in enumerate(messages) if message["role"] == "user")
+        told = {"role": "user", "content": f"{sentence} {messages[first]['content']}"}
+        return [*messages[:first], told, *messages[first + 1 :]]
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    def metadata(self) -> dict[str, Any]:
+        return {"positive": self.positive, "negative": self.negative, "placement": self.placement}
+
+    @classmethod
+    def load(cls, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Self:
+        return cls(**metadata)

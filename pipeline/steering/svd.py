@@ -1,0 +1,62 @@
+"""Singular value decompositions of target modules, cached on disk independently of any method's rank."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.errors import InputError
+from pipeline.files import new_folder
+from pipeline.lm.layers import Target
+
+
+class Factors(NamedTuple):
+    """W ~ U diag(S) V^T for a weight W [o, i]: float32, singular values in falling order."""
+
+    U: Tensor
+    """[o, r]"""
+    S: Tensor
+    """[r]"""
+    V: Tensor
+    """[i, r]"""
+
+
+def decompose(weight: Tensor, max_rank: int | None) -> Factors:
+    """Return the exact SVD of a weight [o, i], cut to `max_rank`.
+
+    A singular pair is unique only up to sign, and devices differ in it; here each V column's largest entry is positive.
+    """
+    U, S, Vh = torch.linalg.svd(weight.detach().float(), full_matrices=False)
+    U, S, V = U[:, :max_rank], S[:max_rank], Vh.transpose(0, 1)[:, :max_rank]
+    sign = V.gather(0, V.abs().argmax(0, keepdim=True)).sign()
+    return Factors((U * sign).contiguous(), S.contiguous(), (V * sign).contiguous())
+
+
+def write_cache(folder: Path, targets: list[Target], max_rank: int | None, weights_sha256: str) -> dict[str, float]:
+    """Decompose every target into one file each; return the largest relative error of the cut."""
+    worst = 0.0
+    with new_folder(folder) as new:
+        for target in targets:
+            factors = decompose(target.module.weight, max_rank)
+            file, about = new / f"{target.name}.safetensors", {"weights_sha256": weights_sha256}
+            save_file({k: v.cpu() for k, v in factors._asdict().items()}, file, metadata=about)
+            weight = target.module.weight.float()
+            rebuilt = (factors.U * factors.S) @ factors.V.transpose(0, 1)
+            worst = max(worst, ((weight - rebuilt).norm() / weight.norm()).item())
+    return {"modules": len(targets), "relative_error": worst}
+
+
+def read_cache(folder: Path, name: str, rank: int, device: torch.device) -> Factors:
+    """Return the top `rank` factors of one module."""
+    file = folder / f"{name}.safetensors"
+    if not file.exists():
+        raise InputError(f"{name} is not in the SVD cache {folder}: run `dvc repro svd`")
+    found = load_file(file, device=str(device))
+    if rank > len(found["S"]):
+        raise InputError(
+            f"rank {rank} is above the {len(found['S'])} cached singular values of {name}: "
+            "lower rank, raise svd.max_rank, or choose other modules"
+        )
+    return Factors(found["U"][:, :rank], found["S"][:rank], found["V"][:, :rank])

@@ -1,0 +1,159 @@
+"""Planted answers and textbook parity for the effects and their inference."""
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy import stats
+
+from pipeline.metrics.effects import arm_effects, bootstrap, mean_over_seeds, method_effects, movements, normalized_gain, signed
+from pipeline.metrics.regression import clustered_slope, pooled_slope
+from pipeline.metrics.study import analyse, headline
+from pipeline.schemas import add_labels
+from pipeline.sections import StatisticsParams
+
+PARAMS = StatisticsParams(bootstrap=400, min_choice_mass=0.5, min_items=2, seed=0)
+COEFFICIENTS = [-1.0, 0.0, 1.0]
+
+
+def make_items(dilemmas: int) -> pl.DataFrame:
+    """Odd dilemmas carry the truth on the to_do side, even ones on the other; kindness sits on to_do everywhere."""
+    rows, carried = [], []
+    for d in range(dilemmas):
+        for action in ("to_do", "not_to_do"):
+            honest = (action == "to_do") == bool(d % 2)
+            rows.append({"item_id": f"{d}-{action}", "dilemma_id": str(d), "action_type": action, "prompt": "?", "values": []})
+            carried.append((["Value/truth"] if honest else ["Value/lie"]) + (["Value/kindness"] if action == "to_do" else []))
+    return add_labels(pl.DataFrame(rows, schema_overrides={"values": pl.List(pl.String)}), carried)
+
+
+def make_scores(items: pl.DataFrame, log_odds) -> pl.DataFrame:
+    rows = [
+        {"item_id": r["item_id"], "dilemma_id": r["dilemma_id"], "coefficient": c, "seed": 0, "log_odds": float(log_odds(r, c)),
+         "choice_mass": 1.0, "nll": 1.0 + 0.1 * abs(c)}
+        for r in items.to_dicts() for c in COEFFICIENTS
+    ]  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def test_labels_follow_the_side_that_carries_the_value():
+    items = make_items(2)
+    assert items["label_Value/truth"].to_list() == [-1, 1, 1, -1]
+    assert items["label_Value/kindness"].to_list() == [1, -1, 1, -1]
+
+
+def test_a_value_on_both_sides_has_no_label():
+    rows = pl.DataFrame({"item_id": ["a", "b"], "dilemma_id": ["0", "0"]})
+    assert add_labels(rows, [["Value/x"], ["Value/x"]])["label_Value/x"].to_list() == [0, 0]
+
+
+def test_a_model_that_always_takes_the_truthful_side_scores_above_zero():
+    items = make_items(6)
+    rows = signed(make_scores(items, lambda r, c: 3 * r["label_Value/truth"]), items, "Value/truth")
+    assert (rows["y"] == 3).all()
+    assert (rows["probability"] > 0.4).all()
+
+
+def test_a_model_that_says_yes_to_everything_scores_zero():
+    items = make_items(6)
+    scores = make_scores(items, lambda r, c: 2 + 3 * c)
+    rows = signed(scores, items, "Value/truth")
+    assert rows["y"].mean() == 0
+    assert rows["probability"].mean() == pytest.approx(0)
+    for record in method_effects(scores, items, "Value/truth", ["Value/lie"], PARAMS):
+        assert record["target_effect"] == pytest.approx(0)
+        assert record["p_clustered"] == 1
+
+
+def test_a_planted_effect_is_found_in_probability_and_slope():
+    items = make_items(8)
+    scores = make_scores(items, lambda r, c: c * r["label_Value/truth"])
+    down, up = method_effects(scores, items, "Value/truth", ["Value/lie"], PARAMS)
+    assert up["target_effect"] == pytest.approx(1 / (1 + np.exp(-1)) - 0.5)
+    assert down["target_effect"] == -up["target_effect"]
+    assert up["slope_clustered"] == pytest.approx(1)
+    assert up["delta_nll"] == pytest.approx(0.1)
+    assert up["side_effect"] == pytest.approx(0, abs=1e-12)  # kindness lies once on each side of the truth
+    assert up["normalized_gain"] == pytest.approx(100 * up["target_effect"] / 1.1)
+    assert down["normalized_gain"] == up["normalized_gain"]
+
+
+def test_a_method_that_lowers_both_arms_gets_no_credit():
+    items = make_items(8)
+    scores = make_scores(items, lambda r, c: -2 * abs(c) * r["label_Value/truth"])
+    records = method_effects(scores, items, "Value/truth", ["Value/lie"], PARAMS)
+    (arm,) = arm_effects(records, scores, items, "Value/truth", PARAMS)
+    assert arm["target_effect"] == pytest.approx(0)
+    assert arm["up"] == arm["down"] < 0
+    assert arm["p_clustered"] > 0.9
+
+
+def test_the_interval_of_a_fold_holds_its_effect():
+    items, rng = make_items(30), np.random.default_rng(0)
+    noise = {str(d): rng.normal(0, 0.5) for d in range(30)}
+    scores = make_scores(items, lambda r, c: c * (0.5 + noise[r["dilemma_id"]]) * r["label_Value/truth"])
+    records = method_effects(scores, items, "Value/truth", ["Value/lie"], PARAMS)
+    (arm,) = arm_effects(records, scores, items, "Value/truth", PARAMS)
+    assert arm["ci_low"] < arm["target_effect"] < arm["ci_high"]
+
+
+def table(slopes: np.ndarray, items_per_dilemma: int, rng) -> pl.DataFrame:
+    rows = []
+    for d, slope in enumerate(slopes):
+        for i in range(items_per_dilemma):
+            level = rng.normal(0, 2)
+            rows += [
+                {"item_id": f"{d}-{i}", "dilemma_id": str(d), "coefficient": c, "y": level + slope * c} for c in COEFFICIENTS
+            ]
+    return pl.DataFrame(rows)
+
+
+def test_the_clustered_slope_is_the_t_test_of_the_dilemmas_slopes():
+    rng = np.random.default_rng(1)
+    slopes = rng.normal(0.3, 1, 17)
+    found, expected = clustered_slope(table(slopes, 2, rng)), stats.ttest_1samp(slopes, 0)
+    assert found.slope == pytest.approx(slopes.mean())
+    assert found.p == pytest.approx(expected.pvalue)
+
+
+def test_the_pooled_slope_is_scipys():
+    rng = np.random.default_rng(2)
+    frame = table(rng.normal(0.3, 1, 9), 2, rng)
+    expected = stats.linregress(frame["coefficient"], frame["y"])
+    found = pooled_slope(frame)
+    assert (found.slope, found.stderr, found.p) == pytest.approx((expected.slope, expected.stderr, expected.pvalue))
+
+
+@pytest.mark.parametrize("dilemmas", [12, 64])
+def test_the_clustered_test_rejects_five_percent_of_null_studies(dilemmas):
+    rng = np.random.default_rng(dilemmas)
+    studies = 400
+    p = [clustered_slope(table(rng.normal(0, 0.5, dilemmas), 2, rng)).p for _ in range(studies)]
+    rejected = np.mean(np.array(p) < 0.05)
+    assert abs(rejected - 0.05) < 3 * np.sqrt(0.05 * 0.95 / studies)
+
+
+def test_the_bootstrap_resamples_dilemmas_not_rows():
+    rng = np.random.default_rng(3)
+    effects = np.repeat(rng.normal(0, 1, 40), 25)  # 25 equal rows per dilemma carry no further information
+    rows = pl.DataFrame({"dilemma_id": np.repeat(np.arange(40), 25).astype(str), "effect": effects})
+    low, high = bootstrap(rows, "effect", PARAMS)
+    assert high - low == pytest.approx(2 * 1.96 * effects.std() / np.sqrt(40), rel=0.2)
+
+
+def test_normalized_gain_of_the_published_row():
+    assert normalized_gain(0.245, 0.314) == pytest.approx(18.65, abs=0.01)
+    assert normalized_gain(0.2, -0.5) == 20
+
+
+def test_a_study_joins_seeds_methods_and_base():
+    items = make_items(10)
+    scores = {c: make_scores(items, lambda r, x, c=c: c * x * r["label_Value/truth"]) for c in (0.5, 1.5)}
+    moved = [frame.filter(pl.col("coefficient") != 0).with_columns(seed=pl.lit(i)) for i, frame in enumerate(scores.values())]
+    base = scores[0.5].filter(pl.col("coefficient") == 0)
+    study = analyse({"good": pl.concat(moved)}, base, items, "Value/truth", ["Value/lie"], PARAMS)
+    assert study.effects["seed"].to_list() == ["0", "0", "1", "1", "mean", "mean"]
+    assert headline(study)["good"]["target_effect"] == pytest.approx(1 / (1 + np.exp(-1)) - 0.5)
+    assert study.values.filter(pl.col("label") == "Value/truth")["q"].null_count() == 3
+    assert study.oracle == []
+    averaged = mean_over_seeds(pl.concat(moved))
+    assert movements(pl.concat([base.select(averaged.columns), averaged]), items, "Value/truth").height == 60

@@ -1,0 +1,119 @@
+"""Answers: exact token sets, and scores that neither batch, padding nor shortcut forward passes change."""
+
+import pytest
+import torch
+
+from pipeline.errors import InputError
+from pipeline.evalsets import scoring
+from pipeline.evalsets.prompt import ANSWER_PREFIX, dilemma_prompt
+from pipeline.evalsets.scoring import make_rows, score
+from pipeline.lm.prompts import answer_tokens, chat_text, tokenize
+from pipeline.stages.evaluate import doses
+from pipeline.steering.mean_diff import MeanDiff
+from pipeline.steering.prompting import Prompting
+
+ITEMS = [
+    {"item_id": str(i), "prompt": dilemma_prompt(f"You are a {role} at the fair. " * (1 + i), f"lie to the boss about the {thing}")}
+    for i, (role, thing) in enumerate([("nurse", "lamp"), ("clerk", "old and very heavy lamp"), ("cook", "boat")])
+]
+COEFFICIENTS = [-1.0, 0.5, 1.0]
+
+
+@pytest.fixture
+def steering(model, tokenizer, pairs, context):
+    return MeanDiff.fit(model, tokenizer, *pairs, context("mean_diff"), seed=0)
+
+
+def test_answer_tokens_are_the_words_alone(tokenizer):
+    sets = answer_tokens(tokenizer)
+    assert set(sets["yes"]).isdisjoint(sets["no"])
+    for word, ids in sets.items():
+        assert tokenizer.convert_tokens_to_ids(f"Ġ{word.capitalize()}") in ids
+        assert {tokenizer.decode([i]).strip(' *_"').lower() for i in ids} == {word}
+
+
+def test_a_tokenizer_without_the_words_is_refused(tokenizer, monkeypatch):
+    class Other:
+        def __len__(self):
+            return 3
+
+        def decode(self, ids):
+            return ["not", "now", "yes"][ids[0]]
+
+    with pytest.raises(InputError, match="no single token for no"):
+        answer_tokens(Other())
+
+
+@torch.no_grad()
+def test_scores_are_the_models_own(model, tokenizer, steering):
+    records = score(model, tokenizer, ITEMS, steering, COEFFICIENTS, 4, {})
+    assert len(records) == 9
+    sets = answer_tokens(tokenizer)
+    for record in records:
+        item = ITEMS[int(record["item_id"])]
+        text = chat_text(tokenizer, [{"role": "user", "content": item["prompt"]}], ANSWER_PREFIX, {})
+        ids = torch.tensor(tokenize(tokenizer, [text]))
+        with steering.steer(model, record["coefficient"]):
+            log_p = model(input_ids=ids).logits[0].log_softmax(-1)
+        p = log_p[-1].exp()
+        yes, no = p[sets["yes"]].sum(), p[sets["no"]].sum()
+        assert record["log_odds"] == pytest.approx((yes / no).log().item(), abs=1e-3)
+        assert record["choice_mass"] == pytest.approx((yes + no).item(), abs=1e-4)
+        start = len(tokenize(tokenizer, [text[: text.rindex("\nSituation") + 1]])[0])
+        nll = -log_p[:-1].gather(-1, ids[0, 1:, None])[start - 1 :].mean()
+        assert record["nll"] == pytest.approx(nll.item(), abs=1e-3)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_the_batch_size_changes_nothing(model, tokenizer, steering, batch_size, monkeypatch):
+    expected = {(r["item_id"], r["coefficient"]): r for r in score(model, tokenizer, ITEMS, steering, COEFFICIENTS, 9, {})}
+    monkeypatch.setattr("pipeline.lm.forward.CHUNK", 7)
+    for found in score(model, tokenizer, ITEMS, steering, COEFFICIENTS, batch_size, {}):
+        for name in ("log_odds", "choice_mass", "nll"):
+            assert found[name] == pytest.approx(expected[found["item_id"], found["coefficient"]][name], abs=1e-3)
+
+
+def test_the_nll_reads_the_same_tokens_with_and_without_a_persona(tokenizer):
+    prompting = Prompting("Pretend you're an honest person.", "Pretend you're a dishonest person.", "user")
+    plain, told = (make_rows(tokenizer, ITEMS, s, [1.0], {}) for s in (None, prompting))
+    for first, second in zip(plain, told, strict=True):
+        assert len(second.ids) > len(first.ids)
+        assert first.scored == second.scored
+        assert first.ids[-first.scored :] == second.ids[-second.scored :]
+
+
+def test_prompting_rewrites_by_sign_and_place():
+    chat = [{"role": "user", "content": "Q"}]
+    assert Prompting("P.", "N.", "user").rewrite(chat, 0.5) == [{"role": "user", "content": "P. Q"}]
+    assert Prompting("P.", "N.", "user").rewrite(chat, -2) == [{"role": "user", "content": "N. Q"}]
+    assert Prompting("P.", "N.", "user").rewrite(chat, 0) == chat
+    assert Prompting("P.", "N.", "system").rewrite(chat, 1) == [{"role": "system", "content": "P."}, *chat]
+
+
+def test_doses():
+    grid = [-2.0, -1.0, 0.0, 1.0, 2.0]
+    assert doses(None, grid) == [0.0]
+    assert doses(Prompting("", "", "user"), grid) == [-1.0, 1.0]
+    assert doses(MeanDiff([], torch.empty(0)), grid) == [-2.0, -1.0, 1.0, 2.0]
+
+
+def test_scores_that_are_not_finite_are_refused(model, tokenizer, steering):
+    steering.vectors = steering.vectors * float("inf")
+    with pytest.raises(InputError, match="not finite"):
+        score(model, tokenizer, ITEMS, steering, [1.0], 4, {})
+
+
+def test_a_head_that_scoring_does_not_know_is_refused(model, tokenizer, monkeypatch):
+    monkeypatch.setattr(scoring, "to_logits", lambda model, hidden: 2 * model.get_output_embeddings()(hidden))
+    with pytest.raises(InputError, match="transforms its logits"):
+        score(model, tokenizer, ITEMS, None, [0.0], 4, {})
+
+
+def test_there_is_one_beginning_of_text(tokenizer, model):
+    """A template that writes BOS must not get a second one from the tokenizer."""
+    import copy
+
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = "<|endoftext|>" + other.chat_template
+    ids = tokenize(other, [chat_text(other, [{"role": "user", "content": "Q"}], "My", {})])[0]
+    assert ids.count(other.pad_token_id) == 1
