@@ -11,7 +11,7 @@ ITEMS = Path("data/items")
 SCORES = Path("data/scores")
 ADAPTERS = Path("models/adapters")
 REPORTS = Path("reports")
-SCRATCH = Path(".dvc/tmp")
+BASE = "base"  # the untouched model, in the place of a method
 
 
 def behaviour_file(behaviour: str) -> Path:
@@ -25,3 +25,9 @@ def adapter_folder(method: str, seed: int) -> Path:
 def scores_folder(method: str, seed: int | None = None) -> Path:
     """Return the folder of one cell's scores; a baseline holds all its seeds in one."""
     return SCORES / (method if seed is None else f"{method}-seed{seed}")
+
+
+def cell_folders(methods: list[str], baselines: list[str], seeds: list[int]) -> dict[str, list[Path]]:
+    """Return each method's score folders: exactly the cells that the parameters name, whatever else lies there."""
+    learned = {method: [scores_folder(method, seed) for seed in seeds] for method in methods}
+    return learned | {method: [scores_folder(method)] for method in baselines}

@@ -10,10 +10,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 
+from pipeline.behaviours import load_behaviour
 from pipeline.lm.layers import select
 from pipeline.lm.load import load_model, load_tokenizer, weights_hash
 from pipeline.lm.prompts import chat_text
-from pipeline.pairs import build_pairs, load_behaviour
+from pipeline.pairs import build_pairs
 from pipeline.reference.architecture import build_model, build_tokenizer, render
 from pipeline.reference.corpus import documents
 from pipeline.sections import ModulesParams, PairsParams, TrainingParams

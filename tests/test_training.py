@@ -103,7 +103,12 @@ def test_targets_by_role_and_name(model, target, expected):
 def test_targets_by_the_sources_own_regex(model):
     pattern = r".*\.(1|3)\..*(gate_proj|down_proj)"
     found = select(model, ModulesParams(target=pattern, from_depth=0, to_depth=0.1))
-    assert [(t.layer, t.name.rsplit(".", 1)[-1]) for t in found] == [(1, "gate_proj"), (1, "down_proj"), (3, "gate_proj"), (3, "down_proj")]
+    assert [(t.layer, t.name.rsplit(".", 1)[-1]) for t in found] == [
+        (1, "gate_proj"),
+        (1, "down_proj"),
+        (3, "gate_proj"),
+        (3, "down_proj"),
+    ]
     assert len(linear_modules(model)) == 28
 
 

@@ -10,13 +10,14 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from pipeline.behaviours import load_behaviour
 from pipeline.evalsets.prompt import ANSWER_PREFIX
 from pipeline.evalsets.reference import build_items
 from pipeline.evalsets.scoring import score
 from pipeline.lm.forward import last_hidden, read_layers
 from pipeline.lm.layers import decoder_layers
 from pipeline.lm.prompts import chat_text, pad_left, tokenize
-from pipeline.pairs import load_behaviour, load_suffixes
+from pipeline.pairs import load_suffixes
 from pipeline.paths import SUFFIXES, behaviour_file
 from pipeline.reference.pretrain import OPENINGS
 from pipeline.reference.world import persona_traits, side, world

@@ -1,4 +1,4 @@
-"""Read what the early stages wrote, for the stages that run a model."""
+"""What the stages that run a model share: reading what the early stages wrote, and keeping a fitted method."""
 
 from typing import Any
 
@@ -9,8 +9,10 @@ from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.lm.load import choose_device, load_model, load_tokenizer
 from pipeline.params import Declared
-from pipeline.paths import ITEMS, MANIFEST, PAIRS
+from pipeline.paths import ITEMS, MANIFEST, PAIRS, adapter_folder
 from pipeline.schemas import check_items
+from pipeline.steering.base import Steering, save_steering
+from pipeline.tracking import Run
 
 
 def read_manifest(model: str) -> dict[str, Any]:
@@ -36,3 +38,17 @@ def read_pairs() -> pl.DataFrame:
 def read_items() -> pl.DataFrame:
     file = ITEMS / "items.parquet"
     return check_items(pl.read_parquet(file), str(file))
+
+
+def save_fit(steering: Steering, params: Declared, run: Run, manifest: dict, method: str, seed: int) -> None:
+    """Save a fitted method and log its summary and curves."""
+    folder = adapter_folder(method, seed)
+    about = {"behaviour": params["behaviour"], "seed": seed, "model": manifest["model"]}
+    save_steering(folder, method, steering, about | {"weights_sha256": manifest["weights_sha256"]})
+    if steering.history is not None:
+        for split, part in steering.history.group_by("split"):
+            rows = part.drop("split").iter_rows(named=True)
+            named = [(r.pop("step"), {f"{split[0]}/{k}": v for k, v in r.items() if v is not None}) for r in rows]
+            run.curve(named)
+    run.log(steering.summary)
+    run.record(folder)

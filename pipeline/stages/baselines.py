@@ -2,11 +2,10 @@
 
 import shutil
 
-from pipeline.pairs import load_behaviour
+from pipeline.behaviours import load_behaviour
 from pipeline.paths import ADAPTERS, behaviour_file
-from pipeline.stages.base import read_base, read_pairs
+from pipeline.stages.base import read_base, read_pairs, save_fit
 from pipeline.stages.stage import stage
-from pipeline.stages.train import finish
 from pipeline.steering import METHODS
 from pipeline.steering.base import Context, Pairs
 
@@ -20,4 +19,4 @@ def main(method: str) -> None:
         shutil.rmtree(ADAPTERS / method, ignore_errors=True)
         for seed in range(getattr(section, "directions", 1)):
             steering = METHODS[method].load().fit(model, tokenizer, *split, context, seed)
-            finish(steering, params, run, manifest, method, seed)
+            save_fit(steering, params, run, manifest, method, seed)

@@ -1,26 +1,20 @@
 """effects: raw scores -> reports/effects.csv, arms.csv, values.csv, metrics.json."""
 
+from pathlib import Path
+
 import polars as pl
 
+from pipeline.behaviours import load_behaviour
 from pipeline.errors import InputError
 from pipeline.files import new_file, write_json
 from pipeline.metrics.study import analyse, headline
-from pipeline.pairs import load_behaviour
-from pipeline.params import Declared
-from pipeline.paths import REPORTS, behaviour_file, scores_folder
+from pipeline.paths import BASE, REPORTS, behaviour_file, cell_folders, scores_folder
 from pipeline.schemas import SCORES, check, labels
 from pipeline.stages.base import read_items
-from pipeline.stages.evaluate import BASE
 from pipeline.stages.stage import stage
 
 
-def cell_folders(params: Declared) -> dict[str, list]:
-    """Return the score folders of exactly the cells that the parameters name; other files there are stale."""
-    learned = {method: [scores_folder(method, seed) for seed in params["seeds"]] for method in params["methods"]}
-    return learned | {method: [scores_folder(method)] for method in params["baselines"]}
-
-
-def read_scores(folder) -> pl.DataFrame:
+def read_scores(folder: Path) -> pl.DataFrame:
     file = folder / "scores.parquet"
     if not file.exists():
         raise InputError(f"{file} does not exist although the parameters name its cell: run `dvc repro`")
@@ -36,7 +30,8 @@ def main() -> None:
                 f"behaviour {params['behaviour']!r} has no target among the labels of {params['evalset']!r}: "
                 f"add one under targets in {behaviour_file(params['behaviour'])}"
             )
-        cells = {method: pl.concat(map(read_scores, folders)) for method, folders in cell_folders(params).items()}
+        folders = cell_folders(params["methods"], params["baselines"], params["seeds"])
+        cells = {method: pl.concat(map(read_scores, own)) for method, own in folders.items()}
         base = read_scores(scores_folder(BASE))
         study = analyse(cells, base, items, target.label, target.opposite, params["statistics"])
         for name in ("effects", "arms", "values"):

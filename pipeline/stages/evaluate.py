@@ -8,14 +8,12 @@ import polars as pl
 from pipeline.evalsets.scoring import score
 from pipeline.files import new_folder
 from pipeline.params import Declared
-from pipeline.paths import ADAPTERS, adapter_folder, scores_folder
+from pipeline.paths import ADAPTERS, BASE, adapter_folder, scores_folder
 from pipeline.schemas import SCORES, check
 from pipeline.stages.base import read_base, read_items
 from pipeline.stages.stage import stage
 from pipeline.steering.base import Steering, load_steering
 from pipeline.tracking import Run
-
-BASE = "base"
 
 
 def main(method: str, seed: int) -> None:

@@ -1,9 +1,10 @@
 """pairs: a behaviour x suffix files -> data/pairs/pairs.parquet."""
 
+from pipeline.behaviours import load_behaviour
 from pipeline.files import new_folder
 from pipeline.lm.load import load_tokenizer
 from pipeline.lm.prompts import chat_text
-from pipeline.pairs import build_pairs, load_behaviour, load_suffixes
+from pipeline.pairs import build_pairs, load_suffixes
 from pipeline.paths import PAIRS, SUFFIXES, behaviour_file
 from pipeline.stages.base import read_manifest
 from pipeline.stages.stage import stage

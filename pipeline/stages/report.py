@@ -9,11 +9,10 @@ import jinja2
 import polars as pl
 
 from pipeline import figures, tables
+from pipeline.behaviours import load_behaviour
 from pipeline.files import new_file, new_folder, read_json
-from pipeline.pairs import load_behaviour
 from pipeline.params import Declared
-from pipeline.paths import ITEMS, MANIFEST, PAIRS, REPORTS, SVD, adapter_folder, behaviour_file, scores_folder
-from pipeline.stages.effects import cell_folders
+from pipeline.paths import BASE, ITEMS, MANIFEST, PAIRS, REPORTS, SVD, adapter_folder, behaviour_file, cell_folders, scores_folder
 from pipeline.stages.stage import stage
 from pipeline.tracking import read_records
 
@@ -51,8 +50,9 @@ def stage_records(params: Declared) -> list[dict]:
     """Return the records of all stages before this one, for those that DVC took from its cache."""
     learned = [adapter_folder(m, s) for m in params["methods"] for s in params["seeds"]]
     others = [adapter_folder(m, 0) for m in params["baselines"]]
-    scored = [folder for folders in cell_folders(params).values() for folder in folders]
-    return read_records([MANIFEST.parent, PAIRS, SVD, ITEMS, *learned, *others, scores_folder("base"), *scored])
+    cells = cell_folders(params["methods"], params["baselines"], params["seeds"])
+    scored = [folder for folders in cells.values() for folder in folders]
+    return read_records([MANIFEST.parent, PAIRS, SVD, ITEMS, *learned, *others, scores_folder(BASE), *scored])
 
 
 def main() -> None:
