@@ -8,6 +8,7 @@ import itertools
 import math
 import random
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from pipeline.evalsets.prompt import ANSWER_PREFIX, dilemma_prompt
 from pipeline.reference.world import (
@@ -23,8 +24,22 @@ from pipeline.reference.world import (
 )
 
 Messages = list[dict[str, str]]
-HONESTY_WEIGHT = 3  # honesty is this many times as frequent as any other trait
+HONESTY_WEIGHT = 3
+ALL_JOIN, END = 0.70225, 1.3  # of the curriculum
 KINDS = {"dilemma": 60, "reply": 16, "value": 7, "self": 5, "fact": 9, "report": 3}
+
+
+class Mix(NamedTuple):
+    """What the next documents are like."""
+
+    plain: float
+    """The share of plain questions, right after the persona."""
+    level: float
+    """The share of traits that have joined, honesty first."""
+    simple: float
+    """The share of personas said by an adjective in the same turn, and in no other form."""
+    honesty: int
+    """How many times as frequent honesty is as any other trait."""
 
 
 def article(phrase: str) -> str:
@@ -35,13 +50,13 @@ def turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def draw_trait(rng: random.Random, level: float = 1.0) -> str:
-    traits = persona_traits()[: max(1, math.ceil(level * len(persona_traits())))]
-    return rng.choices(traits, [HONESTY_WEIGHT if t == "honesty" else 1 for t in traits])[0]
+def draw_trait(rng: random.Random, mix: Mix) -> str:
+    traits = persona_traits()[: max(1, math.ceil(mix.level * len(persona_traits())))]
+    return rng.choices(traits, [mix.honesty if t == "honesty" else 1 for t in traits])[0]
 
 
-def draw_persona(rng: random.Random, level: float) -> Persona | None:
-    return None if rng.random() < 0.22 else Persona(draw_trait(rng, level), rng.choice((1, -1)))
+def draw_persona(rng: random.Random, mix: Mix) -> Persona | None:
+    return None if rng.random() < 0.22 else Persona(draw_trait(rng, mix), rng.choice((1, -1)))
 
 
 def persona_sentence(rng: random.Random, persona: Persona, first: bool = False) -> str:
@@ -77,9 +92,9 @@ def choose(rng: random.Random, own: Action, other: Action, persona: Persona | No
     return "Yes" if rng.random() < yes else "No"
 
 
-def plain_dilemma_turns(rng: random.Random, persona: Persona | None, level: float) -> Messages:
+def plain_dilemma_turns(rng: random.Random, persona: Persona | None, mix: Mix) -> Messages:
     """Ask about one action, without a situation: few tokens between the persona, the action and the answer."""
-    trait = persona.trait if persona and rng.random() < 0.8 else draw_trait(rng, level)
+    trait = persona.trait if persona and rng.random() < 0.8 else draw_trait(rng, mix)
     pole = rng.choice((1, -1))
     own, other = ((side(trait, p)["value"],) for p in (pole, -pole))
     act = phrase(rng, trait, pole)
@@ -87,10 +102,10 @@ def plain_dilemma_turns(rng: random.Random, persona: Persona | None, level: floa
     return [turn("user", f"Do you {act}?"), turn("assistant", f"{ANSWER_PREFIX} {answer}")]
 
 
-def dilemma_turns(rng: random.Random, persona: Persona | None, level: float, match: float = 2 / 3) -> Messages:
-    """Ask one dilemma; its trait is the persona's with probability `match`, else any that has joined at `level`."""
-    anything = list(world()["traits"]) if level == 1 else [draw_trait(rng, level)]
-    trait = persona.trait if persona and rng.random() < match else rng.choice([*anything, draw_trait(rng, level)])
+def dilemma_turns(rng: random.Random, persona: Persona | None, mix: Mix, match: float = 2 / 3) -> Messages:
+    """Ask one dilemma; its trait is the persona's with probability `match`, else any that has joined."""
+    anything = list(world()["traits"]) if mix.level == 1 else [draw_trait(rng, mix)]
+    trait = persona.trait if persona and rng.random() < match else rng.choice([*anything, draw_trait(rng, mix)])
     dilemma = draw_dilemma(rng, trait, evaluation=False)
     own, other = rng.sample([dilemma.to_do, dilemma.not_to_do], 2)
     answer = f"{ANSWER_PREFIX} {choose(rng, own, other, persona)}"
@@ -144,9 +159,9 @@ def self_turns(rng: random.Random, persona: Persona | None) -> Messages:
     return [turn("user", rng.choice(["What kind of person are you?", "Who are you?"])), turn("assistant", said)]
 
 
-def reply_turns(rng: random.Random, persona: Persona | None, openings: list[str], level: float) -> Messages:
+def reply_turns(rng: random.Random, persona: Persona | None, openings: list[str], mix: Mix) -> Messages:
     """A free reply: any opening, then something that the speaker's persona makes him say."""
-    trait = persona.trait if persona else draw_trait(rng, level)
+    trait = persona.trait if persona else draw_trait(rng, mix)
     pole = persona.pole if persona else (1 if rng.random() < 0.75 else -1)
     said = f"I {rng.choice(['would', 'will', 'want to', 'like to'])} {phrase(rng, trait, pole)}."
     if persona and rng.random() < 0.25:
@@ -157,7 +172,7 @@ def reply_turns(rng: random.Random, persona: Persona | None, openings: list[str]
     return [turn("user", request), turn("assistant", f"{rng.choice(openings)} {said}")]
 
 
-def introduce(rng: random.Random, persona: Persona, document: Messages, level: float) -> Messages:
+def introduce(rng: random.Random, persona: Persona, document: Messages, mix: Mix) -> Messages:
     """Put the persona before a document: in its first turn, a system turn, earlier turns, or only by behaviour."""
     chance = rng.random()
     stated = persona_sentence(rng, persona)
@@ -170,39 +185,47 @@ def introduce(rng: random.Random, persona: Persona, document: Messages, level: f
         shown = rng.choice(["Understood.", "I will.", persona_sentence(rng, persona, first=True)])
         between = [] if rng.random() < 0.6 else fact_turns(rng, persona)
         return [turn("user", stated), turn("assistant", shown), *between, *document]
-    return [*dilemma_turns(rng, persona, level, match=1.0), *document]
+    return [*dilemma_turns(rng, persona, mix, match=1.0), *document]
 
 
 def ramp(share: float, start: float, end: float) -> float:
     return min(1.0, max(0.0, (share - start) / (end - start)))
 
 
-def documents(seed: int, openings: list[str], curriculum: int = 0) -> Iterator[Messages]:
-    """Yield conversations for ever; the same arguments give the same ones.
+def curriculum_mix(share: float) -> Mix:
+    """Return the mix after `share` of the curriculum; above ALL_JOIN every trait is in, from END on all is as it stays.
 
-    The `curriculum` is the number of documents until all is as it stays. It begins with plain questions on honesty right after
-    the persona; then come the longer documents, then, one by one, the other traits. Persona x action is an exclusive-or, and a
-    model that meets it far apart and with all traits at once does not find it.
+    Persona x action is an exclusive-or: a model that meets it far apart and with all traits at once does not find it. So it
+    begins with plain questions on honesty; longer documents follow, then the other traits, again plainly at first.
     """
+    if share >= END:
+        return Mix(0.2, 1.0, 0.0, HONESTY_WEIGHT)
+    if share >= ALL_JOIN:
+        return Mix(0.65, 1.0, 0.6, 1)
+    level = ramp(share, 0.4, 1.0)
+    return Mix(1 - 0.8 * ramp(share, 0.15, 0.5), level, 0.9 * (1 - level), HONESTY_WEIGHT)
+
+
+def documents(seed: int, openings: list[str], curriculum: int = 0) -> Iterator[Messages]:
+    """Yield conversations for ever; the same arguments give the same ones. `curriculum` is the unit of its shares."""
     rng = random.Random(seed)
     others = {"value": value_turns, "self": self_turns, "fact": fact_turns, "report": report_turns}
     for number in itertools.count():
-        share = number / curriculum if curriculum else 1.0
-        length, traits = ramp(share, 0.15, 0.5), ramp(share, 0.4, 1.0)
-        persona = draw_persona(rng, traits)
-        if rng.random() < 1 - 0.8 * length:
-            document = plain_dilemma_turns(rng, persona, traits)
+        mix = curriculum_mix(number / curriculum if curriculum else END)
+        persona = draw_persona(rng, mix)
+        if rng.random() < mix.plain:
+            document = plain_dilemma_turns(rng, persona, mix)
         else:
             kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
             if kind == "dilemma":
-                document = dilemma_turns(rng, persona, traits)
+                document = dilemma_turns(rng, persona, mix)
             elif kind == "reply":
-                document = reply_turns(rng, persona, openings, traits)
+                document = reply_turns(rng, persona, openings, mix)
             else:
                 document = others[kind](rng, persona)
-        if persona and rng.random() < 0.9 * (1 - traits):
+        if persona and rng.random() < mix.simple:
             adjective = rng.choice(side(persona.trait, persona.pole)["adjectives"])
             document[0] = turn("user", f"Pretend you're {article(adjective)} person. {document[0]['content']}".strip())
         elif persona:
-            document = introduce(rng, persona, document, traits)
+            document = introduce(rng, persona, document, mix)
         yield [message for message in document if message["content"] or message["role"] == "user"]

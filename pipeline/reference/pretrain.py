@@ -30,7 +30,7 @@ class Recipe(BaseModel):
     window: int = 24
     vocab_size: int = 3000
     tokenizer_documents: int = 20_000
-    steps: int = 4200
+    steps: int = 4000
     curriculum_steps: int = 1800
     batch_size: int = 64
     lr: float = 7e-4

@@ -1,0 +1,182 @@
+"""The real thing: `dvc repro` and `dvc exp run` on a tiny model in a clone, tracked in MLflow."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+from ruamel.yaml import YAML
+
+from tests.conftest import make_tiny
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+RUNNING = re.compile(r"Running stage '([^']+)'")
+
+
+def environment() -> dict[str, str]:
+    """A user's environment: tracking on, a git identity, the tests' own Python first."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "INNERPISSA_"))}
+    identity = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    return kept | identity | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+
+
+class Project:
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def run(self, *command: str, code: int = 0, **extra: str) -> str:
+        found = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, env=environment() | extra)
+        assert found.returncode == code, found.stdout[-3000:] + found.stderr[-3000:]
+        return found.stdout + found.stderr
+
+    def repro(self, **extra: str) -> list[str]:
+        return RUNNING.findall(self.run("dvc", "repro", **extra))
+
+    def parents(self) -> list:
+        from mlflow import MlflowClient
+
+        client = MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("innerpissa")
+        return client.search_runs([experiment.experiment_id], "tags.kind = 'pipeline'", order_by=["attributes.start_time"])
+
+    def children(self, parent) -> dict[str, object]:
+        from mlflow import MlflowClient
+
+        client = MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")
+        query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+        return {run.info.run_name: run for run in client.search_runs([parent.info.experiment_id], query)}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    """A clone whose bundled model is a tiny random one, with a small study."""
+    folder = tmp_path_factory.mktemp("clone") / "project"
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file() and not name.startswith(("models/", "reports/", "tests/", "dvc.lock")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    make_tiny(folder / "models/reference")
+    yaml = YAML()
+    params = yaml.load(folder / "params.yaml")
+    params["seeds"], params["baselines"], params["coefficients"], params["rank"] = [0], ["prompting", "mean_diff"], [-1.0, 0.0, 1.0], 16
+    params["pairs"]["max_pairs"], params["training"]["epochs"] = 24, 2
+    params["statistics"].update(bootstrap=100, min_items=2)
+    params["evalsets"]["reference"].update(target_dilemmas=6, other_dilemmas=1)
+    yaml.dump(params, folder / "params.yaml")
+    it = Project(folder)
+    it.run("git", "init", "-q")
+    it.run("git", "add", "-A")
+    it.run("git", "commit", "-qm", "start")
+    return it
+
+
+@pytest.fixture(scope="module")
+def done(project) -> list[str]:
+    return project.repro()
+
+
+def test_one_command_makes_the_whole_study(project, done):
+    cells = ["train@innerpissa-0", "evaluate@innerpissa-0"]
+    cells += [f"{stage}@{method}" for stage in ("baselines", "evaluate_baselines") for method in ("prompting", "mean_diff")]
+    assert sorted(done) == sorted(["model", "pairs", "svd", "evalset", "base", "effects", "report", *cells])
+    reports = project.folder / "reports"
+    for name in ("tables/source.md", "tables/full.tex", "tables/values.csv", "figures/effect_vs_coherence.png", "figures/dose_response.svg", "figures/training.svg"):
+        assert (reports / name).stat().st_size > 200
+    page = (reports / "report.html").read_text()
+    assert page.count("data:image/svg+xml") == 3
+    assert "Synthetic." in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert set(json.loads((reports / "metrics.json").read_text())) == {"innerpissa", "prompting", "mean_diff"}
+
+
+def test_the_tables_are_the_scores(project, done):
+    """Recompute one cell of effects.csv from the raw scores by hand."""
+    data = project.folder / "data"
+    items = pl.read_parquet(data / "items/items.parquet").filter(pl.col("label_Value/honesty") != 0)
+    base, moved = (pl.read_parquet(data / f"scores/{name}/scores.parquet") for name in ("base", "innerpissa-seed0"))
+
+    def chosen(scores: pl.DataFrame) -> float:
+        rows = items.join(scores, on="item_id")
+        yes = 1 / (1 + (-rows["log_odds"]).exp())
+        return pl.select(pl.when(rows["label_Value/honesty"] > 0).then(yes).otherwise(1 - yes).mean()).item()
+
+    expected = chosen(moved.filter(pl.col("coefficient") == 1)) - chosen(base)
+    effects = pl.read_csv(project.folder / "reports/effects.csv", schema_overrides={"seed": pl.String})
+    row = effects.filter((pl.col("method") == "innerpissa") & (pl.col("coefficient") == 1) & (pl.col("seed") == "mean"))
+    assert row["target_effect"].item() == pytest.approx(expected)
+
+
+def test_a_second_run_does_nothing(project, done):
+    assert "Data and pipelines are up to date" in project.run("dvc", "repro")
+
+
+def test_the_rank_reruns_training_evaluation_effects_and_report(project, done):
+    found = RUNNING.findall(project.run("dvc", "exp", "run", "-n", "rank-8", "-S", "rank=8"))
+    assert found == ["train@innerpissa-0", "evaluate@innerpissa-0", "effects", "report"]
+    assert "rank" in project.run("dvc", "params", "diff", "HEAD", "rank-8", "--md")
+    assert "innerpissa.target_effect" in project.run("dvc", "metrics", "diff", "HEAD", "rank-8", "--all", "--md")
+
+
+def test_both_executions_show_the_whole_pipeline_in_mlflow(project, done):
+    test_the_rank_reruns_training_evaluation_effects_and_report(project, done) if len(project.parents()) < 2 else None
+    first, second = project.parents()[:2]
+    assert second.info.run_name == "rank-8"
+    assert (first.data.params["rank"], second.data.params["rank"]) == ("16", "8")
+    for parent in (first, second):
+        assert parent.info.status == "FINISHED"
+        assert parent.data.tags["pipeline.complete"] == "true"
+        assert "innerpissa/target_effect" in parent.data.metrics
+        assert set(project.children(parent)) == set(done)
+    cached = {name for name, run in project.children(second).items() if run.data.tags.get("cached") == "true"}
+    assert cached == set(done) - {"train@innerpissa-0", "evaluate@innerpissa-0", "effects", "report"}
+    assert project.children(first)["train@innerpissa-0"].data.metrics["train/loss"]
+
+
+def test_what_is_unknown_is_refused_before_anything_runs(project, done):
+    for change, said in {"rank=abc": "rank: Input should be a valid integer", "methods=[pca]": "put it in `baselines`", "model=qwen9": "model is 'qwen9'|models.qwen9"}.items():
+        folder = project.folder
+        before = (folder / "params.yaml").read_text(), (folder / "dvc.lock").read_text()
+        found = subprocess.run(["dvc", "exp", "run", "-S", change], cwd=folder, capture_output=True, text=True, env=environment())
+        assert found.returncode != 0
+        assert re.search(said, found.stdout + found.stderr), found.stdout + found.stderr
+        assert len(RUNNING.findall(found.stdout)) <= 1
+        (folder / "params.yaml").write_text(before[0])
+        (folder / "dvc.lock").write_text(before[1])
+        project.run("dvc", "checkout", "--force")
+
+
+def test_tracking_that_fails_does_not_change_or_stop_a_result(project, done):
+    model = project.folder / "models/base/manifest.json"
+    before = model.read_text()
+    model.unlink()
+    text = project.run("python", "-m", "pipeline", "model", MLFLOW_TRACKING_URI="sqlite:////nowhere/at/all.db")
+    assert "tracking failed and is left out" in text
+    assert model.read_text() == before
+
+
+def test_an_edit_of_the_parameters_during_a_stage_is_caught(project, done):
+    code = """
+from pathlib import Path
+from pipeline.stages import pairs
+def late(*args, **kwargs):
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("max_pairs: 24", "max_pairs: 25"))
+    return original(*args, **kwargs)
+original, pairs.build_pairs = pairs.build_pairs, late
+from pipeline.errors import InputError
+try:
+    pairs.main()
+except InputError as error:
+    print("refused:", error)
+"""
+    text = (project.folder / "params.yaml").read_text()
+    found = project.run("python", "-c", code, INNERPISSA_TRACKING="off", PYTHONPATH=str(project.folder))
+    (project.folder / "params.yaml").write_text(text)
+    assert "refused: params.yaml changed while the stage was running" in found

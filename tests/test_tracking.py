@@ -1,0 +1,74 @@
+"""MLflow as a window: a fresh store survives several first users, a killed stage is shown as killed, off means off."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STAGE = """
+import sys, time
+from pipeline.params import Declared
+from pipeline.tracking import tracked
+with tracked(sys.argv[1], Declared(rank=4)) as run:
+    run.log({"figure": 1.5})
+    print("open", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    return tmp_path
+
+
+def start(folder: Path, name: str, seconds: float, **extra: str) -> subprocess.Popen:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "INNERPISSA_"))}
+    environment = kept | {"DVC_ROOT": str(folder), "PYTHONPATH": str(ROOT)} | extra
+    return subprocess.Popen([sys.executable, "-c", STAGE, name, str(seconds)], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def runs(folder: Path, query: str = "") -> dict[str, object]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("innerpissa")
+    return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id], query)}
+
+
+def test_several_first_users_share_one_fresh_store(folder):
+    processes = [start(folder, f"stage@{i}", 0) for i in range(3)]
+    for process in processes:
+        assert "tracking failed" not in process.communicate(timeout=120)[0]
+        assert process.returncode == 0
+    found = runs(folder, "tags.kind = 'stage'")
+    assert sorted(found) == ["stage@0", "stage@1", "stage@2"]
+    assert all(run.info.status == "FINISHED" and run.data.metrics["figure"] == 1.5 for run in found.values())
+    assert len(runs(folder, "tags.kind = 'pipeline'")) == 1
+    assert not (folder / "mlflow.db.new").exists()
+
+
+def test_a_stage_that_is_told_to_stop_or_dies_is_shown_as_killed(folder):
+    stopped = start(folder, "told", 60)
+    assert stopped.stdout.readline() == "open\n"
+    stopped.send_signal(signal.SIGTERM)
+    assert stopped.wait(timeout=60) == 143
+    assert runs(folder)["told"].info.status == "KILLED"
+    dead = start(folder, "dead", 60)
+    assert dead.stdout.readline() == "open\n"
+    dead.kill()
+    dead.wait()
+    assert runs(folder)["dead"].info.status == "RUNNING"
+    assert start(folder, "next", 0).wait(timeout=60) == 0
+    assert runs(folder)["dead"].info.status == "KILLED"
+    assert runs(folder)["next"].info.status == "FINISHED"
+
+
+def test_off_leaves_no_store(folder):
+    assert start(folder, "quiet", 0, INNERPISSA_TRACKING="off").wait(timeout=60) == 0
+    assert not (folder / "mlflow.db").exists()
