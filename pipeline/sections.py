@@ -1,8 +1,8 @@
 """The sections of params.yaml, each field with its one-line meaning; unknown keys and wrong types are refused."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
@@ -76,6 +76,12 @@ class InnerPissaParams(Section):
     ordering_margin: float = Field(ge=0)
     """Nats by which c = +1 and c = -1 should lie on opposite sides of the base."""
     ordering_weight: float = Field(ge=0)
+
+    @model_validator(mode="after")
+    def learns_something(self) -> Self:
+        if self.rotate == self.scaling == "none":
+            raise ValueError("rotate and scaling are both none, so nothing is learnt: allow one of them")
+        return self
 
 
 class DirectionParams(Section):

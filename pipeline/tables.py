@@ -68,6 +68,7 @@ def full_table(arms: pl.DataFrame) -> pl.DataFrame:
             "Choice mass": number(row["choice_mass"]),
             "Share of oracle": number(row["oracle_share"], 2),
             "Seeds": str(row["n_seeds"]),
+            "SD over seeds": number(row["seed_sd"]),
             "Dilemmas": str(row["n_dilemmas"]),
         }
         for row in arms.to_dicts()

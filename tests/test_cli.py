@@ -16,7 +16,9 @@ ROOT = Path(__file__).parent.parent
 
 def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "-m", "pipeline", *arguments], cwd=cwd, capture_output=True, text=True, env=environment)
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", *arguments], cwd=cwd, capture_output=True, text=True, env=environment
+    )
 
 
 def test_help_imports_nothing_heavy():
@@ -45,7 +47,10 @@ def test_a_bad_parameter_file_is_one_sentence_and_an_exit_code(tmp_path):
 
 def test_a_missing_parameter_file_is_one_sentence(tmp_path):
     found = run("svd", cwd=tmp_path)
-    assert (found.returncode, found.stderr) == (2, "error: params.yaml does not exist: run from the project's root, or create it\n")
+    assert (found.returncode, found.stderr) == (
+        2,
+        "error: params.yaml does not exist: run from the project's root, or create it\n",
+    )
 
 
 @pytest.mark.parametrize("existing", [True, False])

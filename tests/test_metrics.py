@@ -155,5 +155,7 @@ def test_a_study_joins_seeds_methods_and_base():
     assert headline(study)["good"]["target_effect"] == pytest.approx(1 / (1 + np.exp(-1)) - 0.5)
     assert study.values.filter(pl.col("label") == "Value/truth")["q"].null_count() == 3
     assert study.oracle == []
+    each = [1 / (1 + np.exp(-slope)) - 0.5 for slope in (0.5, 1.5)]
+    assert study.arms["seed_sd"].item() == pytest.approx(np.std(each, ddof=1))
     averaged = mean_over_seeds(pl.concat(moved))
     assert movements(pl.concat([base.select(averaged.columns), averaged]), items, "Value/truth").height == 60

@@ -53,6 +53,7 @@ def test_the_shipped_file_is_valid_and_complete():
     (lambda p: p["steering"].update(foo={}), "'foo' is unknown here"),
     (lambda p: p["steering"].pop("pca"), "steering has no section for pca"),
     (lambda p: p["steering"]["innerpissa"].update(rotate="w"), "steering.*rotate|rotate"),
+    (lambda p: p["steering"]["innerpissa"].update(rotate="none", scaling="none"), "nothing is learnt"),
     (lambda p: p["steering"]["pca"].update(k=3), "k"),
     (lambda p: p["training"].update(lr="fast"), r"training\.lr: .*number.*found 'fast'"),
     (lambda p: p["training"].update(loss_depth=0.2), "to_depth <= training.loss_depth"),

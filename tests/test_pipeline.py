@@ -57,7 +57,9 @@ class Project:
 def project(tmp_path_factory) -> Project:
     """A clone whose bundled model is a tiny random one, with a small study."""
     folder = tmp_path_factory.mktemp("clone") / "project"
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     for name in listed.stdout.splitlines():
         if (ROOT / name).is_file() and not name.startswith(("models/", "reports/", "tests/", "dvc.lock")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +67,12 @@ def project(tmp_path_factory) -> Project:
     make_tiny(folder / "models/reference")
     yaml = YAML()
     params = yaml.load(folder / "params.yaml")
-    params["seeds"], params["baselines"], params["coefficients"], params["rank"] = [0], ["prompting", "mean_diff"], [-1.0, 0.0, 1.0], 16
+    params["seeds"], params["baselines"], params["coefficients"], params["rank"] = (
+        [0],
+        ["prompting", "mean_diff"],
+        [-1.0, 0.0, 1.0],
+        16,
+    )
     params["pairs"]["max_pairs"], params["training"]["epochs"] = 24, 2
     params["statistics"].update(bootstrap=100, min_items=2)
     params["evalsets"]["reference"].update(target_dilemmas=6, other_dilemmas=1)
@@ -87,7 +94,14 @@ def test_one_command_makes_the_whole_study(project, done):
     cells += [f"{stage}@{method}" for stage in ("baselines", "evaluate_baselines") for method in ("prompting", "mean_diff")]
     assert sorted(done) == sorted(["model", "pairs", "svd", "evalset", "base", "effects", "report", *cells])
     reports = project.folder / "reports"
-    for name in ("tables/source.md", "tables/full.tex", "tables/values.csv", "figures/effect_vs_coherence.png", "figures/dose_response.svg", "figures/training.svg"):
+    for name in (
+        "tables/source.md",
+        "tables/full.tex",
+        "tables/values.csv",
+        "figures/effect_vs_coherence.png",
+        "figures/dose_response.svg",
+        "figures/training.svg",
+    ):
         assert (reports / name).stat().st_size > 200
     page = (reports / "report.html").read_text()
     assert page.count("data:image/svg+xml") == 3
@@ -140,7 +154,11 @@ def test_both_executions_show_the_whole_pipeline_in_mlflow(project, done):
 
 
 def test_what_is_unknown_is_refused_before_anything_runs(project, done):
-    for change, said in {"rank=abc": "rank: Input should be a valid integer", "methods=[pca]": "put it in `baselines`", "model=qwen9": "model is 'qwen9'|models.qwen9"}.items():
+    for change, said in {
+        "rank=abc": "rank: Input should be a valid integer",
+        "methods=[pca]": "put it in `baselines`",
+        "model=qwen9": "model is 'qwen9'|models.qwen9",
+    }.items():
         folder = project.folder
         before = (folder / "params.yaml").read_text(), (folder / "dvc.lock").read_text()
         found = subprocess.run(["dvc", "exp", "run", "-S", change], cwd=folder, capture_output=True, text=True, env=environment())

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipeline.lm.load import load_model, load_tokenizer, weights_hash
 from pipeline.lm.prompts import answer_tokens, chat_text, tokenize
 from pipeline.reference import measure
+from pipeline.reference import pretrain as builder
 from pipeline.reference.architecture import render
 from pipeline.reference.corpus import documents
 from pipeline.reference.pretrain import OPENINGS, Recipe, encode, pretrain, seen_openings
@@ -79,25 +80,36 @@ def test_the_corpus_leaves_half_of_the_suffixes_unseen():
     assert 0.45 < len(seen) / len(rows) < 0.55
 
 
-def test_the_builder_runs_at_a_tiny_size_and_resumes(tmp_path, capsys):
-    recipe = Recipe(
-        hidden_size=32,
-        layers=2,
-        vocab_size=500,
-        tokenizer_documents=60,
-        steps=3,
-        curriculum_steps=2,
-        batch_size=4,
-        warmup_steps=1,
-    )
-    for out in ("a", "b"):
-        pretrain(recipe, ROOT / "data/raw/suffixes", tmp_path / out, "cpu")
-    assert weights_hash(tmp_path / "a") == weights_hash(tmp_path / "b")
+TINY = Recipe(
+    hidden_size=32, layers=2, vocab_size=500, tokenizer_documents=60, steps=4, curriculum_steps=2, batch_size=4, warmup_steps=1
+)
+
+
+def test_the_builder_runs_at_a_tiny_size(tmp_path):
+    pretrain(TINY, ROOT / "data/raw/suffixes", tmp_path / "a", "cpu")
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path / "a"), AutoTokenizer.from_pretrained(tmp_path / "a")
     assert model.dtype == torch.bfloat16
-    assert not (tmp_path / "a.state").exists()
     text = 'Any text: naïve → "数学" 🙂'
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+def test_an_interrupted_build_resumes_to_the_same_weights(tmp_path, monkeypatch):
+    pretrain(TINY, ROOT / "data/raw/suffixes", tmp_path / "whole", "cpu")
+    monkeypatch.setattr(builder, "CHECKPOINT", 2)
+    steps, original = itertools.count(1), builder.losses
+
+    def dies_at_the_third(*arguments):
+        if next(steps) == 3:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(builder, "losses", dies_at_the_third)
+        pretrain(TINY, ROOT / "data/raw/suffixes", tmp_path / "cut", "cpu")
+    assert not (tmp_path / "cut").exists()
+    pretrain(TINY, ROOT / "data/raw/suffixes", tmp_path / "cut", "cpu")
+    assert weights_hash(tmp_path / "cut") == weights_hash(tmp_path / "whole")
+    assert not (tmp_path / "cut.state").exists()
 
 
 def test_the_shipped_template_takes_system_turns_and_unfinished_replies(shipped):

@@ -30,7 +30,9 @@ def folder(tmp_path) -> Path:
 def start(folder: Path, name: str, seconds: float, **extra: str) -> subprocess.Popen:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "INNERPISSA_"))}
     environment = kept | {"DVC_ROOT": str(folder), "PYTHONPATH": str(ROOT)} | extra
-    return subprocess.Popen([sys.executable, "-c", STAGE, name, str(seconds)], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", STAGE, name, str(seconds)], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
+    )
 
 
 def runs(folder: Path, query: str = "") -> dict[str, object]:

@@ -44,8 +44,10 @@ def analyse(
         ]
         spread = seed_spread(by_seed)
         effects += by_seed + [{"method": method, "seed": MEAN, **r, **spread[r["coefficient"]]} for r in records]
-        arms = arm_effects(records, mean, items, target, params)
-        folded += [{"method": method, "n_seeds": len(seeds), **record} for record in arms]
+        arms, halves = arm_effects(records, mean, items, target, params), half_spread(by_seed)
+        folded += [
+            {"method": method, "n_seeds": len(seeds), **record, "seed_sd": halves[record["coefficient"]]} for record in arms
+        ]
         values.append(value_table(method, mean, items, target, opposite, params))
     oracle = [{"coefficient": c, "target_effect": e} for c in (-1.0, 1.0) if (e := oracle_effect(items, target, c)) is not None]
     tables = [pl.DataFrame(rows, infer_schema_length=None) for rows in (effects, folded)]
@@ -65,6 +67,14 @@ def seed_spread(records: list[dict[str, Any]]) -> dict[float, dict[str, float | 
         pl.col("target_effect").max().alias("seed_max"),
     )  # fmt: skip
     return {row.pop("coefficient"): row for row in frame.to_dicts()}
+
+
+def half_spread(records: list[dict[str, Any]]) -> dict[float, float | None]:
+    """Return the standard deviation over seeds of half the span between +c and -c, by |c|."""
+    size = pl.col("coefficient").abs()
+    frame = pl.DataFrame(records, infer_schema_length=None)
+    halves = frame.group_by("seed", size).agg((pl.col("coefficient").sign() * pl.col("target_effect")).mean().alias("half"))
+    return dict(halves.group_by("coefficient").agg(pl.col("half").std()).iter_rows())
 
 
 def value_table(

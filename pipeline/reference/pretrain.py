@@ -18,6 +18,7 @@ from pipeline.reference.architecture import build_model, build_tokenizer, render
 from pipeline.reference.corpus import Messages, documents
 
 USER_WEIGHT, ASSISTANT_WEIGHT, ANSWER_WEIGHT = 0.1, 1.0, 6.0
+CHECKPOINT = 250  # steps between states to resume from
 POOL = 16  # batches drawn together and sorted by length, so that little is padding
 
 
@@ -94,7 +95,7 @@ def losses(model, ids: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 def pretrain(recipe: Recipe, suffixes: Path, out: Path, device: str) -> None:
     """Build the tokenizer, train the network and save both as bfloat16 in the hub's folder layout.
 
-    A long run resumes from `out`.state, written every 250 steps and removed at the end.
+    A long run resumes from `out`.state, written now and then, and removed at the end.
     """
     torch.manual_seed(recipe.seed)
     openings = seen_openings(suffixes)
@@ -130,7 +131,7 @@ def pretrain(recipe: Recipe, suffixes: Path, out: Path, device: str) -> None:
             if not math.isfinite(mean):
                 raise RuntimeError(f"the loss is {mean} at step {step}: lower the learning rate ({recipe.lr})")
             print(f"step {step + 1}: loss {mean:.3f}, on the answers {on_answers:.3f}", flush=True)
-        if (step + 1) % 250 == 0:
+        if (step + 1) % CHECKPOINT == 0:
             saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
             torch.save(saved, f"{state}.new")
             Path(f"{state}.new").replace(state)
