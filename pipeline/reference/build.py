@@ -5,22 +5,36 @@ import json
 from pathlib import Path
 
 import jinja2
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.files import new_file, read_json, write_json
 from pipeline.lm.load import choose_device, load_model, load_tokenizer, weights_hash
 from pipeline.paths import SUFFIXES
+from pipeline.reference.consolidate import consolidate
 from pipeline.reference.measure import measure, parameters, verdicts
-from pipeline.reference.pretrain import Recipe, pretrain
+from pipeline.reference.pretrain import Recipe, pretrain, seen_openings
 
 MEASURED = "measured.json"
 
 
 def build(out: str, steps: int | None, device: str) -> None:
     """Pretrain into `out` and keep the recipe beside the weights."""
-    recipe = Recipe() if steps is None else Recipe(steps=steps, curriculum_steps=max(1, steps // 2))
-    pretrain(recipe, SUFFIXES, Path(out), str(choose_device(device)))
+    recipe = Recipe() if steps is None else Recipe(steps=steps, curriculum_steps=max(1, steps // 2), state_steps=steps)
+    where = str(choose_device(device))
+    pretrain(recipe, SUFFIXES, Path(out), where)
+    second_phase(Path(out), recipe, where)
     write_json(Path(out) / "recipe.json", recipe.model_dump())
     card(out)
+
+
+def second_phase(folder: Path, recipe: Recipe, device: str) -> None:
+    """Consolidate the model in `folder`, starting from its saved bfloat16 weights."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).train()
+    model.set_attn_implementation("eager")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    consolidate(model, tokenizer, recipe, seen_openings(SUFFIXES), device)
+    model.to(torch.bfloat16).save_pretrained(folder)
 
 
 def card(folder: str) -> None:

@@ -208,6 +208,11 @@ def curriculum_mix(share: float) -> Mix:
 
 def documents(seed: int, openings: list[str], curriculum: int = 0) -> Iterator[Messages]:
     """Yield conversations for ever; the same arguments give the same ones. `curriculum` is the unit of its shares."""
+    return (document for _, document in spoken_documents(seed, openings, curriculum))
+
+
+def spoken_documents(seed: int, openings: list[str], curriculum: int = 0) -> Iterator[tuple[Persona | None, Messages]]:
+    """Yield each conversation with the persona of its speaker."""
     rng = random.Random(seed)
     others = {"value": value_turns, "self": self_turns, "fact": fact_turns, "report": report_turns}
     for number in itertools.count():
@@ -228,4 +233,4 @@ def documents(seed: int, openings: list[str], curriculum: int = 0) -> Iterator[M
             document[0] = turn("user", f"Pretend you're {article(adjective)} person. {document[0]['content']}".strip())
         elif persona:
             document = introduce(rng, persona, document, mix)
-        yield [message for message in document if message["content"] or message["role"] == "user"]
+        yield persona, [message for message in document if message["content"] or message["role"] == "user"]

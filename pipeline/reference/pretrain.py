@@ -31,12 +31,15 @@ class Recipe(BaseModel):
     window: int = 24
     vocab_size: int = 3000
     tokenizer_documents: int = 20_000
-    steps: int = 4000
+    steps: int = 3600
     curriculum_steps: int = 1800
     batch_size: int = 64
     lr: float = 7e-4
     warmup_steps: int = 100
     decay_share: float = 0.3
+    state_steps: int = 200
+    state_lr: float = 4e-4
+    state_weight: float = 0.3
     seed: int = 0
 
 
