@@ -54,12 +54,12 @@ def effect_vs_coherence(folder: Path, effects: pl.DataFrame, caption: str) -> No
                 arm = rows.filter(pl.col("coefficient") * sign > 0).sort(pl.col("coefficient").abs())
                 look = style(method) | ({"label": None} if sign < 0 else {})
                 axes.plot(arm["delta_nll"], arm["gain"], lw=1, ls="-" if sign > 0 else "--", markerfacecolor=fill, **look)
-                for x, y, c in arm.select("delta_nll", "gain", "coefficient").iter_rows():
-                    axes.annotate(f"{c:+g}", (x, y), fontsize=6, xytext=(3, 3), textcoords="offset points", color=COLOURS[method])
+                for x, y, c in arm.tail(1).select("delta_nll", "gain", "coefficient").iter_rows():
+                    axes.annotate(f"{c:+g}", (x, y), fontsize=7, xytext=(4, 4), textcoords="offset points", color=COLOURS[method])
         axes.axhline(0, color="#bbbbbb", lw=0.8)
         axes.axvline(0, color="#bbbbbb", lw=0.8)
         axes.set_xscale("symlog", linthresh=0.1)
-        axes.set_xlabel("coherence cost: Δ NLL of the prompt (nats per token; filled +c, open −c)")
+        axes.set_xlabel("coherence cost: Δ NLL of the prompt (nats per token; filled +c, open −c, largest |c| named)")
         axes.set_ylabel("effect on the target choice in the intended direction")
         axes.legend(frameon=False)
 
