@@ -22,6 +22,12 @@ def mean(values: pl.Series) -> float:
     return float(values.to_numpy().mean())
 
 
+def means(frame: pl.DataFrame, keys: list[str], columns: list[str], counts: str = "count") -> pl.DataFrame:
+    """Return group means and sizes, summed in row order: polars' parallel means differ in the last bit from run to run."""
+    lists = frame.group_by(keys, maintain_order=True).agg(columns)
+    return lists.with_columns(pl.col(columns[0]).list.len().alias(counts), pl.col(columns).list.mean())
+
+
 def p_yes(log_odds: pl.Expr) -> pl.Expr:
     return 1 / (1 + (-log_odds).exp())
 
@@ -29,7 +35,7 @@ def p_yes(log_odds: pl.Expr) -> pl.Expr:
 def signed(scores: pl.DataFrame, items: pl.DataFrame, label: str) -> pl.DataFrame:
     """Return the rows that the label concerns, with `y` (signed log-odds) and `probability` (signed, around 0)."""
     labelled = items.select("item_id", pl.col(LABEL + label).alias("label")).filter(pl.col("label") != 0)
-    return scores.join(labelled, on="item_id").with_columns(
+    return scores.join(labelled, on="item_id", maintain_order="left").with_columns(
         (pl.col("label") * pl.col("log_odds")).alias("y"),
         (pl.col("label") * (p_yes(pl.col("log_odds")) - 0.5)).alias("probability"),
     )
@@ -38,7 +44,7 @@ def signed(scores: pl.DataFrame, items: pl.DataFrame, label: str) -> pl.DataFram
 def mean_over_seeds(scores: pl.DataFrame) -> pl.DataFrame:
     """Return one row per item and coefficient: log-odds, choice mass and NLL averaged over seeds."""
     keys = ["item_id", "dilemma_id", "coefficient"]
-    return scores.group_by(keys, maintain_order=True).agg(pl.col("log_odds", "choice_mass", "nll").mean())
+    return means(scores, keys, ["log_odds", "choice_mass", "nll"]).drop("count")
 
 
 def side_labels(items: pl.DataFrame, target: str, opposite: list[str], min_items: int) -> list[str]:
@@ -53,28 +59,29 @@ def label_means(scores: pl.DataFrame, items: pl.DataFrame, names: list[str]) -> 
     """Return the mean probability score of each label at each coefficient: columns label, coefficient, score, n_items."""
     columns = [LABEL + name for name in names]
     long = items.select("item_id", *columns).unpivot(columns, index="item_id", variable_name="label", value_name="sign")
-    rows = scores.join(long.filter(pl.col("sign") != 0), on="item_id")
-    score = pl.col("sign") * (p_yes(pl.col("log_odds")) - 0.5)
-    means = rows.group_by("label", "coefficient").agg(score.mean().alias("score"), pl.len().alias("n_items"))
-    return means.with_columns(pl.col("label").str.strip_prefix(LABEL)).sort("label", "coefficient")
+    rows = scores.join(long.filter(pl.col("sign") != 0), on="item_id", maintain_order="left_right")
+    scored = rows.with_columns((pl.col("sign") * (p_yes(pl.col("log_odds")) - 0.5)).alias("score"))
+    table = means(scored, ["label", "coefficient"], ["score"], counts="n_items")
+    return table.with_columns(pl.col("label").str.strip_prefix(LABEL)).sort("label", "coefficient")
 
 
-def changes(means: pl.DataFrame) -> pl.DataFrame:
+def changes(table: pl.DataFrame) -> pl.DataFrame:
     """Return label_means with `change`, the difference from the same label's score at coefficient 0."""
-    base = means.filter(pl.col("coefficient") == 0).select("label", pl.col("score").alias("base"))
-    return means.join(base, on="label").with_columns((pl.col("score") - pl.col("base")).alias("change"))
+    base = table.filter(pl.col("coefficient") == 0).select("label", pl.col("score").alias("base"))
+    return table.join(base, on="label", maintain_order="left").with_columns((pl.col("score") - pl.col("base")).alias("change"))
 
 
 def bootstrap(rows: pl.DataFrame, column: str, params: StatisticsParams) -> tuple[float, float]:
     """Return the 95 % percentile interval of a mean over rows; dilemmas are resampled, with all their rows."""
-    clusters = rows.group_by("dilemma_id", maintain_order=True).agg(pl.col(column).sum().alias("total"), pl.len())
+    clusters = means(rows, ["dilemma_id"], [column])
 
     def ratio(total, count, axis):
         return total.sum(axis=axis) / count.sum(axis=axis)
 
+    totals, counts = (clusters[column] * clusters["count"]).to_numpy(), clusters["count"].cast(pl.Float64).to_numpy()
     found = stats.bootstrap(
-        (clusters["total"].to_numpy(), clusters["len"].to_numpy().astype(float)), ratio, paired=True, vectorized=True,
-        n_resamples=params.bootstrap, method="percentile", rng=np.random.default_rng(params.seed),
+        (totals, counts), ratio, paired=True, vectorized=True, n_resamples=params.bootstrap, method="percentile",
+        rng=np.random.default_rng(params.seed),
     )  # fmt: skip
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
@@ -102,7 +109,9 @@ def movements(scores: pl.DataFrame, items: pl.DataFrame, target: str) -> pl.Data
     """Return the target's rows with `effect`, the change of the probability score from the same item at coefficient 0."""
     rows = signed(scores, items, target)
     base = rows.filter(pl.col("coefficient") == 0).select("item_id", pl.col("probability").alias("base"))
-    return rows.join(base, on="item_id").with_columns((pl.col("probability") - pl.col("base")).alias("effect"))
+    return rows.join(base, on="item_id", maintain_order="left").with_columns(
+        (pl.col("probability") - pl.col("base")).alias("effect")
+    )
 
 
 def method_effects(

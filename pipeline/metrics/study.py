@@ -61,7 +61,7 @@ def with_base(scores: pl.DataFrame, base: pl.DataFrame) -> pl.DataFrame:
 
 def seed_spread(records: list[dict[str, Any]]) -> dict[float, dict[str, float | None]]:
     """Return the standard deviation and the range of the effect over seeds, by coefficient."""
-    frame = pl.DataFrame(records, infer_schema_length=None).group_by("coefficient").agg(
+    frame = pl.DataFrame(records, infer_schema_length=None).group_by("coefficient", maintain_order=True).agg(
         pl.col("target_effect").std().alias("seed_sd"),
         pl.col("target_effect").min().alias("seed_min"),
         pl.col("target_effect").max().alias("seed_max"),
@@ -73,8 +73,10 @@ def half_spread(records: list[dict[str, Any]]) -> dict[float, float | None]:
     """Return the standard deviation over seeds of half the span between +c and -c, by |c|."""
     size = pl.col("coefficient").abs()
     frame = pl.DataFrame(records, infer_schema_length=None)
-    halves = frame.group_by("seed", size).agg((pl.col("coefficient").sign() * pl.col("target_effect")).mean().alias("half"))
-    return dict(halves.group_by("coefficient").agg(pl.col("half").std()).iter_rows())
+    halves = frame.group_by("seed", size, maintain_order=True).agg(
+        (pl.col("coefficient").sign() * pl.col("target_effect")).mean().alias("half")
+    )
+    return dict(halves.group_by("coefficient", maintain_order=True).agg(pl.col("half").std()).iter_rows())
 
 
 def value_table(
@@ -89,8 +91,9 @@ def value_table(
     table = pl.DataFrame({"label": names, "slope": [s.slope for s in found], "p": [s.p for s in found]})
     side = table.filter(~pl.col("label").is_in([target, *opposite]))
     adjusted = multipletests(side["p"].to_numpy(), method="fdr_bh")[1] if side.height else []
-    table = table.join(side.select("label").with_columns(pl.Series("q", adjusted, dtype=pl.Float64)), on="label", how="left")
-    rows = changes(label_means(scores, items, names)).join(table, on="label")
+    q = side.select("label").with_columns(pl.Series("q", adjusted, dtype=pl.Float64))
+    table = table.join(q, on="label", how="left", maintain_order="left")
+    rows = changes(label_means(scores, items, names)).join(table, on="label", maintain_order="left")
     return rows.select(pl.lit(method).alias("method"), pl.all())
 
 

@@ -46,7 +46,7 @@ def save_fit(steering: Steering, params: Declared, run: Run, manifest: dict, met
     about = {"behaviour": params["behaviour"], "seed": seed, "model": manifest["model"]}
     save_steering(folder, method, steering, about | {"weights_sha256": manifest["weights_sha256"]})
     if steering.history is not None:
-        for split, part in steering.history.group_by("split"):
+        for split, part in steering.history.group_by("split", maintain_order=True):
             rows = part.drop("split").iter_rows(named=True)
             named = [(r.pop("step"), {f"{split[0]}/{k}": v for k, v in r.items() if v is not None}) for r in rows]
             run.curve(named)

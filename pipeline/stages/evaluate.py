@@ -60,11 +60,16 @@ def run_cells(params: Declared, run: Run, method: str, seeds: list[int], folder)
         cell = {"model": name, "behaviour": params["behaviour"], "method": method, "seed": seed, "evalset": params["evalset"]}
         parts.append(pl.DataFrame([{**cell, **record} for record in records]))
     dilemmas = items.select("item_id", "dilemma_id")
-    frame = pl.concat(parts).join(dilemmas, on="item_id").select(list(SCORES)).sort("seed", "item_id", "coefficient")
+    frame = (
+        pl.concat(parts)
+        .join(dilemmas, on="item_id", maintain_order="left")
+        .select(list(SCORES))
+        .sort("seed", "item_id", "coefficient")
+    )
     check(frame, SCORES, f"the scores of {method}")
     with new_folder(folder) as new:
         frame.write_parquet(new / "scores.parquet")
-        means = frame.group_by("coefficient").agg(pl.col("choice_mass", "nll").mean()).sort("coefficient")
+        means = frame.group_by("coefficient", maintain_order=True).agg(pl.col("choice_mass", "nll").mean()).sort("coefficient")
         run.metrics |= {f"{k}_at_{r['coefficient']:g}": r[k] for r in means.to_dicts() for k in ("choice_mass", "nll")}
         # A step must be whole: thousandths of the coefficient make a chart of dose in the UI.
         run.curve([(round(1000 * r["coefficient"]), {k: r[k] for k in ("choice_mass", "nll")}) for r in means.to_dicts()])
