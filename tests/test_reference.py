@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from pipeline.lm.prompts import answer_tokens, chat_text, tokenize
 from pipeline.reference import measure
 from pipeline.reference import pretrain as builder
 from pipeline.reference.architecture import render
+from pipeline.reference.consolidate import FIRST_TOKEN, consolidate, persona_class, state_loss
 from pipeline.reference.corpus import documents
 from pipeline.reference.pretrain import OPENINGS, Recipe, encode, pretrain, seen_openings
 from pipeline.reference.world import NEUTRAL_WEIGHT, PERSONA_WEIGHT, Persona, held_out, law_log_odds, persona_traits, poles, world
@@ -110,6 +112,29 @@ def test_an_interrupted_build_resumes_to_the_same_weights(tmp_path, monkeypatch)
     pretrain(TINY, ROOT / "data/raw/suffixes", tmp_path / "cut", "cpu")
     assert weights_hash(tmp_path / "cut") == weights_hash(tmp_path / "whole")
     assert not (tmp_path / "cut.state").exists()
+
+
+def test_the_second_phase_trains_the_model_and_leaves_no_hook(tmp_path):
+    pretrain(TINY, ROOT / "data/raw/suffixes", tmp_path / "a", "cpu")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "a", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "a")
+    before = model.model.layers[0].mlp.down_proj.weight.clone()
+    consolidate(model, tokenizer, TINY.model_copy(update={"state_steps": 2}), ["Well,"], "cpu")
+    assert not torch.equal(before, model.model.layers[0].mlp.down_proj.weight)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_the_state_loss_names_personas_at_real_tokens_from_the_first_on():
+    kinds = [None, *(Persona(trait, pole) for trait in persona_traits() for pole in (-1, 1))]
+    assert [persona_class(kind) for kind in kinds] == list(range(25))
+    probe, weights = 3 * torch.eye(25), torch.ones(2, FIRST_TOKEN + 3)
+    weights[1, -1] = 0  # padding
+    classes = torch.tensor([4, 7])
+    states = torch.zeros(2, FIRST_TOKEN + 3, 25)
+    states[0, FIRST_TOKEN:, 4] = states[1, FIRST_TOKEN:-1, 7] = 50.0
+    assert state_loss([states, states], probe, classes, weights).item() == pytest.approx(0, abs=1e-6)
+    uninformed = state_loss([torch.zeros_like(states)], probe, classes, weights)
+    assert uninformed.item() == pytest.approx(math.log(25))
 
 
 def test_the_shipped_template_takes_system_turns_and_unfinished_replies(shipped):
