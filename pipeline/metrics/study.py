@@ -103,7 +103,6 @@ def headline(study: Study) -> dict[str, dict[str, float]]:
     for method in study.arms["method"].unique(maintain_order=True):
         row = min(study.arms.filter(pl.col("method") == method).to_dicts(), key=lambda r: abs(r["coefficient"] - 1))
         names = (
-            "coefficient",
             "target_effect",
             "ci_low",
             "ci_high",
