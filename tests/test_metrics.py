@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
+from pipeline.errors import InputError
 from pipeline.metrics.effects import arm_effects, bootstrap, mean_over_seeds, method_effects, movements, normalized_gain, signed
 from pipeline.metrics.regression import clustered_slope, pooled_slope
 from pipeline.metrics.study import analyse, headline
@@ -159,3 +160,14 @@ def test_a_study_joins_seeds_methods_and_base():
     assert study.arms["seed_sd"].item() == pytest.approx(np.std(each, ddof=1))
     averaged = mean_over_seeds(pl.concat(moved))
     assert movements(pl.concat([base.select(averaged.columns), averaged]), items, "Value/truth").height == 60
+
+
+def test_a_target_on_one_dilemma_is_refused_and_no_other_value_is_no_side_effect():
+    items = make_items(1)
+    with pytest.raises(InputError, match="fewer than 2 dilemmas"):
+        method_effects(make_scores(items, lambda r, c: c), items, "Value/truth", ["Value/lie"], PARAMS)
+    items = make_items(4).drop("label_Value/kindness")
+    scores = make_scores(items, lambda r, c: c)
+    records = method_effects(scores, items, "Value/truth", ["Value/lie"], PARAMS)
+    assert [record["side_effect"] for record in records] == [None, None]
+    assert arm_effects(records, scores, items, "Value/truth", PARAMS)[0]["side_effect"] is None

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
+from pipeline.errors import InputError
 from pipeline.metrics.regression import clustered_slope, pooled_slope
 from pipeline.schemas import LABEL, labels
 from pipeline.sections import StatisticsParams
@@ -119,6 +120,8 @@ def method_effects(
 ) -> list[dict[str, Any]]:
     """Return one record per non-zero coefficient of one method and seed; `scores` includes the base at coefficient 0."""
     moved = movements(scores, items, target)
+    if moved["dilemma_id"].n_unique() < 2:
+        raise InputError(f"label {target!r} concerns fewer than 2 dilemmas: take more items, or another behaviour")
     side = changes(label_means(scores, items, side_labels(items, target, opposite, params.min_items)))
     base_nll = mean(scores.filter(pl.col("coefficient") == 0)["nll"])
     records = []
@@ -130,7 +133,7 @@ def method_effects(
         records.append({
             "coefficient": c, "target_score": mean(at["probability"]), "target_effect": effect,
             "ci_low": low, "ci_high": high, "target_log_odds": mean(at["y"]),
-            "side_effect": mean(side.filter(pl.col("coefficient") == c)["change"].abs()),
+            "side_effect": mean(side.filter(pl.col("coefficient") == c)["change"].abs()) if side.height else None,
             "delta_nll": delta, "normalized_gain": normalized_gain(effect * np.sign(c), delta),
             "choice_mass": mean(everything["choice_mass"]), "answered": answered, "coherent": answered >= COHERENT,
             "oracle_share": share(effect, oracle_effect(items, target, c)),
@@ -154,11 +157,11 @@ def arm_effects(records: list[dict[str, Any]], scores: pl.DataFrame, items: pl.D
         up, down = by_c[c], by_c[-c]
         halves = moved.filter(pl.col("coefficient").abs() == c).with_columns(pl.col("effect") * pl.col("coefficient").sign())
         low, high = bootstrap(halves, "effect", params)  # the mean over both arms' rows is half the span
-        both = {key: (up[key] + down[key]) / 2 for key in ("side_effect", "delta_nll", "choice_mass")}
+        both = {key: (up[key] + down[key]) / 2 for key in ("side_effect", "delta_nll", "choice_mass") if up[key] is not None}
         effect = (up["target_effect"] - down["target_effect"]) / 2
         best, worst = oracle_effect(items, target, c), oracle_effect(items, target, -c)
         folded.append({
-            "coefficient": c, "target_effect": effect, "ci_low": low, "ci_high": high, **both,
+            "coefficient": c, "target_effect": effect, "ci_low": low, "ci_high": high, "side_effect": None, **both,
             "up": up["target_effect"], "down": down["target_effect"], "coherent": up["coherent"] and down["coherent"],
             "normalized_gain": normalized_gain(effect, both["delta_nll"]),
             "oracle_share": share(effect, (best - worst) / 2) if best and worst else None,
