@@ -171,3 +171,23 @@ def test_a_target_on_one_dilemma_is_refused_and_no_other_value_is_no_side_effect
     records = method_effects(scores, items, "Value/truth", ["Value/lie"], PARAMS)
     assert [record["side_effect"] for record in records] == [None, None]
     assert arm_effects(records, scores, items, "Value/truth", PARAMS)[0]["side_effect"] is None
+
+
+def test_a_value_on_a_single_dilemma_is_left_out_of_the_values():
+    items = make_items(6).with_columns(
+        pl.when(pl.col("dilemma_id") == "0")
+        .then(pl.col("label_Value/kindness"))
+        .otherwise(0)
+        .cast(pl.Int8)
+        .alias("label_Value/kindness")
+    )
+    scores = make_scores(items, lambda r, c: c * r["label_Value/truth"])
+    study = analyse(
+        {"good": scores.filter(pl.col("coefficient") != 0)},
+        scores.filter(pl.col("coefficient") == 0),
+        items,
+        "Value/truth",
+        ["Value/lie"],
+        PARAMS,
+    )
+    assert set(study.values["label"]) == {"Value/truth", "Value/lie"}

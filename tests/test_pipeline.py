@@ -174,7 +174,7 @@ def test_tracking_that_fails_does_not_change_or_stop_a_result(project, done):
     model = project.folder / "models/base/manifest.json"
     before = model.read_text()
     model.unlink()
-    text = project.run("python", "-m", "pipeline", "model", MLFLOW_TRACKING_URI="sqlite:////nowhere/at/all.db")
+    text = project.run("python", "-m", "pipeline", "model", MLFLOW_TRACKING_URI="sqlite:////proc/nowhere/all.db")
     assert "tracking failed and is left out" in text
     assert model.read_text() == before
 

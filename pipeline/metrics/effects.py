@@ -53,7 +53,13 @@ def side_labels(items: pl.DataFrame, target: str, opposite: list[str], min_items
     frameworks = {name.split("/")[0] for name in labels(items)}
     raw = frameworks == {"Value"}
     names = [name for name in labels(items) if name not in (target, *opposite) and (raw or not name.startswith("Value/"))]
-    return [name for name in names if items[LABEL + name].abs().sum() >= min_items]
+    return [name for name in names if enough(items, name, min_items)]
+
+
+def enough(items: pl.DataFrame, label: str, min_items: int) -> bool:
+    """Say whether a label concerns enough items, on at least two dilemmas, for a mean and its error."""
+    rows = items.filter(pl.col(LABEL + label) != 0)
+    return rows.height >= min_items and rows["dilemma_id"].n_unique() > 1
 
 
 def label_means(scores: pl.DataFrame, items: pl.DataFrame, names: list[str]) -> pl.DataFrame:

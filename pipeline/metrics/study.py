@@ -7,9 +7,18 @@ from typing import Any
 import polars as pl
 from statsmodels.stats.multitest import multipletests
 
-from pipeline.metrics.effects import arm_effects, changes, label_means, mean_over_seeds, method_effects, oracle_effect, signed
+from pipeline.metrics.effects import (
+    arm_effects,
+    changes,
+    enough,
+    label_means,
+    mean_over_seeds,
+    method_effects,
+    oracle_effect,
+    signed,
+)
 from pipeline.metrics.regression import clustered_slope
-from pipeline.schemas import LABEL, labels
+from pipeline.schemas import labels
 from pipeline.sections import StatisticsParams
 
 MEAN = "mean"  # the `seed` of rows that average over seeds
@@ -86,7 +95,7 @@ def value_table(
 
     q is the Benjamini-Hochberg adjusted p over the labels that are neither the target nor its opposite.
     """
-    names = [name for name in labels(items) if items[LABEL + name].abs().sum() >= params.min_items or name == target]
+    names = [name for name in labels(items) if name == target or enough(items, name, params.min_items)]
     found = [clustered_slope(signed(scores, items, name)) for name in names]
     table = pl.DataFrame({"label": names, "slope": [s.slope for s in found], "p": [s.p for s in found]})
     side = table.filter(~pl.col("label").is_in([target, *opposite]))
