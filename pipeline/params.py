@@ -41,21 +41,34 @@ Id = Annotated[str, AfterValidator(check_id)]
 
 
 class Params(Section):
+    """The whole of params.yaml."""
+
     model: Id
+    """The base model: an id under `models`."""
     behaviour: Id
+    """What to steer: a file data/raw/behaviours/<id>.yaml."""
     evalset: Id
+    """What to measure on: an id under `evalsets`."""
     methods: Annotated[list[Id], AfterValidator(check_unique)]
+    """Learned methods: one adapter per seed."""
     baselines: Annotated[list[Id], AfterValidator(check_unique)]
+    """Methods without training."""
     seeds: Annotated[list[int], AfterValidator(check_unique), Field(min_length=1)]
+    """Seeds of the learned methods."""
     coefficients: Annotated[list[float], AfterValidator(check_unique)]
+    """The doses: 0, and every other one with both signs."""
     rank: int = Field(ge=2)
+    """How many singular triples of each target module an adapter may turn and scale."""
     device: str
+    """auto, cpu, cuda, cuda:N or mps."""
     models: dict[Id, ModelParams]
     pairs: PairsParams
     modules: ModulesParams
+    """Which modules the low-rank adapters sit on."""
     svd: SvdParams
     training: TrainingParams
     steering: dict[Id, Any]
+    """One section per method."""
     evalsets: dict[Id, Any]
     statistics: StatisticsParams
 
