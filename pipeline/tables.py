@@ -33,13 +33,14 @@ def title(row: dict) -> str:
     return NAMES.get(row["method"], row["method"]) + mark
 
 
-def source_table(arms: pl.DataFrame) -> pl.DataFrame:
+def source_table(arms: pl.DataFrame, behaviour: str) -> pl.DataFrame:
     """The published README's results table in its own layout, best normalized gain first."""
+    target = "Truth" if behaviour == "honesty" else behaviour
     return pl.DataFrame([
         {
             "Method": title(row),
             "Coeff": f"±{row['coefficient']:g}",
-            "Target Effect (Δ Truth ↑)": number(row["target_effect"]),
+            f"Target Effect (Δ {target} ↑)": number(row["target_effect"]),
             "Side Effects (Δ Other ↓)": number(row["side_effect"]),
             "p-value": p_value(row["p_clustered"]),
             "Output Quality (Δ NLL ↓)": number(row["delta_nll"]),

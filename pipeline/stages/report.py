@@ -64,7 +64,7 @@ def main() -> None:
         synthetic = "reference" in (params["evalset"], params["model"])
         unit = min(arms["coefficient"].unique(), key=lambda c: abs(c - 1))
         shown = {
-            "source_table": tables.source_table(arms),
+            "source_table": tables.source_table(arms, params["behaviour"]),
             "full_table": tables.full_table(arms),
             "seeds_table": tables.seeds_table(effects),
             "values_table": tables.values_table(values, unit),
