@@ -17,10 +17,17 @@ from pipeline.stages.stage import stage
 from pipeline.tracking import read_records
 
 PACKAGES = ("torch", "transformers", "polars", "statsmodels", "dvc", "mlflow")
-SYNTHETIC = (
-    "The bundled reference model is a small network trained on a generated world, and the dilemmas come from that world. "
-    "The figures show how the methods compare on this model organism; they say nothing about real models or people."
-)
+SYNTHETIC = {
+    "model": "The bundled reference model is a small network trained on a generated world.",
+    "evalset": "The dilemmas come from the generated reference world.",
+}
+NO_MORE = "The figures show how the methods compare on a model organism; they say nothing about real models or people."
+
+
+def synthetic_note(params: Declared) -> str:
+    """Say what of the study is synthetic; empty where nothing is."""
+    found = [text for key, text in SYNTHETIC.items() if params[key] == "reference"]
+    return " ".join([*found, NO_MORE]) if found else ""
 
 
 def caption(params: Declared, arms: pl.DataFrame, synthetic: bool) -> str:
@@ -61,7 +68,7 @@ def main() -> None:
             pl.read_csv(REPORTS / f"{name}.csv", schema_overrides={"seed": pl.String}) for name in ("effects", "arms", "values")
         )
         oracle, manifest = read_json(REPORTS / "oracle.json"), read_json(MANIFEST)
-        synthetic = "reference" in (params["evalset"], params["model"])
+        synthetic = synthetic_note(params)
         unit = min(arms["coefficient"].unique(), key=lambda c: abs(c - 1))
         shown = {
             "source_table": tables.source_table(arms, params["behaviour"]),
@@ -72,7 +79,7 @@ def main() -> None:
         with new_folder(REPORTS / "tables") as folder:
             for name, table in shown.items():
                 tables.write_table(folder, name.removesuffix("_table"), table)
-        drawn = draw(params, effects, oracle, caption(params, arms, synthetic))
+        drawn = draw(params, effects, oracle, caption(params, arms, bool(synthetic)))
         page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True).from_string(
             Path("pipeline/report.html.jinja").read_text()
         )
@@ -80,7 +87,7 @@ def main() -> None:
         versions = {name: version(name) for name in PACKAGES}
         text = page.render(
             params=params, manifest=manifest, target=target, n_dilemmas=arms["n_dilemmas"][0], oracle=oracle, unit=unit,
-            synthetic=SYNTHETIC if synthetic else "", figures={"training": ""} | drawn,
+            synthetic=synthetic, figures={"training": ""} | drawn,
             manifest_text=json.dumps(manifest | {"packages": versions}, indent=2), params_text=Path("params.yaml").read_text(),
             **{name: tables.as_html(table) for name, table in shown.items()},
         )  # fmt: skip
