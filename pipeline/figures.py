@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib as mpl
 import polars as pl
 
+from pipeline.schemas import MEAN
 from pipeline.steering import METHODS
 from pipeline.tables import NAMES
 
@@ -17,7 +18,6 @@ import matplotlib.pyplot as plt  # noqa: E402
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#999999", "#E69F00", "#56B4E9", "#F0E442"]
 COLOURS = dict(zip(METHODS, PALETTE, strict=False))
 MARKERS = dict(zip(METHODS, "osD^xvP*", strict=False))
-MEAN = "mean"
 
 
 @contextmanager

@@ -21,6 +21,7 @@ SCORES: Schema = {
     "item_id": pl.String, "dilemma_id": pl.String, "coefficient": pl.Float64,
     "log_odds": pl.Float64, "choice_mass": pl.Float64, "nll": pl.Float64,
 }  # fmt: skip
+MEAN = "mean"  # the `seed` of effects that average over seeds
 LABEL = "label_"  # items hold further Int8 columns label_<framework>/<value>: -1, 0 or +1
 
 

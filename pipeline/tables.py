@@ -6,6 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from pipeline.files import new_file
+from pipeline.schemas import MEAN
 
 NAMES = {
     "innerpissa": "InnerPiSSA (learned)",
@@ -78,7 +79,7 @@ def full_table(arms: pl.DataFrame) -> pl.DataFrame:
 
 def seeds_table(effects: pl.DataFrame) -> pl.DataFrame:
     """The effect at ±1 (or nearest) of every seed's own adapter: how far seeds differ."""
-    single = effects.filter(pl.col("seed") != "mean")
+    single = effects.filter(pl.col("seed") != MEAN)
     nearest = single["coefficient"].abs().unique().to_list()
     one = min(nearest, key=lambda c: abs(c - 1))
     rows = single.filter(pl.col("coefficient").abs() == one).sort("method", "seed", "coefficient").to_dicts()

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.errors import InputError
 from pipeline.evalsets.prompt import ANSWER_PREFIX
-from pipeline.lm.forward import last_hidden, to_logits, token_nll
+from pipeline.lm.forward import last_hidden, to_logits, token_nll, token_positions
 from pipeline.lm.prompts import Message, answer_tokens, chat_text, pad_left
 from pipeline.progress import track
 from pipeline.steering.base import Steering
@@ -51,7 +51,7 @@ def make_rows(
 
 def check_head(model: PreTrainedModel, ids: Tensor, mask: Tensor, hidden: Tensor) -> None:
     """Refuse a model whose logits are not what `to_logits` makes of its last hidden states."""
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    positions = token_positions(mask)
     own = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1).logits[:, -1]
     ours = to_logits(model, hidden[:, -1])
     if not torch.allclose(own.float(), ours, rtol=1e-2, atol=1e-2):

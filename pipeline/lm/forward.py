@@ -11,11 +11,16 @@ from transformers import PreTrainedModel
 CHUNK = 4096  # tokens whose logits exist at once
 
 
+def token_positions(mask: Tensor) -> Tensor:
+    """Return position ids [b, t] that count real tokens only, so that left padding changes nothing."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
 def last_hidden(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
     """Return the final normalised hidden states [b, t, d] of left-padded ids [b, t]."""
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
     decoder = model.base_model
-    return decoder(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).last_hidden_state
+    found = decoder(input_ids=ids, attention_mask=mask, position_ids=token_positions(mask), use_cache=False)
+    return found.last_hidden_state
 
 
 def to_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:

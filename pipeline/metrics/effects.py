@@ -155,7 +155,9 @@ def slopes(moved: pl.DataFrame, c: float) -> dict[str, float]:
     return clustered_slope(rows).named("clustered") | pooled_slope(rows).named("pooled")
 
 
-def arm_effects(records: list[dict[str, Any]], scores: pl.DataFrame, items: pl.DataFrame, target: str, params: StatisticsParams):
+def arm_effects(
+    records: list[dict[str, Any]], scores: pl.DataFrame, items: pl.DataFrame, target: str, params: StatisticsParams
+) -> list[dict[str, Any]]:
     """Fold the two arms of each |c| for the papers' table: half the span between +c and -c, never the better arm alone."""
     by_c, moved = {record["coefficient"]: record for record in records}, movements(scores, items, target)
     folded = []

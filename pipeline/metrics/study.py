@@ -18,10 +18,8 @@ from pipeline.metrics.effects import (
     signed,
 )
 from pipeline.metrics.regression import clustered_slope
-from pipeline.schemas import labels
+from pipeline.schemas import MEAN, labels
 from pipeline.sections import StatisticsParams
-
-MEAN = "mean"  # the `seed` of rows that average over seeds
 
 
 @dataclass

@@ -14,7 +14,7 @@ from pipeline.behaviours import load_behaviour
 from pipeline.evalsets.prompt import ANSWER_PREFIX
 from pipeline.evalsets.reference import build_items
 from pipeline.evalsets.scoring import score
-from pipeline.lm.forward import last_hidden, read_layers
+from pipeline.lm.forward import last_hidden, read_layers, token_positions
 from pipeline.lm.layers import decoder_layers
 from pipeline.lm.prompts import chat_text, pad_left, tokenize
 from pipeline.pairs import load_suffixes
@@ -68,8 +68,7 @@ def facts_right(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> f
             said = [kind["answer"].format(s=subject, a=answer) for answer in answers]
             texts = [chat_text(tokenizer, chat, s[0].upper() + s[1:], {}) for s in said]
             ids, mask = pad_left(tokenize(tokenizer, texts), tokenizer.pad_token_id, model.device)
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)
-            log_p = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits[:, :-1].log_softmax(-1)
+            log_p = model(input_ids=ids, attention_mask=mask, position_ids=token_positions(mask)).logits[:, :-1].log_softmax(-1)
             token = log_p.gather(-1, ids[:, 1:, None])[..., 0] * mask[:, :-1]
             right.append(answers[int(token.sum(-1).argmax())] == true)
     return float(np.mean(right))

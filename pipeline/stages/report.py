@@ -13,6 +13,7 @@ from pipeline.behaviours import load_behaviour
 from pipeline.files import new_file, new_folder, read_json
 from pipeline.params import Declared
 from pipeline.paths import BASE, ITEMS, MANIFEST, PAIRS, REPORTS, SVD, adapter_folder, behaviour_file, cell_folders, scores_folder
+from pipeline.schemas import MEAN
 from pipeline.stages.stage import stage
 from pipeline.tracking import read_records
 
@@ -101,7 +102,7 @@ def publish(run, effects: pl.DataFrame) -> None:
     """Put the headline metrics, the dose charts and all of reports/ on the MLflow parent run."""
     headline = read_json(REPORTS / "metrics.json")
     run.curve([(0, {f"{m}/{k}": v for m, row in headline.items() for k, v in row.items()})], parent=True)
-    doses = effects.filter(pl.col("seed") == figures.MEAN).iter_rows(named=True)
+    doses = effects.filter(pl.col("seed") == MEAN).iter_rows(named=True)
     # Steps are whole numbers, so the chart of dose counts in thousandths of the coefficient.
     points = [(round(1000 * r["coefficient"]), {f"{r['method']}/effect_by_dose": r["target_effect"]}) for r in doses]
     run.curve(points, parent=True)
