@@ -23,9 +23,16 @@ class Target(Section):
     """Labels that are the target's mere opposite, so no side effect."""
 
 
+class Engineered(Section):
+    positive: str = Field(min_length=1)
+    negative: str = Field(min_length=1)
+
+
 class Behaviour(Section):
     template: Annotated[str, AfterValidator(has_persona)]
     personas: list[tuple[str, str]] = Field(min_length=1)
+    engineered: Engineered | None = None
+    """Two long prompts, for prompting with wording: engineered."""
     targets: dict[str, Target]
 
     def sentences(self) -> list[tuple[str, str]]:
