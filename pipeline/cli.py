@@ -50,6 +50,12 @@ def evalset() -> None:
 
 
 @app.command()
+def methods() -> None:
+    """Write each method's section in full and the hashes of its code."""
+    call("stages.methods", "main")
+
+
+@app.command()
 def train(method: Method, seed: Seed) -> None:
     """Train one learned method with one seed."""
     call("stages.train", "main", method, seed)
@@ -77,6 +83,12 @@ def evaluate(method: Method, seed: Seed) -> None:
 def evaluate_baselines(method: Method) -> None:
     """Score one baseline, all its seeds, at all coefficients."""
     call("stages.evaluate", "main_baselines", method)
+
+
+@app.command()
+def composition() -> None:
+    """Attach two adapters at once and measure how they interfere."""
+    call("stages.composition", "main")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,10 @@ from ruamel.yaml.error import YAMLError
 from pipeline.errors import InputError
 from pipeline.evalsets import EVALSETS
 from pipeline.sections import (
+    AntiParallelParams,
+    CompositionParams,
+    ContrastiveParams,
+    DoseParams,
     ModelParams,
     ModulesParams,
     PairsParams,
@@ -21,7 +26,8 @@ from pipeline.sections import (
     SvdParams,
     TrainingParams,
 )
-from pipeline.steering import BASELINES, LEARNED, METHODS
+from pipeline.steering import METHODS
+from pipeline.variants import resolve
 
 
 def check_id(value: str) -> str:
@@ -40,6 +46,9 @@ def check_unique(values: list) -> list:
 Id = Annotated[str, AfterValidator(check_id)]
 
 
+LOSSES: dict[str, type[Section]] = {"contrastive": ContrastiveParams, "antiparallel": AntiParallelParams}
+
+
 class Params(Section):
     """The whole of params.yaml."""
 
@@ -50,9 +59,9 @@ class Params(Section):
     evalset: Id
     """What to measure on: an id under `evalsets`."""
     methods: Annotated[list[Id], AfterValidator(check_unique)]
-    """Learned methods: one adapter per seed."""
+    """Learned methods: sections of `steering`, one adapter per seed."""
     baselines: Annotated[list[Id], AfterValidator(check_unique)]
-    """Methods without training."""
+    """Methods without training: sections of `steering`."""
     seeds: Annotated[list[int], AfterValidator(check_unique), Field(min_length=1)]
     """Seeds of the learned methods."""
     coefficients: Annotated[list[float], AfterValidator(check_unique)]
@@ -67,21 +76,16 @@ class Params(Section):
     """Which modules the low-rank adapters sit on."""
     svd: SvdParams
     training: TrainingParams
+    dose: DoseParams
+    """The dose at which all methods cost the same."""
+    losses: dict[Id, Any]
+    """What learned methods minimise; each section of `steering` names one."""
     steering: dict[Id, Any]
-    """One section per method."""
+    """One section per method, and variants that name another section and override some of its fields."""
+    composition: CompositionParams
+    """Two adapters, to be attached at once."""
     evalsets: dict[Id, Any]
     statistics: StatisticsParams
-
-    @field_validator("methods", "baselines")
-    @classmethod
-    def known_methods(cls, names: list[str], info) -> list[str]:
-        allowed = LEARNED if info.field_name == "methods" else BASELINES
-        for name in names:
-            if name not in allowed:
-                other = {"methods": "baselines", "baselines": "methods"}[info.field_name]
-                hint = f"put it in `{other}`" if name in METHODS else f"allowed are {', '.join(allowed)}"
-                raise ValueError(f"{name!r} does not belong in `{info.field_name}`: {hint}")
-        return names
 
     @field_validator("coefficients")
     @classmethod
@@ -90,10 +94,27 @@ class Params(Section):
             raise ValueError(f"{values} must hold 0 and, for each coefficient, its negative, e.g. [-1, 0, 1]")
         return sorted(values)
 
+    @model_validator(mode="before")
+    @classmethod
+    def whole_sections(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("steering"), dict) and isinstance(data.get("losses"), dict):
+            return {**data, "steering": resolve(data["steering"], data["losses"])}
+        return data
+
+    @field_validator("losses")
+    @classmethod
+    def typed_losses(cls, sections: dict) -> dict:
+        return typed(sections, LOSSES)
+
     @field_validator("steering")
     @classmethod
     def typed_steering(cls, sections: dict) -> dict:
-        return typed(sections, {name: method.section for name, method in METHODS.items()})
+        types = {name: METHODS[section["method"]].section for name, section in sections.items() if section["method"] in METHODS}
+        if unknown := sections.keys() - types:
+            name = min(unknown)
+            known = f"name one of {', '.join(METHODS)} as its method"
+            raise ValueError(f"{name!r} is unknown here: {known}")
+        return typed(sections, types)
 
     @field_validator("evalsets")
     @classmethod
@@ -107,14 +128,25 @@ class Params(Section):
                 raise ValueError(f"{name} is {getattr(self, name)!r}: allowed are {', '.join(allowed)}")
         if not self.methods + self.baselines:
             raise ValueError("methods and baselines are both empty: name at least one")
-        if missing := set(self.methods + self.baselines) - set(self.steering):
-            raise ValueError(f"steering has no section for {', '.join(sorted(missing))}: add one")
+        check_methods("methods", self.methods, self.steering, learned=True)
+        check_methods("baselines", self.baselines, self.steering, learned=False)
+        check_methods("composition.method", [self.composition.method], self.steering, learned=True)
         if not self.modules.from_depth < self.modules.to_depth <= self.training.loss_depth:
             raise ValueError("modules.from_depth < modules.to_depth <= training.loss_depth must hold")
         return self
 
 
-def typed(sections: dict, types: dict[str, type[Section]]) -> dict:
+def check_methods(field: str, names: list[str], steering: dict[str, Any], learned: bool) -> None:
+    """Refuse an id without a section, and one that belongs in the other list."""
+    for name in names:
+        if name not in steering:
+            raise ValueError(f"{name!r} in `{field}` has no section under steering: there are {', '.join(steering)}")
+        if METHODS[steering[name].method].learned != learned:
+            where = "`methods`" if not learned else "`baselines`"
+            raise ValueError(f"{name!r} does not belong in `{field}`: put it in {where}")
+
+
+def typed(sections: dict, types: Mapping[str, type[Section]]) -> dict:
     for name in sections:
         if name not in types:
             raise ValueError(f"{name!r} is unknown here: allowed are {', '.join(types)}")

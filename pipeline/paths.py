@@ -5,7 +5,9 @@ from pathlib import Path
 BEHAVIOURS = Path("data/raw/behaviours")
 SUFFIXES = Path("data/raw/suffixes")
 MANIFEST = Path("models/base/manifest.json")
+METHOD_FILES = Path("models/methods")
 SVD = Path("models/svd")
+COMPOSITION = Path("models/composition")
 PAIRS = Path("data/pairs")
 ITEMS = Path("data/items")
 SCORES = Path("data/scores")
@@ -16,6 +18,10 @@ BASE = "base"  # the untouched model, in the place of a method
 
 def behaviour_file(behaviour: str) -> Path:
     return BEHAVIOURS / f"{behaviour}.yaml"
+
+
+def method_file(method: str) -> Path:
+    return METHOD_FILES / f"{method}.json"
 
 
 def adapter_folder(method: str, seed: int) -> Path:

@@ -18,9 +18,10 @@ ITEMS: Schema = {
 ORACLE: Schema = {"oracle_negative": pl.Float64, "oracle_neutral": pl.Float64, "oracle_positive": pl.Float64}
 SCORES: Schema = {
     "model": pl.String, "behaviour": pl.String, "method": pl.String, "seed": pl.Int64, "evalset": pl.String,
-    "item_id": pl.String, "dilemma_id": pl.String, "coefficient": pl.Float64,
+    "item_id": pl.String, "dilemma_id": pl.String, "dose": pl.String, "coefficient": pl.Float64,
     "log_odds": pl.Float64, "choice_mass": pl.Float64, "nll": pl.Float64,
 }  # fmt: skip
+RAW, CALIBRATED = "raw", "calibrated"  # the `dose` of scores: a coefficient of params.yaml, or the method's calibrated one
 MEAN = "mean"  # the `seed` of effects that average over seeds
 LABEL = "label_"  # items hold further Int8 columns label_<framework>/<value>: -1, 0 or +1
 

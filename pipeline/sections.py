@@ -37,6 +37,8 @@ class ModulesParams(Section):
     """The first adapted layer, as a fraction of the depth."""
     to_depth: float = Field(ge=0, le=1)
     """The end of the adapted layers (exclusive), as a fraction of the depth."""
+    n_modules: int | None = Field(ge=1)
+    """Keep only this many of them, evenly spaced; null keeps all."""
 
 
 class SvdParams(Section):
@@ -51,31 +53,92 @@ class TrainingParams(Section):
     """How many last tokens of a pair the representation loss averages over."""
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=2)
-    """Pairs per step; each is two texts at two coefficients."""
-    lr: float = Field(gt=0)
+    """Pairs per micro-batch; each is two texts at two coefficients."""
+    accumulate: int = Field(ge=1)
+    """Micro-batches per optimiser step, whose gradients are averaged."""
     weight_decay: float = Field(ge=0)
     warmup_share: float = Field(ge=0, lt=1)
     """The share of all steps during which the learning rate rises."""
     clip_norm: float = Field(gt=0)
 
 
-class InnerPissaParams(Section):
-    rotate: Literal["v", "u", "both", "none"]
-    """Which singular vectors a Cayley rotation turns."""
-    scaling: Literal["exp", "additive", "tanh", "none"]
-    """S * exp(c lambda), S + c lambda, S * (1 + c tanh lambda), or S alone."""
-    init_std: float = Field(gt=0)
-    """Spread of the initial parameters; zero would be a saddle point."""
-    direction: Literal["mean", "pca"]
-    """The reference direction: mean pair difference, or first uncentred principal component."""
+class ContrastiveParams(Section):
+    """The loss of InnerPiSSA."""
+
+    form: Literal[
+        "raw", "softplus_strong", "logsigmoid_weak", "logsigmoid_dpo", "tanh_symmetric", "softplus_ratio", "focal_balanced"
+    ]
+    """How the separation of a pair becomes a loss; logsigmoid_weak limits itself and leaves coherence out."""
     separation: Literal["difference", "common"]
     """Widen the difference within pairs (the paper), or move both texts of a pair together."""
+    direction: Literal["mean", "pca", "top_s", "adapter"]
+    """The reference: mean pair difference, first principal components, or the mean within the top left singular vectors of
+    the modules that write to the loss layer, or within the adapter's own output dimensions."""
+    directions: int = Field(ge=1)
+    """How many components pca takes, and how many singular vectors top_s; mean and adapter ignore it."""
     coherence_bound: float = Field(ge=0)
     """Nats that a token's log-probability may lose for free."""
     coherence_weight: float = Field(ge=0)
     ordering_margin: float = Field(ge=0)
     """Nats by which c = +1 and c = -1 should lie on opposite sides of the base."""
     ordering_weight: float = Field(ge=0)
+
+
+SUBSPACES = ("task", "suppressed", "change", "write", "not_read", "not_logits", "logits_read")
+
+
+class AntiParallelParams(Section):
+    """The loss of AntiPaSTO."""
+
+    projection: Literal["cosine", "symlog"]
+    """The product of cosines with focus (the code), or symlog of the product of the two movements (the README)."""
+    projection_weight: float = Field(gt=0)
+    focus_softness: float = Field(ge=0, le=1)
+    """The exponent of the focus is 1 minus this; it falls from 1 during the ramp."""
+    coherence_threshold: float = Field(ge=0)
+    """A token may change by this times the root of its entropy, in total variation, for free."""
+    coherence_weight: float = Field(ge=0)
+    """Inside the logarithm of the barrier; 0 leaves the barrier out."""
+    ordering_margin: float = Field(ge=0)
+    """The margin of the hinge, times the root of the mean entropy."""
+    ordering_weight: float = Field(ge=0)
+    ramp_share: float = Field(ge=0, le=1)
+    """The share of all optimiser steps over which coherence, ordering and focus come in."""
+    subspace: list[Literal["task", "suppressed", "change", "write", "not_read", "not_logits", "logits_read"]] = Field(
+        min_length=1
+    )
+    """What the loss basis is the intersection of, from left to right."""
+    subspace_rank: int | None = Field(ge=1)
+    """Its number of dimensions; null keeps 60 % of the energy."""
+    centred: bool
+    """Subtract the mean pair difference from the task differences, as published."""
+
+
+class LearnedParams(Section):
+    method: str
+    """The method whose class this is; a variant names another section here and overrides some of its fields."""
+    loss: ContrastiveParams | AntiParallelParams
+    """An id under `losses`; or {of: id, field: value, ...}."""
+    lr: float = Field(gt=0)
+
+
+class SvdAdapterParams(LearnedParams):
+    rotate: Literal["v", "u", "both", "none"]
+    """Which singular vectors a Cayley rotation turns."""
+    scaling: Literal["exp", "additive", "tanh", "none"]
+    """S * exp(c lambda), S + c delta, S * (1 + c tanh lambda), or S alone."""
+    angle_bound: Literal["none", "elementwise", "spectral"]
+    """Bound nothing, each entry of A (the source, which bounds no angle), or the largest plane angle at |c| = 1."""
+    max_angle: float = Field(gt=0, lt=3.1415)
+    """Radians; without meaning for angle_bound none."""
+    block_size: int | None = Field(ge=2)
+    """Rotate within blocks of this many dimensions; null turns all together."""
+    dimensions: Literal["top", "random", "data_aware"]
+    """Which singular triples: the largest, random ones, or a third each by what the pairs' states need."""
+    rotation_init_std: float = Field(gt=0)
+    """Spread of the initial entries of A; zero would be a saddle point."""
+    scale_init_mean: float
+    scale_init_std: float = Field(gt=0)
 
     @model_validator(mode="after")
     def learns_something(self) -> Self:
@@ -84,7 +147,17 @@ class InnerPissaParams(Section):
         return self
 
 
-class DirectionParams(Section):
+class LoraParams(LearnedParams):
+    init_std: float = Field(ge=0)
+    """Spread of B; A is drawn as peft does."""
+
+
+class BaselineParams(Section):
+    method: str
+    """As in the learned methods' sections."""
+
+
+class DirectionParams(BaselineParams):
     from_depth: float = Field(ge=0, le=1)
     to_depth: float = Field(ge=0, le=1)
     last_tokens: int = Field(ge=1)
@@ -100,9 +173,59 @@ class RandomParams(DirectionParams):
     """How many random directions make the band."""
 
 
-class PromptingParams(Section):
+class GradientParams(DirectionParams):
+    site: Literal["hidden", "q_proj", "k_proj", "v_proj", "o_proj", "down_proj"]
+    """Where gradients are taken and the direction is added: layer outputs, or the outputs of one kind of module."""
+    kind: Literal["fisher", "svd"]
+    """(F + lambda I)^-1 mean gradient, or the first right singular vector of the centred gradients."""
+    fisher: Literal["empirical", "normalised", "covariance"]
+    """G^T G / n, the same of rows of unit length, or centred with n - 1."""
+    regularisation: float | None = Field(gt=0)
+    """lambda as a share of F's mean eigenvalue; null takes a hundredth."""
+    rows: Literal["pooled", "positive", "negative", "difference"]
+    """Gradients of both texts (the negative ones reversed), of one, or the difference of two directions (dual)."""
+    loss_depth: float = Field(ge=0, le=1)
+    """The layer whose states the ReprPO loss pushes apart, as a fraction of the depth."""
+    margin: float = Field(ge=0)
+    """Share of the base log-probability that the margin leaves, 0.99 in the source. At last_tokens 1, as published, the margin
+    cannot act: the last token of a text predicts nothing of it."""
+    margin_weight: float = Field(ge=0)
+
+
+class SSpaceParams(BaselineParams):
+    last_tokens: int = Field(ge=1)
+    form: Literal["additive", "weight"]
+    """y + c U sqrt(S) delta, or y + c (U sqrt(S)) (delta * (sqrt(S) V^T x))."""
+
+
+class PromptingParams(BaselineParams):
+    wording: Literal["persona", "engineered"]
+    """The persona sentence, or the behaviour's long engineered prompt."""
     placement: Literal["user", "system"]
     """Where the persona sentence goes: before the user's text, or in a system turn."""
+
+
+class DoseParams(Section):
+    measure: Literal["kl", "delta_nll"]
+    """What a dose costs on the calibration texts without a persona: KL(base || steered), or the rise of their NLL."""
+    budget: float = Field(gt=0)
+    """Nats per token, the mean of both signs."""
+    max_coefficient: float = Field(gt=0)
+    """Where the search stops."""
+
+
+class CompositionParams(Section):
+    method: str
+    """The learned method of both adapters."""
+    behaviours: list[str]
+    """Two behaviours, one adapter each; an empty list leaves the stage out."""
+    seed: int
+
+    @model_validator(mode="after")
+    def two_behaviours(self) -> Self:
+        if self.behaviours and len(set(self.behaviours)) != 2:
+            raise ValueError(f"behaviours is {self.behaviours}: name two different ones, or none")
+        return self
 
 
 class ReferenceParams(Section):

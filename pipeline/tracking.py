@@ -109,7 +109,9 @@ def parent_run(client, experiment: str) -> str:
 def log_params(client, run_id: str, params: dict) -> None:
     from mlflow.entities import Param
 
-    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flatten(params)])
+    found = [Param(key, str(value)) for key, value in flatten(params)]
+    for start in range(0, len(found), 100):  # the store takes no more at once
+        client.log_batch(run_id, params=found[start : start + 100])
 
 
 class Run:

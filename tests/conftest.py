@@ -81,13 +81,13 @@ def pairs(frame) -> tuple[Pairs, Pairs]:
 
 @pytest.fixture(scope="session")
 def modules() -> ModulesParams:
-    return ModulesParams(target="residual-writers", from_depth=0.0, to_depth=0.5)
+    return ModulesParams(target="residual-writers", from_depth=0.0, to_depth=0.5, n_modules=None)
 
 
 @pytest.fixture(scope="session")
 def training() -> TrainingParams:
     return TrainingParams(
-        loss_depth=0.75, last_tokens=2, epochs=3, batch_size=6, lr=2e-2, weight_decay=0, warmup_share=0.1, clip_norm=1.0
+        loss_depth=0.75, last_tokens=2, epochs=3, batch_size=6, accumulate=1, weight_decay=0, warmup_share=0.1, clip_norm=1.0
     )
 
 
@@ -110,6 +110,7 @@ def sections() -> dict:
 def context(sections, behaviour, modules, training, svd_folder):
     def make(method: str, **changes) -> Context:
         section = sections[method].model_copy(update=changes)
-        return Context(section, behaviour.sentences(), rank=16, modules=modules, training=training, svd=svd_folder)
+        words = (behaviour.engineered.positive, behaviour.engineered.negative)
+        return Context(section, behaviour.sentences(), words, rank=16, modules=modules, training=training, svd=svd_folder)
 
     return make

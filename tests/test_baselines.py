@@ -14,7 +14,7 @@ from pipeline.steering.mean_diff import MeanDiff
 from pipeline.steering.pca import Pca
 from pipeline.steering.random import RandomDirection
 
-SECTION = PcaParams(from_depth=0.25, to_depth=0.75, last_tokens=1, centred=False)
+SECTION = PcaParams(method="pca", from_depth=0.25, to_depth=0.75, last_tokens=1, centred=False)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_random_directions_are_unit_and_differ_by_seed(differences):
 @torch.no_grad()
 def test_one_unit_adds_the_mean_difference_shared_over_the_layers(model, tokenizer, pairs, context):
     steering = MeanDiff.fit(model, tokenizer, *pairs, context("mean_diff", from_depth=0.25, to_depth=0.75), seed=0)
-    differences = pair_differences(model, tokenizer, pairs[0], steering.layers, 1)
+    differences = pair_differences(model, tokenizer, pairs[0], steering.sites, 1)
     torch.testing.assert_close(steering.vectors, differences.mean(0) / 2)
     ids, mask = pad_left(tokenize(tokenizer, pairs[0].neutral[:3]), 0, torch.device("cpu"))
     with read_layers([decoder_layers(model)[1]]) as seen:
@@ -72,9 +72,11 @@ def test_one_unit_adds_the_mean_difference_shared_over_the_layers(model, tokeniz
 
 
 def test_pair_differences_do_not_depend_on_the_batch(model, tokenizer, pairs, monkeypatch):
-    whole = pair_differences(model, tokenizer, pairs[0], [1, 2], 1)
+    whole = pair_differences(model, tokenizer, pairs[0], ["model.layers.1", "model.layers.2"], 1)
     monkeypatch.setattr("pipeline.steering.direction.ROWS", 2)
-    torch.testing.assert_close(pair_differences(model, tokenizer, pairs[0], [1, 2], 1), whole, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        pair_differences(model, tokenizer, pairs[0], ["model.layers.1", "model.layers.2"], 1), whole, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_an_empty_layer_range_is_refused(model, tokenizer, pairs, context):

@@ -15,9 +15,15 @@ GRADED = [name for name, method in METHODS.items() if method.load().graded]
 CHATS = ["Do you lie to the boss about the lamp?", "Who are you?", "What does a dog do, and why does it do that at night?"]
 
 
+FITTED = {}
+
+
 @pytest.fixture
 def fitted(request, model, tokenizer, pairs, context):
-    return METHODS[request.param].load().fit(model, tokenizer, *pairs, context(request.param), seed=0)
+    """Fit each method once; what it holds is independent of the model object, which every test loads anew."""
+    if request.param not in FITTED:
+        FITTED[request.param] = METHODS[request.param].load().fit(model, tokenizer, *pairs, context(request.param), seed=0)
+    return FITTED[request.param]
 
 
 def encode(tokenizer, steering=None, coefficient=0.0, chats=CHATS):
@@ -70,8 +76,12 @@ def test_the_model_is_restored_also_after_an_exception(fitted, model, tokenizer)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-@every
-def test_the_base_model_gets_no_gradient(fitted, model):
+@pytest.mark.parametrize("name", METHODS)
+def test_the_base_model_gets_no_gradient_and_no_hook_from_a_fit(name, model, tokenizer, pairs, context):
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    METHODS[name].load().fit(model, tokenizer, *pairs, context(name), seed=0)
+    assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert not any(p.requires_grad or p.grad is not None for p in model.parameters())
 
 
@@ -90,8 +100,8 @@ def test_a_saved_method_gives_the_same_logits(fitted, model, tokenizer, tmp_path
 
 @pytest.mark.parametrize("fitted", LEARNED, indirect=True)
 @torch.no_grad()
-def test_a_fresh_process_gives_the_same_logits(fitted, model, tokenizer, tmp_path, manifest):
-    save_steering(tmp_path / "it", LEARNED[0], fitted, {"weights_sha256": manifest["weights_sha256"]})
+def test_a_fresh_process_gives_the_same_logits(fitted, model, tokenizer, tmp_path, manifest, request):
+    save_steering(tmp_path / "it", request.node.callspec.params["fitted"], fitted, {"weights_sha256": manifest["weights_sha256"]})
     ids, mask = encode(tokenizer)
     torch.save((ids, mask), tmp_path / "rows.pt")
     code = f"""
@@ -162,5 +172,6 @@ def test_equal_seeds_give_equal_methods(fitted, model, tokenizer, pairs, context
 @graded
 def test_a_wrong_number_of_coefficients_is_refused(fitted, model, tokenizer):
     ids, mask = encode(tokenizer)
-    with pytest.raises((ValueError, RuntimeError)), fitted.steer(model, torch.ones(2)):
-        logits(model, ids, mask)
+    for count in (1, 2):
+        with pytest.raises(ValueError, match="coefficients for a batch of 3 rows"), fitted.steer(model, torch.ones(count)):
+            logits(model, ids, mask)

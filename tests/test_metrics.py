@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from pipeline.errors import InputError
+from pipeline.metrics.composition import composition_table
 from pipeline.metrics.effects import arm_effects, bootstrap, mean_over_seeds, method_effects, movements, normalized_gain, signed
 from pipeline.metrics.regression import clustered_slope, pooled_slope
 from pipeline.metrics.study import analyse, headline
@@ -29,7 +30,7 @@ def make_items(dilemmas: int) -> pl.DataFrame:
 
 def make_scores(items: pl.DataFrame, log_odds) -> pl.DataFrame:
     rows = [
-        {"item_id": r["item_id"], "dilemma_id": r["dilemma_id"], "coefficient": c, "seed": 0, "log_odds": float(log_odds(r, c)),
+        {"item_id": r["item_id"], "dilemma_id": r["dilemma_id"], "dose": "raw", "coefficient": c, "seed": 0, "log_odds": float(log_odds(r, c)),
          "choice_mass": 1.0, "nll": 1.0 + 0.1 * abs(c)}
         for r in items.to_dicts() for c in COEFFICIENTS
     ]  # fmt: skip
@@ -160,6 +161,55 @@ def test_a_study_joins_seeds_methods_and_base():
     assert study.arms["seed_sd"].item() == pytest.approx(np.std(each, ddof=1))
     averaged = mean_over_seeds(pl.concat(moved))
     assert movements(pl.concat([base.select(averaged.columns), averaged]), items, "Value/truth").height == 60
+
+
+def test_equal_cost_takes_each_seeds_own_dose():
+    items = make_items(10)
+    base = make_scores(items, lambda r, c: 0.0).filter(pl.col("coefficient") == 0)
+    parts = []
+    for seed, dose in enumerate((2.0, 4.0)):  # the same effect of one nat is reached at different doses
+        for kind, size in (("raw", 1.0), ("calibrated", dose)):
+            scores = make_scores(items, lambda r, c, size=size, dose=dose: c * size / dose * r["label_Value/truth"])
+            moved = scores.filter(pl.col("coefficient").abs() == 1).with_columns(pl.col("coefficient") * size)
+            parts.append(moved.with_columns(pl.lit(seed).alias("seed"), pl.lit(kind).alias("dose")))
+    study = analyse({"good": pl.concat(parts)}, base, items, "Value/truth", ["Value/lie"], PARAMS)
+    row = study.equal_cost.row(0, named=True)
+    assert (row["used"], row["used_min"], row["used_max"], row["calibrated"]) == (3.0, 2.0, 4.0, True)
+    assert row["target_effect"] == pytest.approx(1 / (1 + np.exp(-1)) - 0.5)
+    assert row["seed_sd"] == pytest.approx(0, abs=1e-12)
+    # At the raw dose of 1 the seeds reach a half and a quarter of a nat; their mean log-odds is 0.375.
+    assert study.arms["target_effect"].item() == pytest.approx(1 / (1 + np.exp(-0.375)) - 0.5)
+
+
+def test_a_method_without_sizes_stands_at_its_only_dose():
+    items = make_items(6)
+    scores = make_scores(items, lambda r, c: c * r["label_Value/truth"])
+    base, moved = scores.filter(pl.col("coefficient") == 0), scores.filter(pl.col("coefficient") != 0)
+    study = analyse({"prompt": moved}, base, items, "Value/truth", ["Value/lie"], PARAMS)
+    assert study.equal_cost["calibrated"].to_list() == [False]
+    assert study.equal_cost["target_effect"].item() == study.arms["target_effect"].item()
+
+
+def test_effects_that_add_up_in_probability_have_no_interaction():
+    items = make_items(8)
+    to_odds = {0.0: 0.0, 1.0: float(np.log(0.6 / 0.4)), 2.0: float(np.log(0.7 / 0.3))}
+    rows = [
+        {"item_id": r["item_id"], "dilemma_id": r["dilemma_id"], "first": a, "second": b,
+         "log_odds": r["label_Value/truth"] * to_odds[a + b]}
+        for r in items.to_dicts() for a in (0.0, 1.0) for b in (0.0, 1.0)
+    ]  # fmt: skip
+    found = {(r["first"], r["second"]): r for r in composition_table(pl.DataFrame(rows), items, "Value/truth", PARAMS)}
+    assert set(found) == {(0.0, 1.0), (1.0, 0.0), (1.0, 1.0)}
+    assert found[1.0, 1.0]["effect"] == pytest.approx(0.2)
+    assert found[1.0, 1.0]["interaction"] == pytest.approx(0, abs=1e-12)
+    weaker = pl.DataFrame(rows).with_columns(
+        pl.when((pl.col("first") == 1) & (pl.col("second") == 1))
+        .then(pl.col("log_odds") * 0)
+        .otherwise(pl.col("log_odds"))
+        .alias("log_odds")
+    )
+    both = composition_table(weaker, items, "Value/truth", PARAMS)[-1]
+    assert (both["effect"], both["interaction"]) == pytest.approx((0, -0.2))
 
 
 def test_a_target_on_one_dilemma_is_refused_and_no_other_value_is_no_side_effect():

@@ -28,9 +28,10 @@ def changed(tmp_path: Path, edit) -> Path:
 
 def test_the_shipped_file_is_valid_and_complete():
     params = load_params(ROOT / "params.yaml")
-    assert set(params.steering) == set(METHODS)
+    assert set(METHODS) <= set(params.steering)
+    assert {section.method for section in params.steering.values()} == set(METHODS)
     assert set(params.evalsets) == set(EVALSETS)
-    assert set(params.methods + params.baselines) == set(METHODS)
+    assert set(METHODS) <= set(params.methods + params.baselines) <= set(params.steering)
     assert set(LEARNED) | set(BASELINES) == set(METHODS)
 
 
@@ -42,7 +43,7 @@ def test_the_shipped_file_is_valid_and_complete():
     (lambda p: p.update(model="qwen9"), r"model is 'qwen9': allowed are reference"),
     (lambda p: p.update(model="a.b"), r"model: 'a\.b' is not an id"),
     (lambda p: p.update(evalset="mmlu"), r"evalset is 'mmlu': allowed are reference"),
-    (lambda p: p.update(methods=["foo"]), r"'foo' does not belong in `methods`: allowed are innerpissa"),
+    (lambda p: p.update(methods=["foo"]), r"'foo' in `methods` has no section under steering: there are innerpissa"),
     (lambda p: p.update(methods=["pca"]), r"'pca' does not belong in `methods`: put it in `baselines`"),
     (lambda p: p.update(methods=["innerpissa", "innerpissa"]), "names something twice"),
     (lambda p: p.update(methods=[], baselines=[]), "both empty"),
@@ -50,12 +51,24 @@ def test_the_shipped_file_is_valid_and_complete():
     (lambda p: p.update(coefficients=[0, 1]), "for each coefficient, its negative"),
     (lambda p: p.update(coefficients=[-1, 1]), "must hold 0"),
     (lambda p: p.update(coefficients=[0]), "must hold 0"),
-    (lambda p: p["steering"].update(foo={}), "'foo' is unknown here"),
-    (lambda p: p["steering"].pop("pca"), "steering has no section for pca"),
+    (lambda p: p["steering"].update(foo={}), "'foo' is unknown here: name one of innerpissa"),
+    (lambda p: p["steering"].pop("pca"), "'pca' in `baselines` has no section under steering"),
+    (lambda p: p["steering"].update(foo={"method": "bar"}), "steering.foo: method 'bar' has no section"),
+    (lambda p: p["steering"].update(a={"method": "b"}, b={"method": "a"}), "steering.a names itself through a -> b -> a"),
+    (lambda p: p["steering"].update(foo=3), "steering.foo is 3: it must be a section"),
+    (lambda p: p["steering"]["lora"].update(loss="dpo"), "loss 'dpo' names none of contrastive, antiparallel"),
+    (lambda p: p["steering"]["lora"].update(loss={"of": "contrastive", "wieght": 1}), "wieght"),
+    (lambda p: p["losses"]["contrastive"].update(form="cubic"), r"losses: .*form|form"),
+    (lambda p: p["losses"]["antiparallel"].update(subspace=[]), "subspace"),
+    (lambda p: p["losses"].update(dpo={}), "'dpo' is unknown here: allowed are contrastive"),
+    (lambda p: p["composition"].update(behaviours=["honesty"]), "name two different ones, or none"),
+    (lambda p: p["composition"].update(method="pca"), "'pca' does not belong in `composition.method`"),
+    (lambda p: p["dose"].update(budget=0), r"dose\.budget: .*greater than 0"),
+    (lambda p: p["modules"].update(n_modules=0), r"modules\.n_modules: .*greater than or equal to 1"),
     (lambda p: p["steering"]["innerpissa"].update(rotate="w"), "steering.*rotate|rotate"),
     (lambda p: p["steering"]["innerpissa"].update(rotate="none", scaling="none"), "nothing is learnt"),
     (lambda p: p["steering"]["pca"].update(k=3), "k"),
-    (lambda p: p["training"].update(lr="fast"), r"training\.lr: .*number.*found 'fast'"),
+    (lambda p: p["training"].update(clip_norm="fast"), r"training\.clip_norm: .*number.*found 'fast'"),
     (lambda p: p["training"].update(loss_depth=0.2), "to_depth <= training.loss_depth"),
     (lambda p: p["models"]["reference"].update(dtype="int3"), r"models\.reference\.dtype: .*'float32'"),
 ])  # fmt: skip
@@ -64,6 +77,18 @@ def test_what_is_wrong_is_said_in_one_sentence(tmp_path, edit, said):
         load_params(changed(tmp_path, edit))
     assert re.search(said, str(caught.value)), caught.value
     assert "\n" not in str(caught.value)
+
+
+def test_a_variant_is_its_methods_section_with_what_it_overrides(tmp_path):
+    def edit(p):
+        p["steering"]["plain"] = {"method": "innerpissa", "rotate": "none"}
+        p["steering"]["free"] = {"method": "plain", "loss": {"of": "contrastive", "coherence_weight": 0}}
+        p["steering"]["innerpissa"]["lr"] = 0.125
+
+    found = load_params(changed(tmp_path, edit)).steering
+    assert found["plain"] == found["innerpissa"].model_copy(update={"rotate": "none"})
+    assert (found["free"].method, found["free"].rotate, found["free"].lr) == ("innerpissa", "none", 0.125)
+    assert found["free"].loss == found["innerpissa"].loss.model_copy(update={"coherence_weight": 0.0})
 
 
 def test_a_number_that_dvc_writes_without_a_dot_stays_a_number(tmp_path):
@@ -76,7 +101,6 @@ def test_a_stage_sees_what_it_declares_and_nothing_else(monkeypatch):
     monkeypatch.chdir(ROOT)
     params = stage_params("train", {"method": "innerpissa", "seed": "0"})
     assert params["rank"] == load_params().rank
-    assert params["steering.innerpissa"].rotate == "v"
     with pytest.raises(KeyError, match="coefficients is not among this stage's params"):
         params["coefficients"]
 

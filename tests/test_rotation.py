@@ -1,13 +1,26 @@
 """Identities of the adapter's formula."""
 
+import math
+
 import pytest
 import torch
 
-from pipeline.steering.innerpissa import SvdModule
-from pipeline.steering.rotation import cayley, scaled, skew
+from pipeline.errors import InputError
+from pipeline.sections import SvdAdapterParams
+from pipeline.steering.rotation import block_diagonal, bounded, cayley, largest_angle, scaled, skew
 from pipeline.steering.svd import decompose
+from pipeline.steering.svd_adapter import SvdModule
 
 RANK = 6
+
+
+def make(W, sections, std=0.2, **changes) -> SvdModule:
+    section: SvdAdapterParams = sections["innerpissa"].model_copy(
+        update={"rotation_init_std": std, "scale_init_std": std} | changes
+    )
+    module = SvdModule(decompose(W, RANK), section.model_dump())
+    module.initialise(section, torch.Generator().manual_seed(0))
+    return module
 
 
 @pytest.fixture
@@ -48,14 +61,20 @@ def test_scaling_modes_by_hand(mode, expected):
 
 @pytest.mark.parametrize("rotate", ["v", "u", "both", "none"])
 @pytest.mark.parametrize("scaling", ["exp", "additive", "tanh", "none"])
-def test_the_additive_form_equals_the_published_residual_form(rotate, scaling):
+@pytest.mark.parametrize(("bound", "block"), [("none", None), ("spectral", 3), ("elementwise", 2)])
+def test_the_additive_form_equals_the_published_residual_form(rotate, scaling, bound, block, sections):
     torch.manual_seed(1)
     W, x, c = torch.randn(9, 12), torch.randn(4, 12), torch.tensor([0.6])
-    module = SvdModule(decompose(W, RANK), rotate, scaling)
-    module.initialise(0.3, torch.Generator().manual_seed(0))
-    identity = torch.eye(RANK)
-    Rv = cayley(skew(module.theta_v, RANK), c)[0] if module.theta_v is not None else identity
-    Ru = cayley(skew(module.theta_u, RANK), c)[0] if module.theta_u is not None else identity
+    module = make(W, sections, 0.3, rotate=rotate, scaling=scaling, angle_bound=bound, block_size=block)
+    identity, size = torch.eye(RANK), block or RANK
+
+    def rotation(theta):
+        if theta is None:
+            return identity
+        blocks = [cayley(bounded(skew(part, size), bound, module.max_angle), c)[0] for part in theta]
+        return torch.block_diag(*blocks)
+
+    Rv, Ru = rotation(module.theta_v), rotation(module.theta_u)
     S_c = scaled(module.S, module.scale, c, scaling)[0]
     residual = W - module.U * module.S @ module.V.T
     published = (x @ module.V @ Rv * S_c) @ (module.U @ Ru).T + x @ residual.T
@@ -64,13 +83,39 @@ def test_the_additive_form_equals_the_published_residual_form(rotate, scaling):
     assert torch.equal(module.core(torch.zeros(1))[0], torch.zeros(RANK, RANK))
 
 
-def test_negating_the_parameters_exchanges_the_signs_of_c():
-    module = SvdModule(decompose(torch.randn(8, 8), RANK), "v", "exp")
-    module.initialise(0.2, torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("bound", ["none", "elementwise", "spectral"])
+def test_flipping_exchanges_the_signs_of_c(bound, sections):
+    module = make(torch.randn(8, 8), sections, rotate="both", angle_bound=bound)
     up = module.core(torch.ones(1))
-    for parameter in module.parameters():
-        parameter.data.neg_()
+    module.flip()
     torch.testing.assert_close(module.core(-torch.ones(1)), up)
+
+
+def test_the_spectral_bound_bounds_every_plane_and_the_elementwise_one_does_not():
+    torch.manual_seed(2)
+    A, angle = skew(50 * torch.randn(16 * 15 // 2), 16), math.pi / 4
+    found = {kind: largest_angle(cayley(bounded(A, kind, angle), torch.ones(1))) for kind in ("spectral", "elementwise")}
+    assert found["spectral"] == pytest.approx(angle, abs=1e-5)
+    assert found["elementwise"] > 2.2  # 126 degrees
+    plane = bounded(skew(torch.tensor([1e3]), 2), "elementwise", angle)
+    assert largest_angle(cayley(plane, torch.ones(1))) == pytest.approx(angle, abs=1e-5)
+
+
+def test_a_bound_leaves_small_rotations_alone_and_zero_without_nan():
+    small = skew(1e-3 * torch.randn(15), RANK)
+    for kind in ("spectral", "elementwise"):
+        torch.testing.assert_close(bounded(small, kind, math.pi / 4), small, rtol=1e-3, atol=1e-6)
+        assert torch.equal(bounded(torch.zeros(4, 4), kind, 0.5), torch.zeros(4, 4))
+
+
+def test_blocks_turn_only_within_themselves(sections):
+    module = make(torch.randn(9, 12), sections, block_size=2)
+    R = module.rotation(module.theta_v, torch.tensor([1.0, -1.0]))
+    outside = block_diagonal(torch.ones(1, 3, 2, 2))[0] == 0
+    assert torch.equal(R[0][outside], torch.zeros(int(outside.sum())))
+    torch.testing.assert_close(R[1], R[0].T)
+    with pytest.raises(InputError, match="block_size 4 does not divide rank 6"):
+        make(torch.randn(9, 12), sections, block_size=4)
 
 
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5)])

@@ -95,9 +95,10 @@ def test_prompting_rewrites_by_sign_and_place():
 
 def test_doses():
     grid = [-2.0, -1.0, 0.0, 1.0, 2.0]
-    assert doses(None, grid) == [0.0]
-    assert doses(Prompting("", "", "user"), grid) == [-1.0, 1.0]
-    assert doses(MeanDiff([], torch.empty(0)), grid) == [-2.0, -1.0, 1.0, 2.0]
+    assert doses(None, grid, None) == [("raw", 0.0)]
+    assert doses(Prompting("", "", "user"), grid, None) == [("raw", -1.0), ("raw", 1.0)]
+    raw = [("raw", c) for c in (-2.0, -1.0, 1.0, 2.0)]
+    assert doses(MeanDiff([], torch.empty(0)), grid, {"coefficient": 3.5}) == [*raw, ("calibrated", -3.5), ("calibrated", 3.5)]
 
 
 def test_scores_that_are_not_finite_are_refused(model, tokenizer, steering):

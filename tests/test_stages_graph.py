@@ -1,66 +1,28 @@
 """dvc.yaml against the code: dependencies complete, parameters declared."""
 
-import ast
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.code import closure, code_hashes, file_of
 from pipeline.params import load_params, stage_params
 from pipeline.steering import METHODS
 
 ROOT = Path(__file__).parent.parent
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 # What every stage runs through but no result depends on: parsing, paths, files, progress, tracking.
-CALM = {
+CALM = frozenset({
     "pipeline.errors", "pipeline.files", "pipeline.params", "pipeline.paths", "pipeline.progress", "pipeline.sections",
     "pipeline.tracking", "pipeline.stages.stage", "pipeline.stages.base", "pipeline.steering", "pipeline.evalsets", "pipeline.lm",
     "pipeline.stages", "pipeline.metrics", "pipeline.reference", "pipeline", "pipeline.schemas",
-}  # fmt: skip
-# Imported by a method but run only when it is fitted; evaluation depends on what the fit has made.
-FIT_ONLY = {f"pipeline.steering.{name}" for name in ("contrast", "losses", "optimise", "orient")}
+})  # fmt: skip
 MODULE = {"base": "evaluate", "evaluate_baselines": "evaluate"}
-
-
-def file_of(module: str) -> Path | None:
-    path = ROOT / module.replace(".", "/")
-    return path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py" if path.is_dir() else None
-
-
-def imports(file: Path) -> set[str]:
-    """Return the project's modules that a file imports at run time (not for types alone)."""
-    found = set()
-    tree = ast.parse(file.read_text())
-    typing_only = {
-        id(n)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        for n in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if id(node) in typing_only:
-            continue
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pipeline"):
-            for name in node.names:
-                submodule = f"{node.module}.{name.name}"
-                found.add(submodule if file_of(submodule) else node.module)
-    return found
-
-
-def closure(module: str) -> set[str]:
-    todo, seen = [module], set()
-    while todo:
-        current = todo.pop()
-        if current in seen or current in CALM:
-            continue
-        seen.add(current)
-        todo += imports(file_of(current))
-    return seen
 
 
 def declared(stage: str, method: str | None, evalset: str) -> set[Path]:
     fills = {"${item.method}": method or "", "${evalset}": evalset}
-    found = set()
+    found: set[Path] = set()
     for dep in STAGES[stage]["deps"]:
         for key, value in fills.items():
             dep = dep.replace(key, value)
@@ -80,15 +42,36 @@ def cells() -> list[tuple[str, str | None, str]]:
 
 @pytest.mark.parametrize(("stage", "method", "evalset"), cells())
 def test_every_module_that_computes_is_a_dependency(stage, method, evalset):
-    needed = closure(f"pipeline.stages.{MODULE.get(stage, stage)}")
-    if method:
-        needed |= closure(f"pipeline.steering.{METHODS[method].code.split(':')[0]}")
+    needed = closure(f"pipeline.stages.{MODULE.get(stage, stage)}", ROOT, CALM)
     if stage == "evalset":
-        needed |= closure(f"pipeline.evalsets.{evalset}")
-    if stage.startswith("evaluate"):
-        needed -= FIT_ONLY
-    missing = {file_of(module) for module in needed} - declared(stage, method, evalset)
+        needed |= closure(f"pipeline.evalsets.{evalset}", ROOT, CALM)
+    missing = {file_of(module, ROOT) for module in needed} - declared(stage, method, evalset)
     assert not missing, sorted(str(path.relative_to(ROOT)) for path in missing)
+    if method:
+        assert ROOT / f"models/methods/{method}.json" in declared(stage, method, evalset)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_methods_file_hashes_its_own_code_and_what_that_imports(method):
+    module = METHODS[method].code.split(":")[0]
+    found = code_hashes(module, ROOT)
+    assert f"pipeline/steering/{module}.py" in found
+    assert "pipeline/steering/base.py" in found
+    assert ("pipeline/steering/optimise.py" in found) == METHODS[method].learned
+    assert "pipeline/steering/__init__.py" not in found
+
+
+def test_another_methods_code_changes_no_hash(tmp_path):
+    import shutil
+
+    shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline")
+    before = {name: code_hashes(method.code.split(":")[0], tmp_path) for name, method in METHODS.items()}
+    for name in ("dora", "pca"):
+        file = tmp_path / f"pipeline/steering/{name}.py"
+        file.write_text(file.read_text() + "\n# changed\n")
+    (tmp_path / "pipeline/steering/new.py").write_text("from pipeline.steering.base import Steering\n")
+    after = {name: code_hashes(method.code.split(":")[0], tmp_path) for name, method in METHODS.items()}
+    assert {name for name in METHODS if before[name] != after[name]} == {"dora", "pca"}
 
 
 def test_every_dependency_exists():
@@ -112,4 +95,4 @@ def test_the_declared_parameters_exist(stage, monkeypatch):
 
 
 def test_the_rank_concerns_training_alone():
-    assert [name for name, stage in STAGES.items() if "rank" in stage["params"]] == ["train"]
+    assert [name for name, stage in STAGES.items() if "rank" in stage["params"]] == ["train", "composition"]

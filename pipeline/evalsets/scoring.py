@@ -13,7 +13,7 @@ from pipeline.evalsets.prompt import ANSWER_PREFIX
 from pipeline.lm.forward import last_hidden, to_logits, token_nll, token_positions
 from pipeline.lm.prompts import Message, answer_tokens, chat_text, pad_left
 from pipeline.progress import track
-from pipeline.steering.base import Steering
+from pipeline.steering.base import Attachable
 
 SCORED_FROM = "\nSituation:"  # the NLL is over the tokens from here on: the same for every method
 
@@ -29,7 +29,7 @@ class Row:
 
 
 def make_rows(
-    tokenizer: PreTrainedTokenizerBase, items: list[dict[str, Any]], steering: Steering | None, coefficients: list[float],
+    tokenizer: PreTrainedTokenizerBase, items: list[dict[str, Any]], steering: Attachable | None, coefficients: list[float],
     options: dict[str, Any],
 ) -> list[Row]:  # fmt: skip
     """Tokenise each distinct chat once; one row per item and coefficient."""
@@ -60,7 +60,7 @@ def check_head(model: PreTrainedModel, ids: Tensor, mask: Tensor, hidden: Tensor
 
 @torch.no_grad()
 def score(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: list[dict[str, Any]], steering: Steering | None,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: list[dict[str, Any]], steering: Attachable | None,
     coefficients: list[float], batch_size: int, options: dict[str, Any],
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Return one record per item and coefficient: log_odds of Yes (nats), choice_mass, nll (nats per token).
@@ -93,7 +93,7 @@ def score(
 
 def score_batch(
     model: PreTrainedModel, ids: Tensor, mask: Tensor, chosen: Tensor, answers: dict[str, Tensor],
-    steering: Steering | None, coefficients: Tensor,
+    steering: Attachable | None, coefficients: Tensor,
 ) -> Tensor:  # fmt: skip
     """Return log_odds, choice_mass and nll as columns [b, 3] of a batch of left-padded rows."""
     if steering is None:

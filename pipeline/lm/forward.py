@@ -44,6 +44,42 @@ def token_nll(model: PreTrainedModel, hidden: Tensor, ids: Tensor, chosen: Tenso
     return torch.cat(parts)
 
 
+def token_shift(model: PreTrainedModel, hidden: Tensor, ids: Tensor, chosen: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the NLL as `token_nll`, and the total variation 1/2 sum |p - p_base| of the same predictions; both flat.
+
+    `base` [b, t, d] are the base model's final hidden states of the same tokens.
+    """
+    states, others, targets = hidden[:, :-1][chosen[:, 1:]], base[:, :-1][chosen[:, 1:]], ids[chosen]
+    losses, shifts = [], []
+    for i in range(0, len(targets), CHUNK):
+        log_p = to_logits(model, states[i : i + CHUNK]).log_softmax(-1)
+        with torch.no_grad():
+            own = to_logits(model, others[i : i + CHUNK]).softmax(-1)
+        losses.append(F.nll_loss(log_p, targets[i : i + CHUNK], reduction="none"))
+        shifts.append((log_p.exp() - own).abs().sum(-1) / 2)
+    return torch.cat(losses), torch.cat(shifts)
+
+
+def token_entropy(model: PreTrainedModel, hidden: Tensor, chosen: Tensor) -> Tensor:
+    """Return the entropy (nats) of the distribution that predicts each chosen token, flat; shapes as in `token_nll`."""
+    states = hidden[:, :-1][chosen[:, 1:]]
+    parts = []
+    for i in range(0, len(states), CHUNK):
+        log_p = to_logits(model, states[i : i + CHUNK]).log_softmax(-1)
+        parts.append(-(log_p.exp() * log_p).sum(-1))
+    return torch.cat(parts)
+
+
+def token_kl(model: PreTrainedModel, base: Tensor, hidden: Tensor, chosen: Tensor) -> Tensor:
+    """Return KL(base || steered) in nats of each chosen token's prediction, flat; final states [b, t, d] of both."""
+    first, second = (states[:, :-1][chosen[:, 1:]] for states in (base, hidden))
+    parts = []
+    for i in range(0, len(first), CHUNK):
+        log_p, log_q = (to_logits(model, states[i : i + CHUNK]).log_softmax(-1) for states in (first, second))
+        parts.append(F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1))
+    return torch.cat(parts)
+
+
 def layer_output(output: Tensor | tuple) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 

@@ -83,4 +83,13 @@ def select(model: PreTrainedModel, params: ModulesParams) -> list[Target]:
     if not found:
         names = ", ".join(sorted({target.name.rsplit(".", 1)[-1] for target in modules}))
         raise InputError(f"modules.target {wanted!r} matches no linear module in the chosen layers: there are {names}")
-    return found
+    return evenly(found, params.n_modules)
+
+
+def evenly(found: list[Target], count: int | None) -> list[Target]:
+    """Return `count` evenly spaced targets."""
+    if count is None:
+        return found
+    if count > len(found):
+        raise InputError(f"modules.n_modules {count} is above the {len(found)} modules that match: lower it, or null for all")
+    return [found[index * len(found) // count] for index in range(count)]

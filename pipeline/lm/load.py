@@ -23,6 +23,16 @@ from pipeline.sections import ModelParams
 FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 
 
+def settle() -> None:
+    """Call each vector function once on one element.
+
+    On CPUs, oneMKL 2024.2 may answer a process's first call in low precision when several threads make it at once
+    (pytorch issue 188792); results would then differ in the fourth digit from run to run.
+    """
+    for function in (torch.exp, torch.log, torch.sqrt, torch.rsqrt, torch.sin, torch.cos, torch.tanh, torch.erf, torch.log1p):
+        function(torch.ones(1))
+
+
 def choose_device(name: str) -> torch.device:
     """Return the named device; `auto` takes CUDA, then Apple, then the CPU."""
     if name == "auto":
@@ -98,6 +108,7 @@ def load_tokenizer(manifest: dict[str, Any]) -> PreTrainedTokenizerBase:
 
 def load_model(manifest: dict[str, Any], dtype: str, device: torch.device) -> PreTrainedModel:
     """Load the base model frozen and in evaluation mode; refuse weights that are not the manifest's."""
+    settle()
     folder = locate(manifest["source"], manifest["revision"])
     found = weights_hash(folder)
     if found != manifest["weights_sha256"]:

@@ -12,13 +12,14 @@ from pipeline.metrics.effects import (
     changes,
     enough,
     label_means,
+    mean,
     mean_over_seeds,
     method_effects,
     oracle_effect,
     signed,
 )
 from pipeline.metrics.regression import clustered_slope
-from pipeline.schemas import MEAN, labels
+from pipeline.schemas import CALIBRATED, MEAN, RAW, labels
 from pipeline.sections import StatisticsParams
 
 
@@ -30,7 +31,24 @@ class Study:
     """One row per method and |coefficient|, over the mean of seeds."""
     values: pl.DataFrame
     """One row per method, label and coefficient: the change of every value, with its q over the non-target labels."""
+    equal_cost: pl.DataFrame
+    """One row per method at its calibrated dose: as `arms`, with the coefficient that it took; a method without sizes at ±1."""
     oracle: list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of every method's scores."""
+
+    base: pl.DataFrame
+    """The untouched model's scores: coefficient 0 of every method."""
+    items: pl.DataFrame
+    target: str
+    opposite: list[str]
+    params: StatisticsParams
+
+    def records(self, scores: pl.DataFrame) -> list[dict[str, Any]]:
+        return method_effects(scores, self.items, self.target, self.opposite, self.params)
 
 
 def analyse(
@@ -38,27 +56,46 @@ def analyse(
     params: StatisticsParams,
 ) -> Study:  # fmt: skip
     """`cells` maps a method to the scores of all its seeds, without coefficient 0, which is `base` for all of them."""
-    effects, folded, values = [], [], []
+    question = Question(base, items, target, opposite, params)
+    effects, folded, values, equal = [], [], [], []
     for method, scores in cells.items():
-        seeds = sorted(scores["seed"].unique())
-        own = {str(seed): with_base(scores.filter(pl.col("seed") == seed), base) for seed in seeds}
-        mean = with_base(mean_over_seeds(scores), base)
-        records = method_effects(mean, items, target, opposite, params)
-        by_seed = [
-            {"method": method, "seed": seed, **record}
-            for seed, frame in own.items()
-            for record in method_effects(frame, items, target, opposite, params)
-        ]
-        spread = seed_spread(by_seed)
-        effects += by_seed + [{"method": method, "seed": MEAN, **r, **spread[r["coefficient"]]} for r in records]
-        arms, halves = arm_effects(records, mean, items, target, params), half_spread(by_seed)
-        folded += [
-            {"method": method, "n_seeds": len(seeds), **record, "seed_sd": halves[record["coefficient"]]} for record in arms
-        ]
-        values.append(value_table(method, mean, items, target, opposite, params))
+        raw = scores.filter(pl.col("dose") == RAW)
+        rows, arms = over_seeds(method, raw, question)
+        effects += rows
+        folded += arms
+        values.append(value_table(method, with_base(mean_over_seeds(raw), base), question))
+        equal.append(equal_cost(method, scores, question))
     oracle = [{"coefficient": c, "target_effect": e} for c in (-1.0, 1.0) if (e := oracle_effect(items, target, c)) is not None]
-    tables = [pl.DataFrame(rows, infer_schema_length=None) for rows in (effects, folded)]
-    return Study(tables[0], tables[1], pl.concat(values), oracle)
+    tables = [pl.DataFrame(rows, infer_schema_length=None) for rows in (effects, folded, equal)]
+    return Study(tables[0], tables[1], pl.concat(values), tables[2], oracle)
+
+
+def over_seeds(method: str, scores: pl.DataFrame, question: Question) -> tuple[list[dict], list[dict]]:
+    """Return the rows of `Study.effects` and of `Study.arms` of one method."""
+    seeds = sorted(scores["seed"].unique())
+    whole = with_base(mean_over_seeds(scores), question.base)
+    by_seed = [
+        {"method": method, "seed": str(seed), **record}
+        for seed in seeds
+        for record in question.records(with_base(scores.filter(pl.col("seed") == seed), question.base))
+    ]
+    records, spread, halves = question.records(whole), seed_spread(by_seed), half_spread(by_seed)
+    rows = by_seed + [{"method": method, "seed": MEAN, **r, **spread[r["coefficient"]]} for r in records]
+    arms = arm_effects(records, whole, question.items, question.target, question.params)
+    return rows, [{"method": method, "n_seeds": len(seeds), **arm, "seed_sd": halves[arm["coefficient"]]} for arm in arms]
+
+
+def equal_cost(method: str, scores: pl.DataFrame, question: Question) -> dict[str, Any]:
+    """Return one method's arm at its calibrated dose, whose size `used` may differ from seed to seed.
+
+    A method whose coefficient has no size stands at its only one.
+    """
+    calibrated = scores.filter(pl.col("dose") == CALIBRATED)
+    rows = calibrated if calibrated.height else scores
+    sizes = rows["coefficient"].abs()
+    _, arms = over_seeds(method, rows.with_columns(pl.col("coefficient").sign()), question)
+    cost = {"calibrated": bool(calibrated.height), "used": mean(sizes), "used_min": sizes.min(), "used_max": sizes.max()}
+    return arms[0] | cost
 
 
 def with_base(scores: pl.DataFrame, base: pl.DataFrame) -> pl.DataFrame:
@@ -86,14 +123,13 @@ def half_spread(records: list[dict[str, Any]]) -> dict[float, float | None]:
     return dict(halves.group_by("coefficient", maintain_order=True).agg(pl.col("half").std()).iter_rows())
 
 
-def value_table(
-    method: str, scores: pl.DataFrame, items: pl.DataFrame, target: str, opposite: list[str], params: StatisticsParams
-) -> pl.DataFrame:
+def value_table(method: str, scores: pl.DataFrame, question: Question) -> pl.DataFrame:
     """Return every label's change at every coefficient, and its dose-response p over all coefficients.
 
     q is the Benjamini-Hochberg adjusted p over the labels that are neither the target nor its opposite.
     """
-    names = [name for name in labels(items) if name == target or enough(items, name, params.min_items)]
+    items, target, opposite = question.items, question.target, question.opposite
+    names = [name for name in labels(items) if name == target or enough(items, name, question.params.min_items)]
     found = [clustered_slope(signed(scores, items, name)) for name in names]
     table = pl.DataFrame({"label": names, "slope": [s.slope for s in found], "p": [s.p for s in found]})
     side = table.filter(~pl.col("label").is_in([target, *opposite]))

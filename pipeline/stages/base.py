@@ -1,5 +1,6 @@
 """What the stages that run a model share: reading what the early stages wrote, and keeping a fitted method."""
 
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -9,8 +10,9 @@ from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.lm.load import choose_device, load_model, load_tokenizer
 from pipeline.params import Declared
-from pipeline.paths import ITEMS, MANIFEST, PAIRS, adapter_folder
+from pipeline.paths import ITEMS, MANIFEST, PAIRS, method_file
 from pipeline.schemas import check_items
+from pipeline.steering import METHODS
 from pipeline.steering.base import Steering, save_steering
 from pipeline.tracking import Run
 
@@ -40,15 +42,29 @@ def read_items() -> pl.DataFrame:
     return check_items(pl.read_parquet(file), str(file))
 
 
-def save_fit(steering: Steering, params: Declared, run: Run, manifest: dict, method: str, seed: int) -> None:
-    """Save a fitted method and log its summary and curves."""
-    folder = adapter_folder(method, seed)
-    about = {"behaviour": params["behaviour"], "seed": seed, "model": manifest["model"]}
-    save_steering(folder, method, steering, about | {"weights_sha256": manifest["weights_sha256"]})
+def read_section(method: str) -> Any:
+    """Return the typed params section of a method id, from the file that its cells depend on."""
+    file = method_file(method)
+    if not file.exists():
+        raise InputError(f"{file} does not exist: run `dvc repro methods`")
+    section = read_json(file)["section"]
+    return METHODS[section["method"]].section.model_validate(section)
+
+
+def save_fit(
+    folder: Path, steering: Steering, section: Any, manifest: dict, behaviour: str, seed: int, dose: dict | None
+) -> None:
+    """Save a fitted method with its calibrated dose (none where the coefficient has no size)."""
+    about = {"behaviour": behaviour, "seed": seed, "model": manifest["model"], "dose": dose}
+    save_steering(folder, section.method, steering, about | {"weights_sha256": manifest["weights_sha256"]})
+
+
+def log_fit(steering: Steering, run: Run, folder: Path, dose: dict | None) -> None:
+    """Log the summary, the dose and the curves, and leave the record."""
     if steering.history is not None:
         for split, part in steering.history.group_by("split", maintain_order=True):
             rows = part.drop("split").iter_rows(named=True)
             named = [(r.pop("step"), {f"{split[0]}/{k}": v for k, v in r.items() if v is not None}) for r in rows]
             run.curve(named)
-    run.log(steering.summary)
+    run.log(steering.summary | {f"dose_{key}": float(value) for key, value in (dose or {}).items()})
     run.record(folder)

@@ -3,20 +3,29 @@
 import shutil
 
 from pipeline.behaviours import load_behaviour
-from pipeline.paths import ADAPTERS, behaviour_file
-from pipeline.stages.base import read_base, read_pairs, save_fit
+from pipeline.paths import ADAPTERS, SVD, adapter_folder, behaviour_file
+from pipeline.stages.base import log_fit, read_base, read_pairs, read_section, save_fit
 from pipeline.stages.stage import stage
 from pipeline.steering import METHODS
 from pipeline.steering.base import Context, Pairs
+from pipeline.steering.dose import calibrate, cost_function
 
 
 def main(method: str) -> None:
     with stage("baselines", method=method) as (params, run):
-        manifest, model, tokenizer = read_base(params)
-        frame, section = read_pairs(), params[f"steering.{method}"]
-        split = Pairs.of(frame, "train"), Pairs.of(frame, "calibration")
-        context = Context(section, load_behaviour(behaviour_file(params["behaviour"])).sentences())
+        base, frame, section = read_base(params), read_pairs(), read_section(method)
+        manifest, model, tokenizer = base
+        train, calibration = Pairs.of(frame, "train"), Pairs.of(frame, "calibration")
+        behaviour = load_behaviour(behaviour_file(params["behaviour"]))
+        long = behaviour.engineered
+        words = (long.positive, long.negative) if long else None
+        context = Context(section, behaviour.sentences(), words, modules=params["modules"], svd=SVD)
         shutil.rmtree(ADAPTERS / method, ignore_errors=True)
         for seed in range(getattr(section, "directions", 1)):
-            steering = METHODS[method].load().fit(model, tokenizer, *split, context, seed)
-            save_fit(steering, params, run, manifest, method, seed)
+            steering, dose = METHODS[section.method].load().fit(model, tokenizer, train, calibration, context, seed), None
+            if steering.graded:
+                cost = cost_function(model, tokenizer, steering, calibration, params["dose"].measure)
+                dose = calibrate(cost, params["dose"])
+            folder = adapter_folder(method, seed)
+            save_fit(folder, steering, section, manifest, params["behaviour"], seed, dose)
+            log_fit(steering, run, folder, dose)

@@ -1,4 +1,4 @@
-"""effects: raw scores -> reports/effects.csv, arms.csv, values.csv, metrics.json."""
+"""effects: raw scores -> reports/effects.csv, arms.csv, values.csv, equal_cost.csv, metrics.json."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def main() -> None:
         cells = {method: pl.concat(map(read_scores, own)) for method, own in folders.items()}
         base = read_scores(scores_folder(BASE))
         study = analyse(cells, base, items, target.label, target.opposite, params["statistics"])
-        for name in ("effects", "arms", "values"):
+        for name in ("effects", "arms", "values", "equal_cost"):
             with new_file(REPORTS / f"{name}.csv") as file:
                 getattr(study, name).write_csv(file)
         write_json(REPORTS / "oracle.json", study.oracle)

@@ -6,10 +6,10 @@
 import polars as pl
 
 from pipeline.evalsets.scoring import score
-from pipeline.files import new_folder
+from pipeline.files import new_folder, read_json
 from pipeline.params import Declared
 from pipeline.paths import ADAPTERS, BASE, adapter_folder, scores_folder
-from pipeline.schemas import SCORES, check
+from pipeline.schemas import CALIBRATED, RAW, SCORES, check
 from pipeline.stages.base import read_base, read_items
 from pipeline.stages.stage import stage
 from pipeline.steering.base import Steering, load_steering
@@ -32,15 +32,15 @@ def main_base() -> None:
         run_cells(params, run, BASE, [0], scores_folder(BASE))
 
 
-def doses(steering: Steering | None, coefficients: list[float]) -> list[float]:
-    """Return the coefficients to score: 0 for the base, all others for a method, one of each sign if size has no meaning."""
+def doses(steering: Steering | None, coefficients: list[float], dose: dict | None) -> list[tuple[str, float]]:
+    """Return what to score: 0 for the base, all others and the calibrated dose for a method, one of each sign without sizes."""
     if steering is None:
-        return [0.0]
+        return [(RAW, 0.0)]
     moved = [c for c in coefficients if c != 0]
-    if steering.graded:
-        return moved
-    one = min((c for c in moved if c > 0), key=lambda c: (abs(c - 1), c))
-    return [-one, one]
+    if not steering.graded or dose is None:
+        one = min((c for c in moved if c > 0), key=lambda c: (abs(c - 1), c))
+        return [(RAW, -one), (RAW, one)]
+    return [(RAW, c) for c in moved] + [(CALIBRATED, sign * dose["coefficient"]) for sign in (-1, 1)]
 
 
 def run_cells(params: Declared, run: Run, method: str, seeds: list[int], folder) -> None:
@@ -49,27 +49,30 @@ def run_cells(params: Declared, run: Run, method: str, seeds: list[int], folder)
     name, items = params["model"], read_items()
     parts = []
     for seed in seeds:
-        steering = (
-            None if method == BASE else load_steering(adapter_folder(method, seed), manifest["weights_sha256"], model.device)
-        )
-        coefficients = [0.0] if method == BASE else params["coefficients"]
+        source, steering, dose, coefficients = adapter_folder(method, seed), None, None, [0.0]
+        if method != BASE:
+            steering = load_steering(source, manifest["weights_sha256"], model.device)
+            dose, coefficients = read_json(source / "steering.json")["dose"], params["coefficients"]
+        wanted = doses(steering, coefficients, dose)
         records = score(
-            model, tokenizer, items.to_dicts(), steering, doses(steering, coefficients),
+            model, tokenizer, items.to_dicts(), steering, list(dict.fromkeys(c for _, c in wanted)),
             params[f"models.{name}.batch_size"], params[f"models.{name}.template_options"],
         )  # fmt: skip
         cell = {"model": name, "behaviour": params["behaviour"], "method": method, "seed": seed, "evalset": params["evalset"]}
-        parts.append(pl.DataFrame([{**cell, **record} for record in records]))
+        by_dose = pl.DataFrame({"dose": [kind for kind, _ in wanted], "coefficient": [c for _, c in wanted]})
+        parts.append(pl.DataFrame([{**cell, **record} for record in records]).join(by_dose, on="coefficient"))
     dilemmas = items.select("item_id", "dilemma_id")
     frame = (
         pl.concat(parts)
         .join(dilemmas, on="item_id", maintain_order="left")
         .select(list(SCORES))
-        .sort("seed", "item_id", "coefficient")
+        .sort("seed", "item_id", "dose", "coefficient")
     )
     check(frame, SCORES, f"the scores of {method}")
     with new_folder(folder) as new:
         frame.write_parquet(new / "scores.parquet")
-        means = frame.group_by("coefficient", maintain_order=True).agg(pl.col("choice_mass", "nll").mean()).sort("coefficient")
+        raw = frame.filter(pl.col("dose") == RAW)
+        means = raw.group_by("coefficient", maintain_order=True).agg(pl.col("choice_mass", "nll").mean()).sort("coefficient")
         run.metrics |= {f"{k}_at_{r['coefficient']:g}": r[k] for r in means.to_dicts() for k in ("choice_mass", "nll")}
         # A step must be whole: thousandths of the coefficient make a chart of dose in the UI.
         run.curve([(round(1000 * r["coefficient"]), {k: r[k] for k in ("choice_mass", "nll")}) for r in means.to_dicts()])

@@ -28,6 +28,8 @@ class Context:
     section: Section
     personas: list[tuple[str, str]] = field(default_factory=list)
     """The persona sentences of the behaviour (positive, negative), the first pair being the standard one."""
+    engineered: tuple[str, str] | None = None
+    """The behaviour's long prompts (positive, negative)."""
     rank: int = 0
     modules: ModulesParams | None = None
     training: TrainingParams | None = None
@@ -49,7 +51,19 @@ class Pairs:
         return cls(*(part[column].to_list() for column in ("positive", "negative", "neutral")))
 
 
-class Steering(Protocol):
+class Attachable(Protocol):
+    """What scoring needs of a method."""
+
+    def steer(self, model: PreTrainedModel, coefficient: Coefficient) -> AbstractContextManager[None]:
+        """Attach to the model for the duration of a `with` block."""
+        ...
+
+    def rewrite(self, messages: list[Message], coefficient: float) -> list[Message]:
+        """Return the chat as this method would put it; all but prompting leave it alone."""
+        ...
+
+
+class Steering(Attachable, Protocol):
     """A fitted method. Coefficient 0 is the base model, bit for bit."""
 
     graded: bool
@@ -65,14 +79,6 @@ class Steering(Protocol):
         context: Context, seed: int,
     ) -> Self:  # fmt: skip
         """Learn from pairs; the model is left as it was."""
-        ...
-
-    def steer(self, model: PreTrainedModel, coefficient: Coefficient) -> AbstractContextManager[None]:
-        """Attach to the model for the duration of a `with` block."""
-        ...
-
-    def rewrite(self, messages: list[Message], coefficient: float) -> list[Message]:
-        """Return the chat as this method would put it; all but prompting leave it alone."""
         ...
 
     def tensors(self) -> dict[str, Tensor]:

@@ -1,13 +1,14 @@
 """Contrast pairs as tensors, and what the base model makes of them."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.errors import InputError
-from pipeline.lm.forward import last_hidden, read_layers, token_nll
+from pipeline.lm.forward import last_hidden, read_layers, token_entropy, token_nll, token_shift
 from pipeline.lm.prompts import pad_left, tokenize
 from pipeline.steering.base import Pairs
 
@@ -54,28 +55,81 @@ def pair_tensors(tokenizer: PreTrainedTokenizerBase, pairs: Pairs, last_tokens: 
     return PairTensors(ids, mask, chosen, lengths)
 
 
-def run(model: PreTrainedModel, layer: nn.Module, data: PairTensors, last_tokens: int, repeats: int = 1) -> tuple[Tensor, Tensor]:
-    """Run all texts `repeats` times in one forward pass.
+@dataclass
+class BasePass:
+    """What the base model makes of n pairs, computed once."""
 
-    Returns states [repeats, n, 2, d], the mean over the last tokens of `layer`'s output, and nll [repeats, n, 2, t].
-    """
+    states: Tensor
+    """[n, 2, d]: mean over the last tokens at the loss layer."""
+    nll: Tensor
+    """[n, 2, t], zero where not chosen."""
+    entropy: Tensor | None
+    """[n, 2, t] nats, zero where not chosen; None unless distributions are asked for."""
+    final: Tensor | None
+    """[n, 2, t, d]: final hidden states, from which the next-token distributions come back at the cost of one product."""
+
+    def batch(self, rows: list[int], width: int) -> "BasePass":
+        """Return some pairs, cut to the last `width` columns."""
+        entropy, final = (None if whole is None else whole[rows][:, :, -width:] for whole in (self.entropy, self.final))
+        return BasePass(self.states[rows], self.nll[rows][..., -width:], entropy, final)
+
+
+class Outcome(NamedTuple):
+    """One forward pass over `repeats` copies of b pairs."""
+
+    states: Tensor
+    """[repeats, b, 2, d]"""
+    nll: Tensor
+    """[repeats, b, 2, t]"""
+    shift: Tensor | None
+    """[repeats, b, 2, t]: total variation from the base, where its final states were given."""
+    final: Tensor
+    """[repeats b 2, t, d]"""
+
+
+def run(
+    model: PreTrainedModel, layer: nn.Module, data: PairTensors, last_tokens: int, repeats: int = 1, base: Tensor | None = None
+) -> Outcome:
+    """Run all texts `repeats` times in one forward pass; `base` [b, 2, t, d] are the base model's final hidden states."""
     ids, mask, chosen = (tensor.flatten(0, 1).repeat(repeats, 1) for tensor in (data.ids, data.mask, data.chosen))
     with read_layers([layer]) as seen:
         hidden = last_hidden(model, ids, mask)
     states = seen[0][:, -last_tokens:].float().mean(1)
-    flat = token_nll(model, hidden, ids, chosen)
-    nll = torch.zeros(ids.shape, device=ids.device).masked_scatter(chosen, flat)
-    pairs = len(data.lengths)
-    return states.view(repeats, pairs, 2, -1), nll.view(repeats, pairs, 2, -1)
+    if base is None:
+        flat, moved = token_nll(model, hidden, ids, chosen), None
+    else:
+        flat, moved = token_shift(model, hidden, ids, chosen, base.flatten(0, 1).repeat(repeats, 1, 1))
+    shape = (repeats, len(data.lengths), 2, -1)
+    nll, shift = (None if found is None else scattered(chosen, found).view(shape) for found in (flat, moved))
+    assert nll is not None
+    return Outcome(states.view(shape), nll, shift, hidden)
+
+
+def scattered(chosen: Tensor, flat: Tensor) -> Tensor:
+    """Return [b, t] with the values where `chosen` [b, t] and zero elsewhere."""
+    return torch.zeros(chosen.shape, device=chosen.device).masked_scatter(chosen, flat)
 
 
 @torch.no_grad()
-def base_pass(model: PreTrainedModel, layer: nn.Module, data: PairTensors, last_tokens: int, size: int) -> tuple[Tensor, Tensor]:
-    """Return the base model's states [n, 2, d] and nll [n, 2, t] of all pairs, computed once."""
-    states, nll = [], torch.zeros(data.ids.shape, device=data.ids.device)
-    for start in range(0, len(data.lengths), size):
-        rows = list(range(start, min(start + size, len(data.lengths))))
-        found, losses = run(model, layer, data.batch(rows), last_tokens)
-        states.append(found[0])
-        nll[rows, :, -losses.shape[-1] :] = losses[0]
-    return torch.cat(states), nll
+def base_pass(
+    model: PreTrainedModel, layer: nn.Module, data: PairTensors, last_tokens: int, size: int, distribution: bool = False
+) -> BasePass:
+    """Run all pairs, `size` at a time; with `distribution` keep what the next-token distributions come from."""
+    states, count = [], len(data.lengths)
+    nll = torch.zeros(data.ids.shape, device=data.ids.device)
+    entropy: Tensor | None = nll.clone() if distribution else None
+    final: Tensor | None = None
+    for start in range(0, count, size):
+        rows = list(range(start, min(start + size, count)))
+        part = data.batch(rows)
+        found, width = run(model, layer, part, last_tokens), part.ids.shape[-1]
+        states.append(found.states[0])
+        nll[rows, :, -width:] = found.nll[0]
+        if entropy is not None:
+            if final is None:
+                final = found.final.new_zeros(*data.ids.shape, found.final.shape[-1])
+            final[rows, :, -width:] = found.final.unflatten(0, (-1, 2))
+            chosen = part.chosen.flatten(0, 1)
+            own = scattered(chosen, token_entropy(model, found.final, chosen))
+            entropy[rows, :, -width:] = own.unflatten(0, (-1, 2))
+    return BasePass(torch.cat(states), nll, entropy, final)

@@ -1,8 +1,8 @@
-"""Activation arithmetic: add a direction to the residual stream of some layers.
+"""Activation arithmetic: add a direction to the outputs of some modules, the sites; most methods take decoder layers.
 
-    h_l <- h_l + c (n_l / K) v_l        for K layers l, |v_l| = 1, n_l = |mean pair difference at l|
+    h_l <- h_l + c (n_l / K) v_l        for K sites l, |v_l| = 1, n_l = |mean pair difference at l|
 
-so that c = 1 adds, over all layers together, about as much as the persona itself moves the states.
+so that c = 1 adds, over all sites together, about as much as the persona itself moves the states.
 """
 
 from collections.abc import Iterator
@@ -25,13 +25,13 @@ ROWS = 64  # texts per forward pass
 
 
 class Direction:
-    """One vector per layer; subclasses say how it comes from the pair differences."""
+    """One vector per site, a module by its dotted name; subclasses say how it comes from the pair differences."""
 
     graded: ClassVar[bool] = True
     history: pl.DataFrame | None = None
 
-    def __init__(self, layers: list[int], vectors: Tensor):
-        self.layers, self.vectors = layers, vectors
+    def __init__(self, sites: list[str], vectors: Tensor):
+        self.sites, self.vectors = sites, vectors
         self.summary: dict[str, float] = {}
 
     @classmethod
@@ -43,14 +43,15 @@ class Direction:
     def fit(cls, model, tokenizer, train: Pairs, calibration: Pairs, context: Context, seed: int) -> Self:
         section = context.section
         assert isinstance(section, DirectionParams)
-        first, end = depth_to_layer(model, section.from_depth), depth_to_layer(model, section.to_depth)
-        if first >= end:
-            raise InputError(f"no layer lies between depth {section.from_depth} and {section.to_depth}: widen the range")
-        layers = list(range(first, end))
-        differences = pair_differences(model, tokenizer, train, layers, section.last_tokens)
+        sites = list(layers_in_range(model, section).values())
+        differences = pair_differences(model, tokenizer, train, sites, section.last_tokens)
+        return cls.scaled(sites, cls.unit_directions(differences, section, seed), differences)
+
+    @classmethod
+    def scaled(cls, sites: list[str], directions: Tensor, differences: Tensor) -> Self:
+        """Return the method that adds c (n_l / K) v_l, for unit directions v [k, d] and pair differences [n, k, d]."""
         norms = differences.mean(0).norm(dim=-1, keepdim=True)
-        vectors = cls.unit_directions(differences, section, seed) * norms / len(layers)
-        steering = cls(layers, vectors)
+        steering = cls(sites, directions * norms / len(sites))
         steering.summary = {"mean_norm": norms.mean().item()}
         return steering
 
@@ -59,10 +60,9 @@ class Direction:
         if is_zero(coefficient):
             yield
             return
-        stack = decoder_layers(model)
         with ExitStack() as attached:
-            for layer, vector in zip(self.layers, self.vectors, strict=True):
-                attached.callback(stack[layer].register_forward_hook(addition(vector, coefficient)).remove)
+            for site, vector in zip(self.sites, self.vectors, strict=True):
+                attached.callback(model.get_submodule(site).register_forward_hook(addition(vector, coefficient)).remove)
             yield
 
     def rewrite(self, messages, coefficient: float):
@@ -72,15 +72,25 @@ class Direction:
         return {"vectors": self.vectors}
 
     def metadata(self) -> dict[str, Any]:
-        return {"layers": self.layers}
+        return {"sites": self.sites}
 
     @classmethod
     def load(cls, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Self:
-        return cls(metadata["layers"], tensors["vectors"])
+        return cls(metadata["sites"], tensors["vectors"])
+
+
+def layers_in_range(model: PreTrainedModel, section: DirectionParams) -> dict[int, str]:
+    """Return the decoder layers in the section's depth range, index to dotted name; refuse an empty range."""
+    layers = decoder_layers(model)
+    first, end = depth_to_layer(model, section.from_depth), depth_to_layer(model, section.to_depth)
+    if first >= end:
+        raise InputError(f"no layer lies between depth {section.from_depth} and {section.to_depth}: widen the range")
+    prefix = next(name for name, module in model.named_modules() if module is layers)
+    return {index: f"{prefix}.{index}" for index in range(first, end)}
 
 
 def addition(vector: Tensor, coefficient: Coefficient):
-    """Return a forward hook that adds c * vector [d] to a layer's output [b, t, d]."""
+    """Return a forward hook that adds c * vector [d] to a module's output [b, t, d]."""
 
     def hook(_module, _inputs, output):
         hidden = layer_output(output)
@@ -91,21 +101,26 @@ def addition(vector: Tensor, coefficient: Coefficient):
     return hook
 
 
-@torch.no_grad()
 def pair_differences(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, layers: list[int], last_tokens: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, sites: list[str], last_tokens: int
 ) -> Tensor:
-    """Return positive minus negative states [n, k, d] at k layers' outputs, mean over the last tokens, float32."""
-    stack = decoder_layers(model)
-    with read_layers([stack[layer] for layer in layers]) as seen:
+    """Return positive minus negative states [n, k, d] at k sites of one width, mean over the last tokens, float32."""
+    positive, negative = (site_states(model, tokenizer, texts, sites, last_tokens) for texts in (pairs.positive, pairs.negative))
+    widths = {states.shape[-1] for states in positive}
+    if len(widths) > 1:
+        raise InputError(f"{sites[0]} to {sites[-1]} have outputs of {sorted(widths)} dimensions: choose sites of one width")
+    return torch.stack(positive, dim=1) - torch.stack(negative, dim=1)
 
-        def states(texts: list[str]) -> Tensor:
-            ids, mask = pad_left(tokenize(tokenizer, texts), tokenizer.pad_token_id, model.device)
+
+@torch.no_grad()
+def site_states(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], sites: list[str], last_tokens: int
+) -> list[Tensor]:
+    """Return the texts' outputs [n, d] of each module, mean over the last tokens, float32; widths may differ."""
+    parts = []
+    with read_layers([model.get_submodule(site) for site in sites]) as seen:
+        for start in range(0, len(texts), ROWS):
+            ids, mask = pad_left(tokenize(tokenizer, texts[start : start + ROWS]), tokenizer.pad_token_id, model.device)
             last_hidden(model, ids, mask)
-            return torch.stack([hidden[:, -last_tokens:].float().mean(1) for hidden in seen], dim=1)
-
-        parts = [
-            states(pairs.positive[i : i + ROWS]) - states(pairs.negative[i : i + ROWS])
-            for i in range(0, len(pairs.positive), ROWS)
-        ]
-    return torch.cat(parts)
+            parts.append([hidden[:, -last_tokens:].float().mean(1) for hidden in seen])
+    return [torch.cat(site) for site in zip(*parts, strict=True)]

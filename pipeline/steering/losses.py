@@ -1,99 +1,122 @@
-"""The contrastive loss of InnerPiSSA: separation along a reference direction, bounded loss of coherence, ordering.
+"""The contrastive losses of InnerPiSSA: separation along a reference direction, bounded loss of coherence, ordering.
 
 For the states of the positive and negative text of a pair at coefficient c, and a unit direction d:
 
-    p_c = (h_pos - h_neg) . d,   separation = - mean_c [ symlog(c p_c / s) - symlog(|p_ref| / s) ],   s = mean |p_ref|
+    p_c = (h_pos - h_neg) . d,   x = c p_c / s,   x0 = |p_ref| / s,   s = mean |p_ref|,   Delta = symlog(x) - symlog(x0)
+    raw: -Delta   (the other forms stand in `FORMS`)
     coherence = w mean_t relu(log p_ref(t) - log p_c(t) - bound)^2        over the tokens that both texts share
-    g_c = mean_t [log p_c(pos) - log p_c(neg)] - the same for the base
-    ordering = w min( mean[relu(m - g_+) + relu(m + g_-)], mean[relu(m + g_+) + relu(m - g_-)] )
+    ordering  = w hinge                                                   (observed.py)
 
 Source: github.com/wassname/InnerPiSSA (README and code of November 2025). There coherence reads the reinforced text of a
-pair only; here both texts count at both coefficients, which is stricter.
+pair only; here both texts count at both coefficients, which is stricter. tanh_symmetric is negated here (there the sign was
+left to the later flip).
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.sections import InnerPissaParams
+from pipeline.sections import AntiParallelParams, ContrastiveParams
+from pipeline.steering.antiparallel import AntiParallelLoss
+from pipeline.steering.observed import Loss, Observed, Reference, Terms, mean_difference, ordering, symlog, unit
 
 
-class Observed(NamedTuple):
-    """A batch of b pairs under c = +1 and c = -1 (in this order), beside the base model."""
+@dataclass(frozen=True)
+class Form:
+    """A loss of Delta, or of the ratio x / x0; `cap` bounds the coherence term smoothly, zero leaves it out."""
 
-    states: Tensor
-    """[2, b, 2, d]: coefficient, pair, (positive, negative); mean over the last tokens at the loss layer."""
-    nll: Tensor
-    """[2, b, 2, t], zero where not chosen."""
-    base_states: Tensor
-    """[b, 2, d]"""
-    base_nll: Tensor
-    """[b, 2, t]"""
-    chosen: Tensor
-    """[b, 2, t] bool: the tokens that both texts of a pair share."""
+    loss: Callable[[Tensor], Tensor]
+    of_ratio: bool = False
+    cap: float = math.inf
 
 
-def symlog(x: Tensor) -> Tensor:
-    return x.sign() * x.abs().log1p()
+FORMS = {
+    "raw": Form(lambda delta: -delta),
+    "softplus_strong": Form(lambda delta: -F.softplus(0.1 * delta)),
+    "logsigmoid_weak": Form(lambda delta: -F.logsigmoid(0.1 * (delta - 1)), cap=0.0),
+    "logsigmoid_dpo": Form(lambda delta: -F.logsigmoid(0.1 * delta)),
+    "tanh_symmetric": Form(lambda ratio: -torch.tanh(0.1 * ratio), of_ratio=True, cap=1.0),
+    "softplus_ratio": Form(lambda ratio: -F.softplus(ratio - 1), of_ratio=True, cap=3.0),
+    "focal_balanced": Form(lambda delta: -(1 - delta.sigmoid()).square() * F.logsigmoid(delta)),
+}
 
 
-def reference_direction(base_states: Tensor, kind: str) -> Tensor:
-    """Return the unit direction [d] of positive minus negative states [n, 2, d]: their mean, or first component."""
-    difference = base_states[:, 0] - base_states[:, 1]
-    mean = difference.mean(0)
-    if kind == "pca":
-        component = torch.linalg.svd(difference, full_matrices=False).Vh[0]
-        mean = component * (component @ mean).sign()
-    return mean / mean.norm()
+def reference_directions(reference: Reference, params: ContrastiveParams, outputs: list[Tensor]) -> Tensor:
+    """Return unit directions [d, k] of the positive persona: one, except for `pca`, which has `directions` of them.
+
+    `adapter` keeps the part of the mean within the span of `outputs`, the adapter's own bases [d, r]; `top_s` the part
+    within the largest left singular vectors of the modules that write to the loss layer.
+    """
+    mean = mean_difference(reference.states)
+    match params.direction:
+        case "mean":
+            return unit(mean)[:, None]
+        case "pca":  # uncentred: centring would remove the mean itself
+            difference = reference.states[:, 0] - reference.states[:, 1]
+            components = torch.linalg.svd(difference, full_matrices=False).Vh[: params.directions].T
+            sign = (mean @ components).sign()
+            return components * torch.where(sign == 0, 1.0, sign)
+        case "top_s":
+            basis = reference.writers()[:, : params.directions]
+        case "adapter":
+            written = torch.cat([U for U in outputs if len(U) == len(mean)], dim=1)
+            basis = torch.linalg.qr(written).Q
+    return unit(basis @ (basis.T @ mean))[:, None]
 
 
-def separation(observed: Observed, direction: Tensor, kind: str) -> Tensor:
+def project(states: Tensor, directions: Tensor) -> Tensor:
+    """Return [...] from states [..., d]: s . d, or for several directions the length of all, signed by their mean."""
+    found = states @ directions
+    if found.shape[-1] == 1:
+        return found[..., 0]
+    return found.mean(-1).sign() * found.norm(dim=-1)
+
+
+def separation(observed: Observed, directions: Tensor, kind: str, form: str) -> Tensor:
     """Return the separation term; `common` scores the movement that both texts of a pair share instead."""
     c = observed.states.new_tensor([1.0, -1.0])[:, None]
-    base = (observed.base_states[:, 0] - observed.base_states[:, 1]) @ direction
-    unit = base.abs().mean()
+    base = project(observed.base_states[:, 0] - observed.base_states[:, 1], directions).abs()
+    scale = base.mean()
     if kind == "common":
-        moved = (observed.states - observed.base_states).mean(2) @ direction
-        return -symlog(c * moved / unit).mean()
-    found = (observed.states[:, :, 0] - observed.states[:, :, 1]) @ direction
-    return -(symlog(c * found / unit) - symlog(base.abs() / unit)).mean()
+        x = c * project((observed.states - observed.base_states).mean(2), directions) / scale
+        delta, ratio = symlog(x), x
+    else:
+        x = c * project(observed.states[:, :, 0] - observed.states[:, :, 1], directions) / scale
+        delta, ratio = symlog(x) - symlog(base / scale), x / (base / scale).clamp_min(1e-3)
+    return FORMS[form].loss(ratio if FORMS[form].of_ratio else delta).mean()
 
 
-def coherence(observed: Observed, bound: float) -> Tensor:
+def coherence(observed: Observed, bound: float, cap: float = math.inf) -> Tensor:
     lost = torch.relu(observed.nll - observed.base_nll - bound).square()
-    return lost.sum() / (2 * observed.chosen.sum())
-
-
-def gaps(nll: Tensor, chosen: Tensor) -> Tensor:
-    """Return mean log p(positive) - log p(negative) per pair, over the shared tokens."""
-    mean = (nll * chosen).sum(-1) / chosen.sum(-1)
-    return mean[..., 1] - mean[..., 0]
-
-
-def ordering(observed: Observed, margin: float) -> Tensor:
-    up, down = gaps(observed.nll, observed.chosen) - gaps(observed.base_nll, observed.chosen)
-    forward = torch.relu(margin - up) + torch.relu(margin + down)
-    backward = torch.relu(margin + up) + torch.relu(margin - down)
-    return torch.minimum(forward.mean(), backward.mean())
+    mean = lost.sum() / (2 * observed.chosen.sum())
+    return mean if math.isinf(cap) else mean * 0.0 if cap == 0 else cap * torch.tanh(mean / cap)
 
 
 @dataclass
 class ContrastiveLoss:
-    section: InnerPissaParams
-    direction: Tensor | None = None
+    params: ContrastiveParams
+    outputs: list[Tensor] = field(default_factory=list)
+    reads_distribution: bool = False
+    directions: Tensor | None = None
 
-    def set_direction(self, base_states: Tensor) -> Tensor:
-        """Fix the reference direction from the base model's states [n, 2, d] of the training pairs."""
-        self.direction = reference_direction(base_states, self.section.direction)
-        return self.direction
+    def prepare(self, reference: Reference) -> Tensor:
+        self.directions = reference_directions(reference, self.params, self.outputs)
+        return unit(mean_difference(reference.states))
 
-    def __call__(self, observed: Observed) -> dict[str, Tensor]:
-        """Return the weighted terms; their sum is the loss."""
-        assert self.direction is not None, "set_direction comes first"
+    def __call__(self, observed: Observed, progress: float) -> Terms:
+        assert self.directions is not None, "prepare comes first"
+        params = self.params
         return {
-            "separation": separation(observed, self.direction, self.section.separation),
-            "coherence": self.section.coherence_weight * coherence(observed, self.section.coherence_bound),
-            "ordering": self.section.ordering_weight * ordering(observed, self.section.ordering_margin),
+            "separation": separation(observed, self.directions, params.separation, params.form),
+            "coherence": params.coherence_weight * coherence(observed, params.coherence_bound, FORMS[params.form].cap),
+            "ordering": params.ordering_weight * ordering(observed, params.ordering_margin),
         }
+
+
+def make_loss(params: ContrastiveParams | AntiParallelParams, outputs: list[Tensor]) -> Loss:
+    """Return the loss of a params section; `outputs` are the bases [o, r] that the adapter writes in."""
+    return AntiParallelLoss(params) if isinstance(params, AntiParallelParams) else ContrastiveLoss(params, outputs)

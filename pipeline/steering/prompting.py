@@ -1,4 +1,7 @@
-"""Prompting: say the persona. Positive c puts the positive sentence, negative c the negative one, 0 none; size has no meaning."""
+"""Prompting: say the persona. Positive c puts the positive words, negative c the negative ones, 0 none; size has no meaning.
+
+The words are the persona sentence that the contrast pairs use, or the behaviour's long engineered prompt (as AxBench's).
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +10,7 @@ from typing import Any, Self
 import polars as pl
 from torch import Tensor
 
+from pipeline.errors import InputError
 from pipeline.lm.prompts import Message
 from pipeline.sections import PromptingParams
 from pipeline.steering.base import Coefficient, Context, Pairs
@@ -22,8 +26,13 @@ class Prompting:
 
     @classmethod
     def fit(cls, model, tokenizer, train: Pairs, calibration: Pairs, context: Context, seed: int) -> Self:
-        assert isinstance(context.section, PromptingParams)
-        return cls(*context.personas[0], context.section.placement)
+        section = context.section
+        assert isinstance(section, PromptingParams)
+        if section.wording == "persona":
+            return cls(*context.personas[0], section.placement)
+        if not context.engineered:
+            raise InputError("the behaviour has no engineered prompts: add `engineered` to its file, or take wording: persona")
+        return cls(*context.engineered, section.placement)
 
     @contextmanager
     def steer(self, model, coefficient: Coefficient) -> Iterator[None]:

@@ -6,10 +6,11 @@ from typing import NamedTuple
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from pipeline.errors import InputError
 from pipeline.files import new_folder
-from pipeline.lm.layers import Target
+from pipeline.lm.layers import Target, linear_modules, role
 
 
 class Factors(NamedTuple):
@@ -22,6 +23,10 @@ class Factors(NamedTuple):
     V: Tensor
     """[i, r]"""
 
+    def take(self, chosen: Tensor) -> "Factors":
+        """Return the chosen triples."""
+        return Factors(self.U[:, chosen], self.S[chosen], self.V[:, chosen])
+
 
 def decompose(weight: Tensor, max_rank: int | None) -> Factors:
     """Return the exact SVD of a weight [o, i], cut to `max_rank`.
@@ -32,6 +37,14 @@ def decompose(weight: Tensor, max_rank: int | None) -> Factors:
     U, S, V = U[:, :max_rank], S[:max_rank], Vh.transpose(0, 1)[:, :max_rank]
     sign = V.gather(0, V.abs().argmax(0, keepdim=True)).sign()
     return Factors((U * sign).contiguous(), S.contiguous(), (V * sign).contiguous())
+
+
+def writers_basis(model: PreTrainedModel, layer: int) -> Tensor:
+    """Return the left singular vectors [d, d] of all modules that write to the residual stream in a layer, largest first."""
+    width = model.config.get_text_config().hidden_size
+    writers = [t.module for t in linear_modules(model) if t.layer == layer and role(t, width) == "residual-writers"]
+    gram = torch.stack([weight @ weight.T for weight in (module.weight.detach().float() for module in writers)]).sum(0)
+    return torch.linalg.eigh(gram).eigenvectors.flip(-1)
 
 
 def write_cache(folder: Path, targets: list[Target], max_rank: int | None, weights_sha256: str) -> dict[str, float]:
@@ -48,13 +61,13 @@ def write_cache(folder: Path, targets: list[Target], max_rank: int | None, weigh
     return {"modules": len(targets), "relative_error": worst}
 
 
-def read_cache(folder: Path, name: str, rank: int, device: torch.device) -> Factors:
-    """Return the top `rank` factors of one module."""
+def read_cache(folder: Path, name: str, rank: int | None, device: torch.device) -> Factors:
+    """Return the top `rank` factors of one module; all that are cached for None."""
     file = folder / f"{name}.safetensors"
     if not file.exists():
         raise InputError(f"{name} is not in the SVD cache {folder}: run `dvc repro svd`")
     found = load_file(file, device=str(device))
-    if rank > len(found["S"]):
+    if rank is not None and rank > len(found["S"]):
         raise InputError(
             f"rank {rank} is above the {len(found['S'])} cached singular values of {name}: "
             "lower rank, raise svd.max_rank, or choose other modules"

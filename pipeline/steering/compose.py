@@ -1,0 +1,29 @@
+"""Several adapters on one model at once, each with its own coefficient.
+
+Additions of SVD adapters and LoRA on the same module add up in any order; a DoRA scales what was attached before it.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from pipeline.steering.base import Attachable, Coefficient
+
+
+@dataclass(frozen=True)
+class Composed:
+    """Fitted methods with a weight each: at coefficient c (one, or one per row) each is attached at c times its weight."""
+
+    parts: list[tuple[Attachable, float]]
+
+    @contextmanager
+    def steer(self, model, coefficient: Coefficient) -> Iterator[None]:
+        with ExitStack() as attached:
+            for steering, weight in self.parts:
+                attached.enter_context(steering.steer(model, coefficient * weight))
+            yield
+
+    def rewrite(self, messages, coefficient: float):
+        for steering, weight in self.parts:
+            messages = steering.rewrite(messages, coefficient * weight)
+        return messages
