@@ -10,23 +10,27 @@ import polars as pl
 
 from pipeline.schemas import MEAN
 from pipeline.steering import METHODS
-from pipeline.tables import NAMES
+from pipeline.tables import NAMES, name_of, parent
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#999999", "#E69F00", "#56B4E9", "#F0E442"]
-COLOURS = dict(zip(METHODS, PALETTE, strict=False))
-MARKERS = dict(zip(METHODS, "osD^xvP*", strict=False))
+# Okabe and Ito, then dark tones of Tol's muted scheme: ten that colour-blind eyes tell apart, with a marker each.
+PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#999999", "#E69F00", "#56B4E9", "#882255", "#332288", "#BBBBBB"]
+COLOURS = dict(zip(METHODS, PALETTE, strict=True))
+MARKERS = dict(zip(METHODS, "osD^xvP*h.", strict=True))
 
 
 @contextmanager
-def figure(folder: Path, name: str, caption: str, size: tuple[float, float] = (7.2, 4.6)) -> Iterator[Any]:
-    """Yield axes; write <name>.svg and <name>.png with the caption below, the same bytes for the same content."""
+def figure(folder: Path, name: str, caption: str, size: tuple[float, float] = (8.4, 4.8), panels: int = 1) -> Iterator[Any]:
+    """Yield axes, or several for `panels`; write <name>.svg and .png with the caption, the same bytes for the same content."""
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context({"svg.hashsalt": "innerpissa", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        drawing, axes = plt.subplots(figsize=size, layout="constrained")
-        yield axes
+        columns = min(panels, 4)
+        drawing, axes = plt.subplots(-(-panels // columns), columns, figsize=size, layout="constrained", squeeze=False)
+        for unused in axes.flat[panels:]:
+            unused.set_visible(False)
+        yield axes[0, 0] if panels == 1 else list(axes.flat[:panels])
         drawing.supxlabel(caption, fontsize=7, color="#555555")
         drawing.savefig(folder / f"{name}.svg", metadata={"Date": None})
         drawing.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
@@ -34,12 +38,19 @@ def figure(folder: Path, name: str, caption: str, size: tuple[float, float] = (7
 
 
 def style(method: str) -> dict[str, Any]:
-    return {"color": COLOURS[method], "marker": MARKERS[method], "label": NAMES.get(method, method)}
+    """Return a method's own look; variants share their method's colour and are drawn smaller."""
+    root = parent(method)
+    look = {"color": COLOURS[root], "marker": MARKERS[root], "label": name_of(method), "ms": 5}
+    return look if method == root else look | {"ms": 3, "alpha": 0.7}
 
 
 def methods_of(effects: pl.DataFrame) -> list[str]:
-    present = set(effects["method"])
-    return [method for method in METHODS if method in present]
+    present = effects["method"].unique(maintain_order=True).to_list()
+    return sorted(present, key=lambda method: list(METHODS).index(parent(method)))
+
+
+def legend(axes: Any) -> None:
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def effect_vs_coherence(folder: Path, effects: pl.DataFrame, caption: str) -> None:
@@ -50,18 +61,20 @@ def effect_vs_coherence(folder: Path, effects: pl.DataFrame, caption: str) -> No
     with figure(folder, "effect_vs_coherence", caption) as axes:
         for method in methods_of(means):
             rows = means.filter(pl.col("method") == method)
-            for sign, fill in ((1, COLOURS[method]), (-1, "white")):
+            for sign, fill in ((1, style(method)["color"]), (-1, "white")):
                 arm = rows.filter(pl.col("coefficient") * sign > 0).sort(pl.col("coefficient").abs())
                 look = style(method) | ({"label": None} if sign < 0 else {})
                 axes.plot(arm["delta_nll"], arm["gain"], lw=1, ls="-" if sign > 0 else "--", markerfacecolor=fill, **look)
                 for x, y, c in arm.tail(1).select("delta_nll", "gain", "coefficient").iter_rows():
-                    axes.annotate(f"{c:+g}", (x, y), fontsize=7, xytext=(4, 4), textcoords="offset points", color=COLOURS[method])
+                    axes.annotate(
+                        f"{c:+g}", (x, y), fontsize=7, xytext=(4, 4), textcoords="offset points", color=style(method)["color"]
+                    )
         axes.axhline(0, color="#bbbbbb", lw=0.8)
         axes.axvline(0, color="#bbbbbb", lw=0.8)
         axes.set_xscale("symlog", linthresh=0.1)
         axes.set_xlabel("coherence cost: Δ NLL of the prompt (nats per token; filled +c, open −c, largest |c| named)")
         axes.set_ylabel("effect on the target choice in the intended direction")
-        axes.legend(frameon=False)
+        legend(axes)
 
 
 def dose_response(folder: Path, effects: pl.DataFrame, oracle: list[dict[str, float]], caption: str) -> None:
@@ -78,23 +91,28 @@ def dose_response(folder: Path, effects: pl.DataFrame, oracle: list[dict[str, fl
                 axes.fill_between(x, low, high, color=COLOURS[method], alpha=0.25, label=f"{NAMES[method]} (range over seeds)")
                 continue
             low, high = y - rows["ci_low"].to_numpy(), rows["ci_high"].to_numpy() - y
-            axes.errorbar(x, y, yerr=[low.clip(0), high.clip(0)], lw=1.2, capsize=2, ms=4, **style(method))
+            axes.errorbar(x, y, yerr=[low.clip(0), high.clip(0)], lw=1.2, capsize=2, **style(method))
         for point in oracle:
             end = float(means["coefficient"].abs().to_numpy().max()) * point["coefficient"]
             axes.plot([0, end], [point["target_effect"]] * 2, color="black", lw=0.8, ls=":", label="oracle" if end > 0 else None)
         axes.axhline(0, color="#bbbbbb", lw=0.8)
         axes.set_xlabel("coefficient")
         axes.set_ylabel("change of the probability of the target choice")
-        axes.legend(frameon=False, fontsize=8)
+        legend(axes)
 
 
-def training_curves(folder: Path, histories: dict[str, pl.DataFrame], caption: str) -> None:
-    """The loss of every trained adapter by step: thin on training batches, with dots on the calibration pairs."""
-    with figure(folder, "training", caption) as axes:
-        for index, (name, history) in enumerate(histories.items()):
-            train, held = (history.filter(pl.col("split") == split) for split in ("train", "calibration"))
-            axes.plot(train["step"], train["loss"], lw=0.6, alpha=0.5, color=PALETTE[index % len(PALETTE)])
-            axes.plot(held["step"], held["loss"], marker="o", ms=3, lw=1.2, color=PALETTE[index % len(PALETTE)], label=name)
-        axes.set_xlabel("optimiser step")
-        axes.set_ylabel("loss (thin: training batches, dots: calibration pairs)")
-        axes.legend(frameon=False)
+def training_curves(folder: Path, histories: dict[str, dict[int, pl.DataFrame]], caption: str) -> None:
+    """The loss of every trained adapter by step, a panel per method: thin on training batches, dots on the calibration pairs."""
+    rows = -(-len(histories) // 4)
+    with figure(folder, "training", caption, (8.4, 0.8 + 2.2 * rows), len(histories)) as found:
+        panels = found if len(histories) > 1 else [found]
+        for axes, (method, seeds) in zip(panels, histories.items(), strict=True):
+            for seed, history in seeds.items():
+                train, held = (history.filter(pl.col("split") == split) for split in ("train", "calibration"))
+                colour = PALETTE[seed % len(PALETTE)]
+                axes.plot(train["step"], train["loss"], lw=0.5, alpha=0.4, color=colour)
+                axes.plot(held["step"], held["loss"], marker="o", ms=2.5, lw=1, color=colour, label=f"seed {seed}")
+            axes.set_title(name_of(method), fontsize=8)
+            axes.set_xlabel("step", fontsize=8)
+        panels[0].set_ylabel("loss")
+        panels[-1].legend(frameon=False, fontsize=7)

@@ -1,20 +1,34 @@
-"""The report's tables, as Markdown, CSV, LaTeX and HTML from one frame of strings."""
-
-import html
-from pathlib import Path
+"""The report's tables: frames of figures in, frames of strings out."""
 
 import polars as pl
 
-from pipeline.files import new_file
 from pipeline.schemas import MEAN
+from pipeline.steering import METHODS
 
 NAMES = {
-    "innerpissa": "InnerPiSSA (learned)",
+    "innerpissa": "InnerPiSSA",
+    "antipasto": "AntiPaSTO",
+    "lora": "LoRA",
+    "dora": "DoRA",
     "prompting": "prompting",
     "mean_diff": "mean difference",
     "pca": "PCA",
+    "s_space": "S-space",
+    "gradient": "gradient direction",
     "random": "random directions",
 }
+
+
+def parent(method: str) -> str:
+    """Return the method whose variant an id is by its name: the longest method id that it begins with, or itself."""
+    return max((name for name in METHODS if method == name or method.startswith(f"{name}_")), key=len, default=method)
+
+
+def name_of(method: str) -> str:
+    """Return a method's or a variant's name in words."""
+    root = parent(method)
+    words = method.removeprefix(root).strip("_").replace("_", " ")
+    return NAMES.get(root, root) + (f", {words}" if words else "")
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -31,23 +45,55 @@ def interval(row: dict) -> str:
 
 def title(row: dict) -> str:
     mark = "" if row["coherent"] else " †"
-    return NAMES.get(row["method"], row["method"]) + mark
+    return name_of(row["method"]) + mark
 
 
-def source_table(arms: pl.DataFrame, behaviour: str) -> pl.DataFrame:
-    """The published README's results table in its own layout, best normalized gain first."""
+def dose(row: dict) -> str:
+    """Return the coefficient of a row of `arms`, or the calibrated one of a row of `equal_cost`."""
+    if "used" not in row:
+        return f"±{row['coefficient']:g}"
+    return f"±{row['used']:.2g} (equal cost)" if row["calibrated"] else f"±{row['used']:g} (no dose)"
+
+
+def nearest_to_one(arms: pl.DataFrame) -> float:
+    return min(arms["coefficient"].abs().unique(), key=lambda c: (abs(c - 1), c))
+
+
+def source_table(arms: pl.DataFrame, equal: pl.DataFrame, behaviour: str) -> pl.DataFrame:
+    """The published README's results table in its own layout, at ±1 and at equal cost, best normalized gain first."""
     target = "Truth" if behaviour == "honesty" else behaviour
+    rows = arms.filter(pl.col("coefficient") == nearest_to_one(arms)).to_dicts() + equal.filter("calibrated").to_dicts()
     return pl.DataFrame([
         {
             "Method": title(row),
-            "Coeff": f"±{row['coefficient']:g}",
+            "Coeff": dose(row),
             f"Target Effect (Δ {target} ↑)": number(row["target_effect"]),
             "Side Effects (Δ Other ↓)": number(row["side_effect"]),
             "p-value": p_value(row["p_clustered"]),
             "Output Quality (Δ NLL ↓)": number(row["delta_nll"]),
             "Normalized Gain (%)": number(row["normalized_gain"], 2),
         }
-        for row in arms.sort("normalized_gain", descending=True).to_dicts()
+        for row in sorted(rows, key=lambda row: -row["normalized_gain"])
+    ])  # fmt: skip
+
+
+def equal_cost_table(equal: pl.DataFrame) -> pl.DataFrame:
+    """Every method at the dose that costs the budget on the calibration pairs, best effect first."""
+    return pl.DataFrame([
+        {
+            "Method": title(row),
+            "c (mean over seeds)": f"{row['used']:.2f}" if row["calibrated"] else "no dose",
+            "Effect": number(row["target_effect"]),
+            "95 % interval": interval(row),
+            "at +c": number(row["up"]),
+            "at −c": number(row["down"]),
+            "SD over seeds": number(row["seed_sd"]),
+            "p (clustered)": p_value(row["p_clustered"]),
+            "Side effects": number(row["side_effect"]),
+            "Δ NLL": number(row["delta_nll"]),
+            "Share of oracle": number(row["oracle_share"], 2),
+        }
+        for row in equal.sort("target_effect", descending=True).to_dicts()
     ])  # fmt: skip
 
 
@@ -93,6 +139,7 @@ def seeds_table(effects: pl.DataFrame) -> pl.DataFrame:
 def values_table(values: pl.DataFrame, coefficient: float) -> pl.DataFrame:
     """The change of every value from −c to +c, a column per method; * where q < 0.05 over the non-target values."""
     pair = values.filter(pl.col("coefficient").abs() == coefficient)
+    pair = pair.with_columns(pl.col("method").map_elements(name_of, pl.String))
     half = (pl.col("coefficient").sign() * pl.col("change")).sum() / 2
     rows = pair.group_by("method", "label", maintain_order=True).agg(
         half.alias("half"), pl.col("q").first(), pl.col("n_items").first()
@@ -102,38 +149,3 @@ def values_table(values: pl.DataFrame, coefficient: float) -> pl.DataFrame:
     )
     wide = shown.pivot("method", index=["label", "n_items"], values="half").sort("label")
     return wide.rename({"label": "Value", "n_items": "Items"}).with_columns(pl.col("Items").cast(pl.String))
-
-
-def markdown(table: pl.DataFrame) -> str:
-    lines = [
-        "| " + " | ".join(table.columns) + " |",
-        "|" + "|".join(":--" if i == 0 else "--:" for i in range(table.width)) + "|",
-    ]
-    lines += ["| " + " | ".join(row) + " |" for row in table.rows()]
-    return "\n".join(lines) + "\n"
-
-
-def latex(table: pl.DataFrame) -> str:
-    symbols = {"&": r"\&", "%": r"\%", "_": r"\_", "±": r"$\pm$", "Δ": r"$\Delta$", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
-               "†": r"$\dagger$", "−": "$-$", "–": "--", "<": "$<$"}  # fmt: skip
-
-    def cell(text: str) -> str:
-        return "".join(symbols.get(letter, letter) for letter in text)
-
-    rows = [" & ".join(map(cell, row)) + r" \\" for row in table.rows()]
-    head = " & ".join(map(cell, table.columns)) + r" \\"
-    return "\n".join(
-        [rf"\begin{{tabular}}{{l{'r' * (table.width - 1)}}}", r"\hline", head, r"\hline", *rows, r"\hline", r"\end{tabular}", ""]
-    )
-
-
-def as_html(table: pl.DataFrame) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in table.columns)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows())
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def write_table(folder: Path, name: str, table: pl.DataFrame) -> None:
-    for ending, text in {"md": markdown(table), "tex": latex(table), "csv": table.write_csv()}.items():
-        with new_file(folder / f"{name}.{ending}") as file:
-            file.write_text(text)

@@ -8,15 +8,30 @@ from pathlib import Path
 import jinja2
 import polars as pl
 
-from pipeline import figures, tables
+from pipeline import appendix, figures, tables
 from pipeline.behaviours import load_behaviour
 from pipeline.files import new_file, new_folder, read_json
 from pipeline.params import Declared
-from pipeline.paths import BASE, ITEMS, MANIFEST, PAIRS, REPORTS, SVD, adapter_folder, behaviour_file, cell_folders, scores_folder
+from pipeline.paths import (
+    BASE,
+    COMPOSITION,
+    ITEMS,
+    MANIFEST,
+    METHOD_FILES,
+    PAIRS,
+    REPORTS,
+    SVD,
+    adapter_folder,
+    behaviour_file,
+    cell_folders,
+    scores_folder,
+)
+from pipeline.rendering import as_html, write_table
 from pipeline.schemas import MEAN
 from pipeline.stages.stage import stage
 from pipeline.tracking import read_records
 
+SOURCES = ("effects", "arms", "values", "equal_cost", "composition")
 PACKAGES = ("torch", "transformers", "polars", "statsmodels", "dvc", "mlflow")
 SYNTHETIC = {
     "model": "The bundled reference model is a small network trained on a generated world.",
@@ -39,9 +54,11 @@ def caption(params: Declared, arms: pl.DataFrame, synthetic: bool) -> str:
     )
 
 
-def histories(params: Declared) -> dict[str, pl.DataFrame]:
-    files = {f"{m} seed {s}": adapter_folder(m, s) / "history.parquet" for m in params["methods"] for s in params["seeds"]}
-    return {name: pl.read_parquet(file) for name, file in files.items() if file.exists()}
+def histories(params: Declared) -> dict[str, dict[int, pl.DataFrame]]:
+    return {
+        method: {seed: pl.read_parquet(adapter_folder(method, seed) / "history.parquet") for seed in params["seeds"]}
+        for method in params["methods"]
+    }
 
 
 def draw(params: Declared, effects: pl.DataFrame, oracle: list, text: str) -> dict[str, str]:
@@ -54,32 +71,50 @@ def draw(params: Declared, effects: pl.DataFrame, oracle: list, text: str) -> di
     return {file.stem: base64.b64encode(file.read_bytes()).decode() for file in (REPORTS / "figures").glob("*.svg")}
 
 
+def certificates(params: Declared) -> dict[tuple[str, int], dict]:
+    cells = [(method, seed) for method in params["methods"] for seed in params["seeds"]]
+    return {cell: read_json(adapter_folder(*cell) / "certificate.json") for cell in cells}
+
+
+def ablations(params: Declared, arms: pl.DataFrame, equal: pl.DataFrame) -> pl.DataFrame:
+    """Return the table of ablations; empty where no method has any."""
+    whole = appendix.whole_methods(params["methods"], params["steering"])
+    with_variants = {root for method, root in whole.items() if method != root}
+    return appendix.ablation_table(arms, equal, {method: root for method, root in whole.items() if root in with_variants})
+
+
 def stage_records(params: Declared) -> list[dict]:
     """Return the records of all stages before this one, for those that DVC took from its cache."""
     learned = [adapter_folder(m, s) for m in params["methods"] for s in params["seeds"]]
     others = [adapter_folder(m, 0) for m in params["baselines"]]
     cells = cell_folders(params["methods"], params["baselines"], params["seeds"])
     scored = [folder for folders in cells.values() for folder in folders]
-    return read_records([MANIFEST.parent, PAIRS, SVD, ITEMS, *learned, *others, scores_folder(BASE), *scored])
+    early = [MANIFEST.parent, PAIRS, SVD, METHOD_FILES, ITEMS, COMPOSITION]
+    return read_records([*early, *learned, *others, scores_folder(BASE), *scored])
 
 
 def main() -> None:
     with stage("report") as (params, run):
-        effects, arms, values = (
-            pl.read_csv(REPORTS / f"{name}.csv", schema_overrides={"seed": pl.String}) for name in ("effects", "arms", "values")
+        effects, arms, values, equal, composition = (
+            pl.read_csv(REPORTS / f"{name}.csv", schema_overrides={"seed": pl.String}) for name in SOURCES
         )
         oracle, manifest = read_json(REPORTS / "oracle.json"), read_json(MANIFEST)
         synthetic = synthetic_note(params)
-        unit = min(arms["coefficient"].unique(), key=lambda c: abs(c - 1))
+        unit = tables.nearest_to_one(arms)
         shown = {
-            "source_table": tables.source_table(arms, params["behaviour"]),
+            "source_table": tables.source_table(arms, equal, params["behaviour"]),
+            "equal_cost_table": tables.equal_cost_table(equal),
             "full_table": tables.full_table(arms),
             "seeds_table": tables.seeds_table(effects),
             "values_table": tables.values_table(values, unit),
+            "certificates_table": appendix.certificates_table(certificates(params)),
+            "composition_table": appendix.composition_table(composition),
+            "ablation_table": ablations(params, arms, equal),
         }
+        shown = {name: table for name, table in shown.items() if table.height}
         with new_folder(REPORTS / "tables") as folder:
             for name, table in shown.items():
-                tables.write_table(folder, name.removesuffix("_table"), table)
+                write_table(folder, name.removesuffix("_table"), table)
         drawn = draw(params, effects, oracle, caption(params, arms, bool(synthetic)))
         page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True).from_string(
             Path("pipeline/report.html.jinja").read_text()
@@ -90,7 +125,7 @@ def main() -> None:
             params=params, manifest=manifest, target=target, n_dilemmas=arms["n_dilemmas"][0], oracle=oracle, unit=unit,
             synthetic=synthetic, figures={"training": ""} | drawn,
             manifest_text=json.dumps(manifest | {"packages": versions}, indent=2), params_text=Path("params.yaml").read_text(),
-            **{name: tables.as_html(table) for name, table in shown.items()},
+            budget=params["dose"], pair=params["composition"], tables={name: as_html(table) for name, table in shown.items()},
         )  # fmt: skip
         with new_file(REPORTS / "report.html") as file:
             file.write_text(text)
@@ -106,5 +141,5 @@ def publish(run, effects: pl.DataFrame) -> None:
     # Steps are whole numbers, so the chart of dose counts in thousandths of the coefficient.
     points = [(round(1000 * r["coefficient"]), {f"{r['method']}/effect_by_dose": r["target_effect"]}) for r in doses]
     run.curve(points, parent=True)
-    for name in ("report.html", "effects.csv", "arms.csv", "values.csv", "metrics.json", "figures", "tables"):
+    for name in ("report.html", *(f"{source}.csv" for source in SOURCES), "metrics.json", "figures", "tables"):
         run.artifact(REPORTS / name, name if (REPORTS / name).is_dir() else None, parent=True)

@@ -1,0 +1,87 @@
+"""The report's further tables: ablations, certificates, two adapters at once."""
+
+import math
+from typing import Any
+
+import polars as pl
+
+from pipeline.sections import LearnedParams, LoraParams
+from pipeline.tables import name_of, nearest_to_one, number, title
+
+
+def whole_methods(methods: list[str], sections: dict[str, Any]) -> dict[str, str]:
+    """Return, for each learned id, the whole method that it is an ablation of (itself where it is one).
+
+    A variant belongs to the method that it names; LoRA and DoRA, which leave the SVD basis out, to the one with their loss.
+    """
+    whole = [m for m in methods if sections[m].method == m and not isinstance(sections[m], LoraParams)]
+
+    def of(section: LearnedParams) -> str | None:
+        if not isinstance(section, LoraParams):
+            return section.method if section.method in whole else None
+        return next((m for m in whole if type(sections[m].loss) is type(section.loss)), None)
+
+    found = {method: of(sections[method]) for method in methods}
+    return {method: root for method, root in found.items() if root}
+
+
+def ablation_table(arms: pl.DataFrame, equal: pl.DataFrame, whole: dict[str, str]) -> pl.DataFrame:
+    """Every variant beside the whole method (`whole`: id -> id), at ±1 and at equal cost, with the change in per cent."""
+    one = {row["method"]: row for row in arms.filter(pl.col("coefficient") == nearest_to_one(arms)).to_dicts()}
+    same = {row["method"]: row for row in equal.to_dicts()}
+
+    def change(rows: dict[str, Any], method: str) -> str:
+        full, own = rows[whole[method]]["target_effect"], rows[method]["target_effect"]
+        return "–" if method == whole[method] or full == 0 else f"{100 * (own - full) / abs(full):+.0f} %"
+
+    return pl.DataFrame([
+        {
+            "Method": title(one[method]),
+            "Effect at ±1": number(one[method]["target_effect"]),
+            "SD over seeds": number(one[method]["seed_sd"]),
+            "Change": change(one, method),
+            "Δ NLL": number(one[method]["delta_nll"]),
+            "Effect at equal cost": number(same[method]["target_effect"]),
+            "SD over seeds (equal cost)": number(same[method]["seed_sd"]),
+            "Change (equal cost)": change(same, method),
+            "c": f"{same[method]['used']:.2f}",
+        }
+        for method in sorted(whole, key=lambda m: (whole[m], m != whole[m]))
+    ])  # fmt: skip
+
+
+def certificates_table(found: dict[tuple[str, int], dict[str, Any]]) -> pl.DataFrame:
+    """What was measured on each trained adapter, by method and seed; angle in degrees."""
+
+    def cell(value: float | None) -> str:
+        return "–" if value is None else "0" if value == 0 else f"{value:.1e}"
+
+    return pl.DataFrame([
+        {
+            "Adapter": f"{name_of(method)}, seed {seed}",
+            "|logits(0) − base|": cell(row["zero"]),
+            "after detaching": cell(row["restored"]),
+            "after reloading": cell(row["reload"]),
+            "|R(−c) − R(c)ᵀ|": cell(row["inverse"]),
+            "|RᵀR − I|": cell(row["orthogonal"]),
+            "Largest angle (°)": "–" if row["angle"] is None else f"{math.degrees(row['angle']):.1f}",
+        }
+        for (method, seed), row in found.items()
+    ])  # fmt: skip
+
+
+def composition_table(rows: pl.DataFrame) -> pl.DataFrame:
+    """Two adapters alone and together: the effect on each behaviour's own target, and what does not add up."""
+    return pl.DataFrame([
+        {
+            "Target": row["target"],
+            "c of the first": f"{row['first']:+g}",
+            "c of the second": f"{row['second']:+g}",
+            "Effect": number(row["effect"]),
+            "95 % interval": f"[{row['effect_low']:.3f}, {row['effect_high']:.3f}]",
+            "Interaction": number(row["interaction"]) if row["first"] and row["second"] else "–",
+            "95 % interval (interaction)": f"[{row['interaction_low']:.3f}, {row['interaction_high']:.3f}]"
+            if row["first"] and row["second"] else "–",
+        }
+        for row in rows.to_dicts()
+    ])  # fmt: skip
