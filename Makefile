@@ -12,6 +12,18 @@ test: $(READY)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
+# Every ablation of the published claims, as one experiment; its tables are kept in reports/ablations.
+ABLATIONS := innerpissa,innerpissa_norotation,innerpissa_noscaling,innerpissa_additive,innerpissa_difference,$\
+innerpissa_nocoherence,innerpissa_noordering,innerpissa_random,antipasto,antipasto_norotation,antipasto_exp,$\
+antipasto_elementwise,antipasto_random,antipasto_top,antipasto_nocoherence,antipasto_noordering,lora,lora_antiparallel
+
+ablations: $(READY)
+	PATH="$(BIN):$$PATH" dvc exp run --temp --force --name ablations -S 'methods=[$(ABLATIONS)]' \
+	  -S 'baselines=[mean_diff,random]' -S 'coefficients=[-1,0,1]' -S 'composition.behaviours=[]'
+	mkdir -p reports/ablations
+	git archive $$(git for-each-ref --format='%(objectname)' --sort=-creatordate 'refs/exps/*/*/ablations' | head -1) \
+	  reports/arms.csv reports/equal_cost.csv reports/tables | tar -x -C reports/ablations --strip-components=1
+
 ui: $(READY)
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --workers 1
 
@@ -20,4 +32,4 @@ $(READY): pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[dev]"
 	touch $(READY)
 
-.PHONY: repro test ui
+.PHONY: repro test ablations ui

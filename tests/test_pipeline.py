@@ -17,6 +17,8 @@ from tests.conftest import make_tiny
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 RUNNING = re.compile(r"Running stage '([^']+)'")
+LEARNED, BASELINES = ["innerpissa", "innerpissa_norotation", "antipasto"], ["prompting", "mean_diff"]
+LOW_RANK = [f"{stage}@{method}-0" for stage in ("train", "evaluate") for method in LEARNED] + ["composition", "effects", "report"]
 
 
 def environment() -> dict[str, str]:
@@ -67,12 +69,7 @@ def project(tmp_path_factory) -> Project:
     make_tiny(folder / "models/reference")
     yaml = YAML()
     params = yaml.load(folder / "params.yaml")
-    params["seeds"], params["baselines"], params["coefficients"], params["rank"] = (
-        [0],
-        ["prompting", "mean_diff"],
-        [-1.0, 0.0, 1.0],
-        16,
-    )
+    params.update(methods=LEARNED, seeds=[0], baselines=BASELINES, coefficients=[-1.0, 0.0, 1.0], rank=16)
     params["pairs"]["max_pairs"], params["training"]["epochs"] = 24, 2
     params["statistics"].update(bootstrap=100, min_items=2)
     params["evalsets"]["reference"].update(target_dilemmas=6, other_dilemmas=1)
@@ -90,14 +87,19 @@ def done(project) -> list[str]:
 
 
 def test_one_command_makes_the_whole_study(project, done):
-    cells = ["train@innerpissa-0", "evaluate@innerpissa-0"]
-    cells += [f"{stage}@{method}" for stage in ("baselines", "evaluate_baselines") for method in ("prompting", "mean_diff")]
-    assert sorted(done) == sorted(["model", "pairs", "svd", "evalset", "base", "effects", "report", *cells])
+    cells = [f"{stage}@{method}-0" for stage in ("train", "evaluate") for method in LEARNED]
+    cells += [f"{stage}@{method}" for stage in ("baselines", "evaluate_baselines") for method in BASELINES]
+    single = ["model", "pairs", "svd", "evalset", "methods", "base", "composition", "effects", "report"]
+    assert sorted(done) == sorted([*single, *cells])
     reports = project.folder / "reports"
     for name in (
         "tables/source.md",
         "tables/full.tex",
         "tables/values.csv",
+        "tables/equal_cost.md",
+        "tables/ablation.md",
+        "tables/certificates.md",
+        "tables/composition.md",
         "figures/effect_vs_coherence.png",
         "figures/dose_response.svg",
         "figures/training.svg",
@@ -107,7 +109,7 @@ def test_one_command_makes_the_whole_study(project, done):
     assert page.count("data:image/svg+xml") == 3
     assert "Synthetic." in page
     assert "http://" not in page.replace("http://www.w3.org", "")
-    assert set(json.loads((reports / "metrics.json").read_text())) == {"innerpissa", "prompting", "mean_diff"}
+    assert set(json.loads((reports / "metrics.json").read_text())) == {*LEARNED, *BASELINES}
 
 
 def test_the_tables_are_the_scores(project, done):
@@ -133,9 +135,39 @@ def test_a_second_run_does_nothing(project, done):
 
 def test_the_rank_reruns_training_evaluation_effects_and_report(project, done):
     found = RUNNING.findall(project.run("dvc", "exp", "run", "-n", "rank-8", "-S", "rank=8"))
-    assert found == ["train@innerpissa-0", "evaluate@innerpissa-0", "effects", "report"]
+    assert sorted(found) == sorted(LOW_RANK)
     assert "rank" in project.run("dvc", "params", "diff", "HEAD", "rank-8", "--md")
     assert "innerpissa.target_effect" in project.run("dvc", "metrics", "diff", "HEAD", "rank-8", "--all", "--md")
+
+
+def test_a_field_of_one_section_reruns_its_own_cells_and_its_variants(project, done):
+    """An ablation's cell knows the section that it varies, and no other method's."""
+    ran = RUNNING.findall(project.run("dvc", "repro", "--dry", "train", "baselines"))
+    assert ran == []
+    text = (project.folder / "params.yaml").read_text()
+    yaml = YAML()
+    params = yaml.load(text)
+    params["steering"]["innerpissa"]["rotation_init_std"] *= 2
+    yaml.dump(params, project.folder / "params.yaml")
+    project.run("dvc", "repro", "methods")
+    ran = RUNNING.findall(project.run("dvc", "repro", "--dry", "train", "baselines"))
+    (project.folder / "params.yaml").write_text(text)
+    project.run("dvc", "repro", "methods")
+    assert ran == ["train@innerpissa-0", "train@innerpissa_norotation-0"]
+
+
+def test_the_calibrated_dose_is_used_and_shown(project, done):
+    folder = project.folder
+    dose = json.loads((folder / "models/adapters/innerpissa/seed0/steering.json").read_text())["dose"]
+    scores = pl.read_parquet(folder / "data/scores/innerpissa-seed0/scores.parquet").filter(pl.col("dose") == "calibrated")
+    assert sorted(scores["coefficient"].unique()) == pytest.approx([-dose["coefficient"], dose["coefficient"]])
+    equal = pl.read_csv(folder / "reports/equal_cost.csv").filter(pl.col("method") == "innerpissa")
+    assert equal["used"].item() == pytest.approx(dose["coefficient"])
+    certificate = json.loads((folder / "models/adapters/antipasto/seed0/certificate.json").read_text())
+    assert certificate["zero"] == certificate["reload"] == certificate["restored"] == 0
+    composed = pl.read_csv(folder / "reports/composition.csv")
+    assert composed.height == 16
+    assert set(composed["target"]) == {"Value/honesty", "Value/kindness"}
 
 
 def test_both_executions_show_the_whole_pipeline_in_mlflow(project, done):
@@ -149,12 +181,13 @@ def test_both_executions_show_the_whole_pipeline_in_mlflow(project, done):
         assert "innerpissa/target_effect" in parent.data.metrics
         assert set(project.children(parent)) == set(done)
     cached = {name for name, run in project.children(second).items() if run.data.tags.get("cached") == "true"}
-    assert cached == set(done) - {"train@innerpissa-0", "evaluate@innerpissa-0", "effects", "report"}
+    assert cached == set(done) - set(LOW_RANK)
     assert project.children(first)["train@innerpissa-0"].data.metrics["train/loss"]
 
 
 def test_what_is_unknown_is_refused_before_anything_runs(project, done):
     for change, said in {
+        "methods=[foo]": "'foo' in `methods` has no section",
         "rank=abc": "rank: Input should be a valid integer",
         "methods=[pca]": "put it in `baselines`",
         "model=qwen9": "model is 'qwen9'|models.qwen9",
