@@ -14,7 +14,7 @@ test: $(READY)
 
 # Every ablation of the published claims, as one experiment; its tables are kept in reports/ablations.
 ABLATIONS := innerpissa,innerpissa_norotation,innerpissa_noscaling,innerpissa_additive,innerpissa_difference,$\
-innerpissa_nocoherence,innerpissa_noordering,innerpissa_random,antipasto,antipasto_norotation,antipasto_exp,$\
+innerpissa_nocoherence,innerpissa_noordering,innerpissa_random,antipasto,antipasto_published,antipasto_norotation,antipasto_exp,$\
 antipasto_elementwise,antipasto_random,antipasto_top,antipasto_nocoherence,antipasto_noordering,lora,lora_antiparallel
 
 ablations: $(READY)

@@ -96,7 +96,7 @@ def residual_stream(
             parts.append(torch.stack([seen[place] for place in places], dim=1))
     states = torch.cat(parts).unflatten(0, (-1, 2))
     if not states.isfinite().all():
-        raise InputError("the base model's states are not finite: set model.dtype to bfloat16 or float32")
+        raise InputError("the base model's states are not finite: set models.<id>.dtype to bfloat16 or float32")
     return states
 
 
