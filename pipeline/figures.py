@@ -38,15 +38,16 @@ def figure(folder: Path, name: str, caption: str, size: tuple[float, float] = (8
 
 
 def style(method: str) -> dict[str, Any]:
-    """Return a method's own look; variants share their method's colour and are drawn smaller."""
+    """Return a method's own look; variants share their method's colour and are drawn smaller, one with a free name in black."""
     root = parent(method)
-    look = {"color": COLOURS[root], "marker": MARKERS[root], "label": name_of(method), "ms": 5}
+    look = {"color": COLOURS.get(root, "black"), "marker": MARKERS.get(root, "."), "label": name_of(method), "ms": 5}
     return look if method == root else look | {"ms": 3, "alpha": 0.7}
 
 
 def methods_of(effects: pl.DataFrame) -> list[str]:
     present = effects["method"].unique(maintain_order=True).to_list()
-    return sorted(present, key=lambda method: list(METHODS).index(parent(method)))
+    order = {method: index for index, method in enumerate(METHODS)}
+    return sorted(present, key=lambda method: order.get(parent(method), len(order)))
 
 
 def legend(axes: Any) -> None:

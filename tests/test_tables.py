@@ -1,0 +1,74 @@
+"""The report's tables and names, from hand-made frames."""
+
+import polars as pl
+import pytest
+
+from pipeline.appendix import ablation_table, certificates_table, whole_methods
+from pipeline.figures import COLOURS, methods_of, style
+from pipeline.rendering import as_html, latex, markdown
+from pipeline.steering import METHODS
+from pipeline.tables import NAMES, equal_cost_table, name_of, parent, source_table
+
+
+def arm(method: str, effect: float, **more) -> dict:
+    return {
+        "method": method, "n_seeds": 3, "coefficient": 1.0, "target_effect": effect, "ci_low": effect - 0.01, "ci_high": effect + 0.01,
+        "side_effect": 0.02, "delta_nll": 0.1, "up": effect, "down": -effect, "coherent": True, "normalized_gain": 100 * effect,
+        "oracle_share": None, "p_clustered": 0.2, "p_pooled": 0.3, "slope_clustered": 1.0, "choice_mass": 1.0, "n_dilemmas": 9,
+        "seed_sd": 0.01, **more,
+    }  # fmt: skip
+
+
+def test_every_method_has_a_name_and_a_colour_of_its_own():
+    assert set(NAMES) == set(METHODS) == set(COLOURS)
+    assert len(set(COLOURS.values())) == len(COLOURS)
+
+
+@pytest.mark.parametrize(("method", "root", "words"), [
+    ("lora", "lora", "LoRA"), ("lora_antiparallel", "lora", "LoRA, antiparallel"), ("mean_diff", "mean_diff", "mean difference"),
+    ("mean_diff_late", "mean_diff", "mean difference, late"), ("prompting_engineered", "prompting", "prompting, engineered"),
+])  # fmt: skip
+def test_a_variants_name_and_look_come_from_its_method(method, root, words):
+    assert parent(method) == root
+    assert name_of(method) == words
+    assert style(method)["color"] == COLOURS[root]
+
+
+def test_a_variant_with_a_free_name_can_be_drawn():
+    frame = pl.DataFrame({"method": ["mine", "pca", "innerpissa"]})
+    assert methods_of(frame)[:2] == ["innerpissa", "pca"]
+    assert style("mine")["label"] == "mine"
+
+
+def test_ablations_stand_under_their_whole_method(sections):
+    methods = ["innerpissa", "antipasto", "lora", "lora_antiparallel", "innerpissa_norotation"]
+    whole = whole_methods(methods, sections)
+    assert whole == {
+        "innerpissa": "innerpissa", "antipasto": "antipasto", "lora": "innerpissa", "lora_antiparallel": "antipasto",
+        "innerpissa_norotation": "innerpissa",
+    }  # fmt: skip
+    effects = dict(zip(methods, (0.04, -0.02, 0.01, 0.02, 0.0), strict=True))
+    arms = pl.DataFrame([arm(m, e) for m, e in effects.items()], infer_schema_length=None)
+    equal = pl.DataFrame([arm(m, 2 * e, used=1.5, calibrated=True) for m, e in effects.items()], infer_schema_length=None)
+    table = ablation_table(arms, equal, whole)
+    assert table["Method"].to_list() == ["AntiPaSTO", "LoRA, antiparallel", "InnerPiSSA", "LoRA", "InnerPiSSA, norotation"]
+    assert table["Change"].to_list() == ["–", "+200 %", "–", "-75 %", "-100 %"]
+    assert whole_methods(["lora"], sections) == {}
+
+
+def test_the_results_table_has_raw_and_equal_cost_rows_and_prompting_once():
+    arms = pl.DataFrame([arm("innerpissa", 0.04), arm("innerpissa", 0.05, coefficient=2.0), arm("prompting", 0.4)])
+    equal = pl.DataFrame([arm("innerpissa", 0.03, used=2.51, calibrated=True), arm("prompting", 0.4, used=1.0, calibrated=False)])
+    assert source_table(arms, equal, "honesty")["Coeff"].to_list() == ["±1", "±1", "±2.5 (equal cost)"]
+    table = equal_cost_table(equal)
+    assert table["c (mean over seeds)"].to_list() == ["no dose", "2.51"]
+
+
+def test_tables_render_in_every_form():
+    row = {"zero": 0.0, "restored": 0.0, "reload": 0.0, "inverse": 1.25e-7, "orthogonal": 2e-6, "angle": 0.5}
+    table = certificates_table({("innerpissa", 0): row, ("lora", 1): row | dict.fromkeys(("inverse", "orthogonal", "angle"))})
+    assert table["Largest angle (°)"].to_list() == ["28.6", "–"]
+    assert table["|R(−c) − R(c)ᵀ|"].to_list() == ["1.2e-07", "–"]
+    assert markdown(table).count("\n") == 4
+    assert r"$^\top$" in latex(table)
+    assert "<td>0</td>" in as_html(table)
