@@ -1,7 +1,6 @@
-"""The typed form of params.yaml, and the part of it that a DVC stage has declared."""
+"""The typed form of params.yaml."""
 
 import math
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -172,31 +171,3 @@ def load_params(path: Path | str = "params.yaml") -> Params:
         shown = "" if isinstance(first["input"], (dict, Params)) else f" (found {first['input']!r})"
         said = first["msg"].removeprefix("Value error, ")
         raise InputError(f"{path}: {where}: {said}{shown}") from None
-
-
-class Declared(dict[str, Any]):
-    """The parameters that a stage declares in dvc.yaml; any other key is a KeyError, so that none goes untracked."""
-
-    def __missing__(self, key: str) -> Any:
-        raise KeyError(f"{key} is not among this stage's params in dvc.yaml: declare it there")
-
-
-def stage_name(stage: str) -> str:
-    """Return the stage and its cell, e.g. train@innerpissa-0, as DVC names it."""
-    return os.environ.get("DVC_STAGE", stage)
-
-
-def stage_params(stage: str, item: dict[str, str] | None = None) -> Declared:
-    """Validate params.yaml as a whole and return what `stage` declares of it, typed."""
-    params = load_params()
-    declared = read_yaml("dvc.yaml")["stages"][stage].get("params", [])
-    fields = {"model": params.model, "evalset": params.evalset} | {f"item.{k}": v for k, v in (item or {}).items()}
-    keys = [re.sub(r"\$\{([a-z._]+)\}", lambda match: fields[match[1]], key) for key in declared]
-    return Declared({key: lookup(params, key) for key in keys})
-
-
-def lookup(params: Params, key: str) -> Any:
-    value: Any = params
-    for part in key.split("."):
-        value = value[part] if isinstance(value, dict) else getattr(value, part)
-    return value

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.declared import Declared
 from pipeline.files import read_json, write_json
-from pipeline.params import Declared, read_yaml
+from pipeline.params import read_yaml
 
 # DVC_ROOT is the user's checkout even when the stage runs in a queue's temporary workspace.
 ROOT = Path(os.environ.get("DVC_ROOT") or ".").resolve()

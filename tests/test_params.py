@@ -7,10 +7,11 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.behaviours import load_behaviour
+from pipeline.declared import stage_params
 from pipeline.errors import InputError
 from pipeline.evalsets import EVALSETS
 from pipeline.pairs import build_pairs, load_suffixes, mix
-from pipeline.params import load_params, stage_params
+from pipeline.params import load_params
 from pipeline.sections import PairsParams
 from pipeline.steering import BASELINES, LEARNED, METHODS
 

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 STAGE = """
 import sys, time
-from pipeline.params import Declared
+from pipeline.declared import Declared
 from pipeline.tracking import tracked
 with tracked(sys.argv[1], Declared(rank=4)) as run:
     run.log({"figure": 1.5})

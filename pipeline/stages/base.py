@@ -6,10 +6,10 @@ from typing import Any
 import polars as pl
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from pipeline.declared import Declared
 from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.lm.load import choose_device, load_model, load_tokenizer
-from pipeline.params import Declared
 from pipeline.paths import ITEMS, MANIFEST, PAIRS, method_file
 from pipeline.schemas import check_items
 from pipeline.steering import METHODS

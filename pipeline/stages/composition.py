@@ -9,13 +9,13 @@ from typing import Any
 import polars as pl
 
 from pipeline.behaviours import Behaviour, load_behaviour
+from pipeline.declared import Declared
 from pipeline.evalsets.reference import build_items
 from pipeline.evalsets.scoring import score
 from pipeline.files import new_file, new_folder
 from pipeline.lm.prompts import chat_text
 from pipeline.metrics.composition import composition_table
 from pipeline.pairs import build_pairs, load_suffixes
-from pipeline.params import Declared
 from pipeline.paths import COMPOSITION, REPORTS, SUFFIXES, behaviour_file
 from pipeline.stages.base import read_base, read_section
 from pipeline.stages.stage import stage

@@ -5,9 +5,9 @@
 
 import polars as pl
 
+from pipeline.declared import Declared
 from pipeline.evalsets.scoring import score
 from pipeline.files import new_folder, read_json
-from pipeline.params import Declared
 from pipeline.paths import ADAPTERS, BASE, adapter_folder, scores_folder
 from pipeline.schemas import CALIBRATED, RAW, SCORES, check
 from pipeline.stages.base import read_base, read_items

@@ -10,8 +10,8 @@ import polars as pl
 
 from pipeline import appendix, figures, tables
 from pipeline.behaviours import load_behaviour
+from pipeline.declared import Declared
 from pipeline.files import new_file, new_folder, read_json
-from pipeline.params import Declared
 from pipeline.paths import (
     BASE,
     COMPOSITION,

@@ -3,8 +3,8 @@
 import contextlib
 from collections.abc import Iterator
 
+from pipeline.declared import Declared, stage_name, stage_params
 from pipeline.errors import InputError
-from pipeline.params import Declared, stage_name, stage_params
 from pipeline.tracking import Run, tracked
 
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from pipeline.declared import Declared
 from pipeline.files import new_folder, write_json
-from pipeline.params import Declared
 from pipeline.paths import SVD, adapter_folder
 from pipeline.stages.base import log_fit, read_base, read_pairs, read_section, save_fit
 from pipeline.stages.stage import stage
