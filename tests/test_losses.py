@@ -30,6 +30,12 @@ def test_symlog():
     torch.testing.assert_close(symlog(torch.tensor([-1.0, 0.0, math.e - 1])), torch.tensor([-math.log(2), 0.0, 1.0]))
 
 
+def test_symlog_has_slope_one_at_zero_so_that_an_adapter_can_leave_it():
+    x = torch.tensor([-1.0, 0.0, 3.0], requires_grad=True)
+    symlog(x).sum().backward()
+    torch.testing.assert_close(x.grad, torch.tensor([0.5, 1.0, 0.25]))
+
+
 def test_separation_widens_at_plus_and_reverses_at_minus():
     # p_ref = 2 is the unit; p(+1) = 6, -p(-1) = 6: both terms are symlog(3) - symlog(1).
     found = separation(observed(), AXIS, "difference", "raw")

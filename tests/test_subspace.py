@@ -243,7 +243,7 @@ def test_movement_that_only_grows_is_not_suppressed():
 
 def test_gather_takes_the_models_stream_and_weights(model, tokenizer):
     texts = Pairs(["A snow", "The lamp is a long way from here"], ["Well", "I saw the lamp. " * 9], [])
-    found = gather(model, tokenizer, texts, 2)
+    found = gather(model, tokenizer, texts, 2, ["task"])
     assert found.states.shape == (2, 2, 5, 64) and found.layer == 2
     assert [len(found.writers), len(found.readers)] == [4 * 2, 4 * 5]
     assert all(w.shape[0] == 64 for w in found.writers) and all(w.shape[1] == 64 for w in found.readers)
@@ -260,7 +260,9 @@ def test_gather_takes_the_models_stream_and_weights(model, tokenizer):
 
 def test_a_real_model_has_every_subspace(model, tokenizer):
     ends = [f"{first} {last}" for first in ("Well", "Snow", "I saw the lamp", "So") for last in ("and", "the", "is", "it")]
-    found = gather(model, tokenizer, Pairs([f"Be true. {end}" for end in ends], [f"You lie: {end}" for end in ends], []), 2)
+    found = gather(
+        model, tokenizer, Pairs([f"Be true. {end}" for end in ends], [f"You lie: {end}" for end in ends], []), 2, ["task"]
+    )
     for parts in (["task", "suppressed", "write"], ["task", "write", "not_read", "not_logits"], ["task", "logits_read"]):
         basis = loss_subspace(parts, found, 4, centred=False)
         torch.testing.assert_close(basis.T @ basis, torch.eye(basis.shape[1]), atol=1e-5, rtol=0)

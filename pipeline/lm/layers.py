@@ -11,7 +11,9 @@ from pipeline.sections import ModulesParams
 
 ROLES = ("residual-writers", "residual-readers", "residual-all")
 WRITERS = ("o_proj", "down_proj", "out_proj", "dense", "fc2", "c_proj", "dense_4h_to_h")
-READERS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "gate_proj", "up_proj", "gate_up_proj", "fc1")
+READERS = (
+    "q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "gate_proj", "up_proj", "gate_up_proj", "fc1", "dense_h_to_4h",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -23,17 +25,50 @@ class Target:
     module: nn.Linear
 
 
+@dataclass(frozen=True)
+class OtherWeight:
+    """A matrix, or a stack of them, of a decoder layer that no linear module holds: nothing here can adapt it."""
+
+    name: str
+    layer: int
+    module: str
+    """The name of the module that holds it."""
+    kind: str
+    """That module's class."""
+    shape: tuple[int, ...]
+
+    def answers_to(self, wanted: str | list[str]) -> bool:
+        """Return whether a target asks for it: any role, or a regex or a suffix of its own or its module's name."""
+        names = (self.name, self.module)
+        if isinstance(wanted, str):
+            return wanted in ROLES or any(re.fullmatch(wanted, name) for name in names)
+        return any(suffix(name) in wanted for name in names)
+
+
+def suffix(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """Return the list of decoder layers: the one ModuleList as long as the config says."""
+    """Return the list of decoder layers: the one outermost ModuleList of the text decoder as long as the config says.
+
+    Raises InputError where there is none, or more than one (XLM keeps its attentions and its MLPs in lists apart).
+    """
     depth = model.config.get_text_config().num_hidden_layers
-    lists = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == depth and not re.search(r"vision|audio|expert", name)
-    ]
-    if not lists:
-        raise InputError(f"{type(model).__name__} has no list of {depth} decoder layers: its layout is not supported")
-    return lists[0]
+    lists = {
+        name: module
+        for name, module in model.get_decoder().named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == depth and not re.search(r"vision|visual|audio|expert", name)
+    }
+    outermost = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
+    if len(outermost) != 1:
+        how = (
+            f"keeps its {depth} decoder layers in several lists ({', '.join(outermost)})"
+            if lists
+            else f"has no list of {depth} layers"
+        )
+        raise InputError(f"{type(model).__name__} {how}, and its layout is not supported: take a decoder with one list of layers")
+    return lists[outermost[0]]
 
 
 def depth_to_layer(model: PreTrainedModel, depth: float) -> int:
@@ -41,49 +76,115 @@ def depth_to_layer(model: PreTrainedModel, depth: float) -> int:
     return int(depth * len(decoder_layers(model)))
 
 
+def layers_prefix(model: PreTrainedModel) -> str:
+    """Return the dotted name of the list of decoder layers."""
+    layers = decoder_layers(model)
+    return next(name for name, module in model.named_modules() if module is layers)
+
+
 def linear_modules(model: PreTrainedModel) -> list[Target]:
     """Return every linear module of the decoder layers, in order."""
-    layers = decoder_layers(model)
-    prefix = next(name for name, module in model.named_modules() if module is layers)
+    prefix = layers_prefix(model)
     return [
         Target(f"{prefix}.{index}.{name}", index, module)
-        for index, layer in enumerate(layers)
+        for index, layer in enumerate(decoder_layers(model))
         for name, module in layer.named_modules()
         if isinstance(module, nn.Linear)
     ]
 
 
+def other_weights(model: PreTrainedModel) -> list[OtherWeight]:
+    """Return the decoder layers' matrices with one side on the residual stream that no linear module holds, in order.
+
+    They are the experts [e, o, i] of a mixture with their router [e, d], and the Conv1D [i, o] of GPT-2.
+    """
+    prefix, width = layers_prefix(model), model.config.get_text_config().hidden_size
+    return [
+        OtherWeight(
+            f"{prefix}.{index}.{name}.{key}", index, f"{prefix}.{index}.{name}", type(module).__name__, tuple(weight.shape)
+        )
+        for index, layer in enumerate(decoder_layers(model))
+        for name, module in layer.named_modules()
+        if not isinstance(module, nn.Linear)
+        for key, weight in module.named_parameters(recurse=False)
+        if weight.ndim >= 2 and width in weight.shape[-2:] and min(weight.shape[-2:]) > 1
+    ]
+
+
+def refuse_others(model: PreTrainedModel, layers: list[int], what: str) -> None:
+    """Refuse what needs all weights of some layers where linear modules do not hold all of them."""
+    if missing := next((weight for weight in other_weights(model) if weight.layer in layers), None):
+        raise InputError(
+            f"{what} needs every weight of the layer, and {missing.name} is held in a {missing.kind}: take another one"
+        )
+
+
 def role(target: Target, hidden_size: int) -> str | None:
     """Return whether a module writes to or reads from the residual stream; by shape, and by name where it is square."""
-    suffix = target.name.rsplit(".", 1)[-1]
+    own = suffix(target.name)
     writes, reads = target.module.out_features == hidden_size, target.module.in_features == hidden_size
     if writes and reads:
-        if suffix in WRITERS or suffix in READERS:
-            return "residual-writers" if suffix in WRITERS else "residual-readers"
+        if own in WRITERS or own in READERS:
+            return "residual-writers" if own in WRITERS else "residual-readers"
         raise InputError(f"{target.name} is square, so its role is not clear: name the target modules one by one")
     return "residual-writers" if writes else "residual-readers" if reads else None
 
 
 def select(model: PreTrainedModel, params: ModulesParams) -> list[Target]:
-    """Return the target modules: by role or suffix within the depth range, or all that a regular expression matches."""
-    modules, wanted = linear_modules(model), params.target
-    if isinstance(wanted, str) and wanted not in ROLES:
-        try:
-            found = [target for target in modules if re.fullmatch(wanted, target.name)]
-        except re.error as error:
-            raise InputError(f"modules.target {wanted!r} is no role ({', '.join(ROLES)}) and no valid regex: {error}") from None
-    else:
-        first, end = depth_to_layer(model, params.from_depth), depth_to_layer(model, params.to_depth)
-        inside = [target for target in modules if first <= target.layer < end]
-        width = model.config.get_text_config().hidden_size
-        if isinstance(wanted, str):
-            found = [t for t in inside if (is_role := role(t, width)) and wanted in (is_role, "residual-all")]
-        else:
-            found = [target for target in inside if target.name.rsplit(".", 1)[-1] in wanted]
+    """Return the target modules: by role or suffix within the depth range, or all that a regular expression matches.
+
+    A role means every such weight. Where a layer in the range holds some outside linear modules (a mixture's experts, one
+    tensor [e, o, i] for all; the Conv1D of GPT-2), a role would leave them out in silence, so it is refused. Suffixes or a
+    regular expression that name linear modules only, e.g. [o_proj], are taken: the experts then stay as they are.
+
+    Raises InputError for weights that cannot be adapted, for a square module of unknown role, and if nothing matches.
+    """
+    wanted, modules, others = params.target, linear_modules(model), other_weights(model)
+    names = ", ".join(sorted({suffix(target.name) for target in modules}))
+    if not is_pattern(wanted):
+        layers = range(depth_to_layer(model, params.from_depth), depth_to_layer(model, params.to_depth))
+        modules = [target for target in modules if target.layer in layers]
+        others = [weight for weight in others if weight.layer in layers]
+    if refused := [weight for weight in others if weight.answers_to(wanted)]:
+        raise InputError(not_linear(model, refused[0], wanted, names))
+    width = model.config.get_text_config().hidden_size
+    found = [target for target in modules if is_wanted(target, wanted, width)]
     if not found:
-        names = ", ".join(sorted({target.name.rsplit(".", 1)[-1] for target in modules}))
-        raise InputError(f"modules.target {wanted!r} matches no linear module in the chosen layers: there are {names}")
+        raise InputError(f"modules.target {wanted!r} matches no linear module in the chosen layers: there are {names or 'none'}")
     return evenly(found, params.n_modules)
+
+
+def is_pattern(wanted: str | list[str]) -> bool:
+    """Return whether a target is a regular expression; refuse one that is not valid."""
+    if not isinstance(wanted, str) or wanted in ROLES:
+        return False
+    try:
+        re.compile(wanted)
+    except re.error as error:
+        raise InputError(f"modules.target {wanted!r} is no role ({', '.join(ROLES)}) and no valid regex: {error}") from None
+    return True
+
+
+def is_wanted(target: Target, wanted: str | list[str], hidden_size: int) -> bool:
+    if not isinstance(wanted, str):
+        return suffix(target.name) in wanted
+    if wanted not in ROLES:
+        return re.fullmatch(wanted, target.name) is not None
+    own = role(target, hidden_size)
+    return own is not None and wanted in (own, "residual-all")
+
+
+def not_linear(model: PreTrainedModel, weight: OtherWeight, wanted: str | list[str], names: str) -> str:
+    """Return the sentence that refuses a weight outside linear modules; `names` are the suffixes of the linear ones."""
+    advice = (
+        f"name linear modules alone, as a list ({names})"
+        if names
+        else "its layers have no linear module, so take a method that needs none (mean_diff, pca, gradient)"
+    )
+    return (
+        f"modules.target {wanted!r} asks for {weight.name} {list(weight.shape)}, which {type(model).__name__} holds in a "
+        f"{weight.kind} and not in a linear module, so that it cannot be adapted: {advice}"
+    )
 
 
 def evenly(found: list[Target], count: int | None) -> list[Target]:

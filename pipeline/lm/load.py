@@ -15,7 +15,14 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from pipeline.errors import InputError
 from pipeline.sections import ModelParams
@@ -80,7 +87,13 @@ def weights_hash(folder: Path) -> str:
 def describe(name: str, params: ModelParams) -> dict[str, Any]:
     """Return the manifest: which files the model id means, for ever, and the shapes that other stages rely on."""
     folder = locate(params.source, params.revision)
-    config = AutoConfig.from_pretrained(folder).get_text_config()
+    try:
+        whole = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except ValueError:
+        raise InputError(f"transformers has no code of its own for model {params.source!r}: take one that it knows") from None
+    if type(whole) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise InputError(f"model {params.source!r} is a {whole.model_type}, no causal language model: take a decoder")
+    config = whole.get_text_config()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if not tokenizer.chat_template:
         raise InputError(f"the tokenizer of {params.source!r} has no chat template: take an instruction-tuned model")
@@ -91,7 +104,7 @@ def describe(name: str, params: ModelParams) -> dict[str, Any]:
         "revision": None if local else folder.name,  # the snapshot's folder is named by its commit
         "weights_sha256": weights_hash(folder),
         "template_sha256": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
-        "architecture": (config.architectures or [config.model_type])[0],
+        "architecture": (whole.architectures or [whole.model_type])[0],
         "layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
         "vocab_size": config.vocab_size,

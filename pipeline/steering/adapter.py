@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from pipeline.errors import InputError
 from pipeline.sections import LearnedParams
 from pipeline.steering.base import Coefficient, Context, Pairs, is_zero
 from pipeline.steering.losses import make_loss
@@ -21,6 +22,8 @@ def guarded(hook: Hook, index: Tensor) -> Hook:
     """Refuse a batch that does not have one row per coefficient: one coefficient would be broadcast silently."""
 
     def run(module, inputs, output):
+        if output.ndim != 3:
+            raise InputError("a target module sees its tokens without batch rows, as experts do: leave it out of modules.target")
         if index.ndim and len(index) != len(output):
             raise ValueError(f"{len(index)} coefficients for a batch of {len(output)} rows: give one number, or one per row")
         return hook(module, inputs, output)

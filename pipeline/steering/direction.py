@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.errors import InputError
 from pipeline.lm.forward import last_hidden, layer_output, read_layers
-from pipeline.lm.layers import decoder_layers, depth_to_layer
+from pipeline.lm.layers import depth_to_layer, layers_prefix
 from pipeline.lm.prompts import pad_left, tokenize
 from pipeline.sections import DirectionParams
 from pipeline.steering.base import Coefficient, Context, Pairs, at_rows, is_zero
@@ -81,11 +81,10 @@ class Direction:
 
 def layers_in_range(model: PreTrainedModel, section: DirectionParams) -> dict[int, str]:
     """Return the decoder layers in the section's depth range, index to dotted name; refuse an empty range."""
-    layers = decoder_layers(model)
     first, end = depth_to_layer(model, section.from_depth), depth_to_layer(model, section.to_depth)
     if first >= end:
         raise InputError(f"no layer lies between depth {section.from_depth} and {section.to_depth}: widen the range")
-    prefix = next(name for name, module in model.named_modules() if module is layers)
+    prefix = layers_prefix(model)
     return {index: f"{prefix}.{index}" for index in range(first, end)}
 
 
@@ -122,5 +121,9 @@ def site_states(
         for start in range(0, len(texts), ROWS):
             ids, mask = pad_left(tokenize(tokenizer, texts[start : start + ROWS]), tokenizer.pad_token_id, model.device)
             last_hidden(model, ids, mask)
+            if any(hidden.ndim != 3 for hidden in seen):
+                raise InputError(
+                    "a target module sees its tokens without batch rows, as experts do: leave it out of modules.target"
+                )
             parts.append([hidden[:, -last_tokens:].float().mean(1) for hidden in seen])
     return [torch.cat(site) for site in zip(*parts, strict=True)]

@@ -53,7 +53,8 @@ class Loss(Protocol):
 
 
 def symlog(x: Tensor) -> Tensor:
-    return x.sign() * x.abs().log1p()
+    """Return sign(x) log(1 + |x|), whose slope at 0 is 1 (autograd of the formula as written would say 0)."""
+    return x.clamp(min=0).log1p() - torch.relu(-x).log1p()
 
 
 def unit(x: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ def reference(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, train:
     return Reference(
         states,
         lambda: writers_basis(model, index),
-        lambda parts, rank, centred: loss_subspace(parts, gather(model, tokenizer, train, index), rank, centred),
+        lambda parts, rank, centred: loss_subspace(parts, gather(model, tokenizer, train, index, parts), rank, centred),
     )
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.errors import InputError
-from pipeline.lm.layers import decoder_layers, linear_modules, role
+from pipeline.lm.layers import decoder_layers, linear_modules, refuse_others, role
 from pipeline.steering.base import Pairs
 from pipeline.steering.dimensions import residual_stream
 
@@ -77,12 +77,16 @@ class Evidence:
 
 
 @torch.no_grad()
-def gather(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, layer: int) -> Evidence:
+def gather(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pairs, layer: int, parts: list[str]) -> Evidence:
     """Run the pairs once and collect the weights of all linear modules that touch the residual stream.
 
-    Raises InputError for a square module whose name does not say whether it reads or writes.
+    Raises InputError where `parts` need weights that no linear module holds, and for a square module whose name does not say
+    whether it reads or writes.
     """
-    places = list(range(len(decoder_layers(model)) + 1))
+    depth = len(decoder_layers(model))
+    if {"write", "not_read"} & set(parts):
+        refuse_others(model, list(range(depth)), "a loss subspace of write or not_read")
+    places = list(range(depth + 1))
     states = residual_stream(model, tokenizer, pairs, places)
     weights: dict[str | None, list[Tensor]] = {"residual-writers": [], "residual-readers": [], None: []}
     for target in linear_modules(model):

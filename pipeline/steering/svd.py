@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from pipeline.errors import InputError
 from pipeline.files import new_folder
-from pipeline.lm.layers import Target, linear_modules, role
+from pipeline.lm.layers import Target, linear_modules, refuse_others, role
 
 
 class Factors(NamedTuple):
@@ -42,6 +42,7 @@ def decompose(weight: Tensor, max_rank: int | None) -> Factors:
 def writers_basis(model: PreTrainedModel, layer: int) -> Tensor:
     """Return the left singular vectors [d, d] of all modules that write to the residual stream in a layer, largest first."""
     width = model.config.get_text_config().hidden_size
+    refuse_others(model, [layer], "direction top_s")
     writers = [t.module for t in linear_modules(model) if t.layer == layer and role(t, width) == "residual-writers"]
     gram = torch.stack([weight @ weight.T for weight in (module.weight.detach().float() for module in writers)]).sum(0)
     return torch.linalg.eigh(gram).eigenvectors.flip(-1)
