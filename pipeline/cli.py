@@ -19,6 +19,12 @@ app.add_typer(reference, name="reference")
 
 Method = Annotated[str, typer.Argument(help="A method id of params.yaml.")]
 Seed = Annotated[int, typer.Argument(help="A seed of params.yaml.")]
+Adapter = Annotated[str, typer.Option(help="A saved adapter: a folder such as models/adapters/innerpissa/seed0, or a hub id.")]
+Base = Annotated[str | None, typer.Option("--model", help="An id of params.yaml, a folder or a hub id; else the adapter's own.")]
+Tokens = Annotated[int, typer.Option(help="The longest answer, in tokens.")]
+Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token; above 0 tokens are drawn.")]
+Draws = Annotated[int, typer.Option(help="The seed of the draws.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 
 
 def call(module: str, function: str, *arguments) -> None:
@@ -101,6 +107,37 @@ def effects() -> None:
 def report() -> None:
     """Render tables, figures and the HTML page."""
     call("stages.report", "main")
+
+
+@app.command()
+def steer(
+    prompt: Annotated[str, typer.Argument(help="What to ask.")],
+    adapter: Adapter,
+    coefficients: Annotated[list[float], typer.Option("-c", help="A coefficient; repeat for several.")] = [-1.0, 0.0, 1.0],  # noqa: B006
+    model: Base = None,
+    max_new_tokens: Tokens = 64,
+    temperature: Temperature = 0.0,
+    seed: Draws = 0,
+    device: Device = "auto",
+) -> None:
+    """Answer one prompt side by side at several coefficients."""
+    call("chat", "main_steer", prompt, coefficients, adapter, model, device, max_new_tokens, temperature, seed)
+
+
+@app.command()
+def chat(
+    adapter: Adapter,
+    coefficients: Annotated[
+        list[float], typer.Option("-c", help="One sets the dial: -c, 0 and c; several are shown as they are.")
+    ] = [1.0],  # noqa: B006
+    model: Base = None,
+    max_new_tokens: Tokens = 256,
+    temperature: Temperature = 0.0,
+    seed: Draws = 0,
+    device: Device = "auto",
+) -> None:
+    """Talk to the steered model in the terminal."""
+    call("chat", "main_chat", coefficients, adapter, model, device, max_new_tokens, temperature, seed)
 
 
 @reference.command()

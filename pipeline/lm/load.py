@@ -50,25 +50,23 @@ def choose_device(name: str) -> torch.device:
         raise InputError(f"device {name!r} cannot be used here: take auto, cpu, cuda, cuda:N or mps") from None
 
 
-def locate(source: str, revision: str | None) -> Path:
-    """Return the folder of a local model, or of a hub model's snapshot (downloaded when it is not in the cache)."""
+def locate(source: str, revision: str | None, patterns: list[str] = FILES, what: str = "model") -> Path:
+    """Return a local folder, or the folder of a hub id's snapshot (downloaded when it is not in the cache)."""
     if Path(source).is_dir():
         return Path(source)
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=FILES))
+        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
     except HFValidationError:
-        raise InputError(f"model source {source!r} is neither a folder nor a hub id: correct models.<id>.source") from None
+        said = "is neither a folder nor a hub id: correct its name"
     except GatedRepoError:
-        raise InputError(f"model {source!r} is gated: accept its terms on the hub and run `hf auth login`") from None
+        said = "is gated: accept its terms on the hub and run `hf auth login`"
     except RevisionNotFoundError:
-        raise InputError(f"model {source!r} has no revision {revision!r}: correct models.<id>.revision") from None
+        said = f"has no revision {revision!r}: name a commit, tag or branch of it"
     except RepositoryNotFoundError:
-        raise InputError(f"model {source!r} is neither a folder nor on the hub: correct models.<id>.source") from None
+        said = "is neither a folder nor on the hub: correct its name"
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, ConnectionError):
-        raise InputError(
-            f"model {source!r} is not in the local cache and the hub cannot be reached: "
-            "connect, or give a local folder as models.<id>.source"
-        ) from None
+        said = "is not in the local cache and the hub cannot be reached: connect, or give a local folder"
+    raise InputError(f"{what} {source!r} {said}")
 
 
 def weights_hash(folder: Path) -> str:
