@@ -19,7 +19,8 @@ innerpissa_random,antipasto,antipasto_published,antipasto_norotation,antipasto_e
 antipasto_nocoherence,antipasto_noordering,lora,lora_antiparallel
 
 ablations: $(READY)
-	PATH="$(BIN):$$PATH" dvc exp run --temp --force --name ablations -S 'methods=[$(ABLATIONS)]' -S 'seeds=$(SEEDS)' \
+	-$(BIN)/dvc exp remove --quiet ablations
+	PATH="$(BIN):$$PATH" dvc exp run --temp --name ablations -S 'methods=[$(ABLATIONS)]' -S 'seeds=$(SEEDS)' \
 	  -S 'baselines=[mean_diff,random]' -S 'coefficients=[-1,0,1]' -S 'composition.behaviours=[]'
 	mkdir -p reports/ablations
 	git archive $$(git for-each-ref --format='%(objectname)' --sort=-creatordate 'refs/exps/*/*/ablations' | head -1) \
