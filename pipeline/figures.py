@@ -22,15 +22,15 @@ MARKERS = dict(zip(METHODS, "osD^xvP*h.", strict=True))
 
 
 @contextmanager
-def figure(folder: Path, name: str, caption: str, size: tuple[float, float] = (8.4, 4.8), panels: int = 1) -> Iterator[Any]:
-    """Yield axes, or several for `panels`; write <name>.svg and .png with the caption, the same bytes for the same content."""
+def figure(folder: Path, name: str, caption: str, size: tuple[float, float], panels: int) -> Iterator[list[Any]]:
+    """Yield the axes of so many panels; write <name>.svg and .png with the caption, the same bytes for the same content."""
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context({"svg.hashsalt": "innerpissa", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         columns = min(panels, 4)
         drawing, axes = plt.subplots(-(-panels // columns), columns, figsize=size, layout="constrained", squeeze=False)
         for unused in axes.flat[panels:]:
             unused.set_visible(False)
-        yield axes[0, 0] if panels == 1 else list(axes.flat[:panels])
+        yield list(axes.flat[:panels])
         drawing.supxlabel(caption, fontsize=7, color="#555555")
         drawing.savefig(folder / f"{name}.svg", metadata={"Date": None})
         drawing.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
@@ -127,8 +127,7 @@ def draw_doses(axes: Any, method: str, rows: pl.DataFrame) -> None:
 def training_curves(folder: Path, histories: dict[str, dict[int, pl.DataFrame]], caption: str) -> None:
     """The loss of every trained adapter by step, a panel per method: thin on training batches, dots on the calibration pairs."""
     rows = -(-len(histories) // 4)
-    with figure(folder, "training", caption, (8.4, 0.8 + 2.2 * rows), len(histories)) as found:
-        panels = found if len(histories) > 1 else [found]
+    with figure(folder, "training", caption, (8.4, 0.8 + 2.2 * rows), len(histories)) as panels:
         for axes, (method, seeds) in zip(panels, histories.items(), strict=True):
             for seed, history in seeds.items():
                 train, held = (history.filter(pl.col("split") == split) for split in ("train", "calibration"))

@@ -4,11 +4,14 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+from transformers import PreTrainedTokenizerBase
 
 from pipeline.behaviours import Behaviour
 from pipeline.errors import InputError
+from pipeline.lm.prompts import chat_text
 from pipeline.schemas import PAIRS, check
 from pipeline.sections import PairsParams
 
@@ -34,6 +37,11 @@ def mix(files: dict[str, list[str]], count: int, seed: int) -> list[str]:
     queues = [random.Random(f"{seed} {name}").sample(rows, len(rows)) for name, rows in sorted(files.items())]
     turns = [queue[i] for i in range(max(map(len, queues))) for queue in queues if i < len(queue)]
     return list(dict.fromkeys(turns))[:count]
+
+
+def renderer(tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> Callable[[str, str], str]:
+    """Return render(user, suffix): the model's chat with one user turn, whose reply stops after the suffix."""
+    return lambda user, suffix: chat_text(tokenizer, [{"role": "user", "content": user}], suffix, options)
 
 
 def build_pairs(

@@ -126,9 +126,7 @@ def full_table(arms: pl.DataFrame) -> pl.DataFrame:
 def seeds_table(effects: pl.DataFrame) -> pl.DataFrame:
     """The effect at ±1 (or nearest) of every seed's own adapter: how far seeds differ."""
     single = effects.filter(pl.col("seed") != MEAN)
-    nearest = single["coefficient"].abs().unique().to_list()
-    one = min(nearest, key=lambda c: abs(c - 1))
-    rows = single.filter(pl.col("coefficient").abs() == one).sort("method", "seed", "coefficient").to_dicts()
+    rows = single.filter(pl.col("coefficient").abs() == nearest_to_one(single)).sort("method", "seed", "coefficient").to_dicts()
     return pl.DataFrame([
         {"Method": title(row), "Seed": row["seed"], "c": f"{row['coefficient']:+g}", "Effect": number(row["target_effect"]),
          "95 % interval": interval(row), "Δ NLL": number(row["delta_nll"]), "Side effects": number(row["side_effect"])}

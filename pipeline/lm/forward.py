@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 CHUNK = 4096  # tokens whose logits exist at once
+ROWS = 64  # texts per forward pass without gradients, where nothing else says how many
 
 
 def token_positions(mask: Tensor) -> Tensor:

@@ -13,9 +13,8 @@ from pipeline.declared import Declared
 from pipeline.evalsets.reference import build_items
 from pipeline.evalsets.scoring import score
 from pipeline.files import new_file, new_folder
-from pipeline.lm.prompts import chat_text
 from pipeline.metrics.composition import composition_table
-from pipeline.pairs import build_pairs, load_suffixes
+from pipeline.pairs import build_pairs, load_suffixes, renderer
 from pipeline.paths import COMPOSITION, REPORTS, SUFFIXES, behaviour_file
 from pipeline.stages.base import read_base, read_section
 from pipeline.stages.stage import stage
@@ -29,11 +28,7 @@ COLUMNS = {"target": pl.String, "first": pl.Float64, "second": pl.Float64}
 
 def pairs_of(behaviour: Behaviour, tokenizer, params: Declared) -> tuple[Pairs, Pairs]:
     options = params[f"models.{params['model']}.template_options"]
-
-    def render(user: str, suffix: str) -> str:
-        return chat_text(tokenizer, [{"role": "user", "content": user}], suffix, options)
-
-    frame = build_pairs(behaviour, load_suffixes(SUFFIXES), params["pairs"], render)
+    frame = build_pairs(behaviour, load_suffixes(SUFFIXES), params["pairs"], renderer(tokenizer, options))
     return Pairs.of(frame, "train"), Pairs.of(frame, "calibration")
 
 

@@ -3,8 +3,7 @@
 from pipeline.behaviours import load_behaviour
 from pipeline.files import new_folder
 from pipeline.lm.load import load_tokenizer
-from pipeline.lm.prompts import chat_text
-from pipeline.pairs import build_pairs, load_suffixes
+from pipeline.pairs import build_pairs, load_suffixes, renderer
 from pipeline.paths import PAIRS, SUFFIXES, behaviour_file
 from pipeline.stages.base import read_manifest
 from pipeline.stages.stage import stage
@@ -14,12 +13,8 @@ def main() -> None:
     with stage("pairs") as (params, run):
         tokenizer = load_tokenizer(read_manifest(params["model"]))
         options = params[f"models.{params['model']}.template_options"]
-
-        def render(user: str, suffix: str) -> str:
-            return chat_text(tokenizer, [{"role": "user", "content": user}], suffix, options)
-
         behaviour = load_behaviour(behaviour_file(params["behaviour"]))
-        frame = build_pairs(behaviour, load_suffixes(SUFFIXES), params["pairs"], render)
+        frame = build_pairs(behaviour, load_suffixes(SUFFIXES), params["pairs"], renderer(tokenizer, options))
         print(f"{frame.height} pairs; the first:\n{frame['positive'][0]}\n{frame['negative'][0]}")
         run.log({f"pairs_{split}": float((frame["split"] == split).sum()) for split in ("train", "calibration")})
         with new_folder(PAIRS) as new:

@@ -1,7 +1,7 @@
 """What every learned method shares: one small trained module beside each target module, one coefficient for all."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 import polars as pl
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.errors import InputError
 from pipeline.sections import LearnedParams
-from pipeline.steering.base import Coefficient, Context, Pairs, is_zero
+from pipeline.steering.base import Coefficient, Context, Pairs, attached, is_zero
 from pipeline.steering.losses import make_loss
 from pipeline.steering.optimise import optimise
 
@@ -104,11 +104,11 @@ class Adapter:
             yield
             return
         doses, index = torch.unique(torch.as_tensor(coefficient, dtype=torch.float32), return_inverse=True)
-        with ExitStack() as attached:
-            for name, module in self.modules.items():
-                target = model.get_submodule(name)
-                hook = module.hook(target, doses.to(model.device), index.to(model.device))
-                attached.callback(target.register_forward_hook(guarded(hook, index)).remove)
+        on_device = doses.to(model.device), index.to(model.device)
+        hooks = {
+            name: guarded(module.hook(model.get_submodule(name), *on_device), index) for name, module in self.modules.items()
+        }
+        with attached(model, hooks):
             yield
 
     def rewrite(self, messages, coefficient: float):

@@ -1,6 +1,7 @@
 """The protocol of every steering method, and how a fitted one is saved and loaded."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -105,6 +106,15 @@ def at_rows(coefficient: Coefficient, rows: int) -> Tensor:
 
 def is_zero(coefficient: Coefficient) -> bool:
     return not isinstance(coefficient, Tensor) and coefficient == 0
+
+
+@contextmanager
+def attached(model: PreTrainedModel, hooks: dict[str, Callable]) -> Iterator[None]:
+    """Keep one forward hook on each named module for the duration of a `with` block."""
+    with ExitStack() as stack:
+        for name, hook in hooks.items():
+            stack.callback(model.get_submodule(name).register_forward_hook(hook).remove)
+        yield
 
 
 def save_steering(folder: Path, method: str, steering: Steering, about: dict[str, Any]) -> None:

@@ -13,11 +13,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.errors import InputError
-from pipeline.lm.forward import last_hidden, layer_output
+from pipeline.lm.forward import ROWS, last_hidden, layer_output
 from pipeline.lm.layers import decoder_layers
 from pipeline.lm.prompts import pad_left, tokenize
 from pipeline.steering.base import Pairs
-from pipeline.steering.direction import ROWS
 from pipeline.steering.svd import Factors
 
 

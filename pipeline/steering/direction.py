@@ -6,7 +6,7 @@ so that c = 1 adds, over all sites together, about as much as the persona itself
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 import polars as pl
@@ -15,13 +15,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.errors import InputError
-from pipeline.lm.forward import last_hidden, layer_output, read_layers
+from pipeline.lm.forward import ROWS, last_hidden, layer_output, read_layers
 from pipeline.lm.layers import depth_to_layer, layers_prefix
 from pipeline.lm.prompts import pad_left, tokenize
 from pipeline.sections import DirectionParams
-from pipeline.steering.base import Coefficient, Context, Pairs, at_rows, is_zero
-
-ROWS = 64  # texts per forward pass
+from pipeline.steering.base import Coefficient, Context, Pairs, at_rows, attached, is_zero
 
 
 class Direction:
@@ -60,9 +58,8 @@ class Direction:
         if is_zero(coefficient):
             yield
             return
-        with ExitStack() as attached:
-            for site, vector in zip(self.sites, self.vectors, strict=True):
-                attached.callback(model.get_submodule(site).register_forward_hook(addition(vector, coefficient)).remove)
+        hooks = {site: addition(vector, coefficient) for site, vector in zip(self.sites, self.vectors, strict=True)}
+        with attached(model, hooks):
             yield
 
     def rewrite(self, messages, coefficient: float):

@@ -12,14 +12,13 @@ from collections.abc import Callable
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline.lm.forward import last_hidden, token_kl, token_nll
+from pipeline.lm.forward import ROWS, last_hidden, token_kl, token_nll
 from pipeline.sections import DoseParams
 from pipeline.steering.base import Pairs, Steering
 from pipeline.steering.contrast import pair_tensors
 
 START = 1 / 64
 TOLERANCE = 0.01  # of the budget
-ROWS = 64  # texts per forward pass, each under both signs
 
 
 @torch.no_grad()
@@ -61,19 +60,22 @@ def calibrate(cost: Callable[[float], tuple[float, float]], params: DoseParams) 
     A budget that is never reached gives `max_coefficient` and says so.
     """
 
-    def mean(c: float) -> float:
+    def measured(c: float) -> tuple[float, tuple[float, float]]:
         up, down = cost(c)
-        total = (up + down) / 2
-        return math.inf if math.isnan(total) else total  # NaN: the model has come apart, so the dose is too high
+        mean = (up + down) / 2
+        return (math.inf if math.isnan(mean) else mean), (up, down)  # NaN: the model has come apart, so the dose is too high
 
     low, high = 0.0, START
-    while mean(high) < params.budget and high < params.max_coefficient:
+    found, both = measured(high)
+    while found < params.budget and high < params.max_coefficient:
         low, high = high, min(2 * high, params.max_coefficient)
-    found = mean(high)
+        found, both = measured(high)
     reached = found >= params.budget
     while reached and abs(found - params.budget) > TOLERANCE * params.budget and high - low > 1e-4 * high:
         middle = (low + high) / 2
-        at = mean(middle)
-        low, high, found = (middle, high, found) if at < params.budget else (low, middle, at)
-    up, down = cost(high)
-    return {"coefficient": high, "cost_up": up, "cost_down": down, "reached": reached}
+        at, pair = measured(middle)
+        if at < params.budget:
+            low = middle
+        else:
+            high, found, both = middle, at, pair
+    return {"coefficient": high, "cost_up": both[0], "cost_down": both[1], "reached": reached}

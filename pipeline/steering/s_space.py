@@ -13,7 +13,7 @@ v; then c > 0 moves that input's output towards the positive persona, however th
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 import polars as pl
@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 from pipeline.lm.layers import select
 from pipeline.sections import SSpaceParams
-from pipeline.steering.base import Coefficient, Context, Pairs, at_rows, is_zero
+from pipeline.steering.base import Coefficient, Context, Pairs, at_rows, attached, is_zero
 from pipeline.steering.direction import addition, site_states
 from pipeline.steering.svd import Factors, read_cache
 
@@ -69,12 +69,11 @@ class SSpace:
         if is_zero(coefficient):
             yield
             return
-        with ExitStack() as attached:
-            for name, parts in self.modules.items():
-                hook = (
-                    addition(parts["vector"], coefficient) if "vector" in parts else rescaling(**parts, coefficient=coefficient)
-                )
-                attached.callback(model.get_submodule(name).register_forward_hook(hook).remove)
+        hooks = {
+            name: addition(parts["vector"], coefficient) if "vector" in parts else rescaling(**parts, coefficient=coefficient)
+            for name, parts in self.modules.items()
+        }
+        with attached(model, hooks):
             yield
 
     def rewrite(self, messages, coefficient: float):
