@@ -10,9 +10,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.errors import InputError
 from pipeline.evalsets.prompt import ANSWER_PREFIX
+from pipeline.lm.batches import in_batches
 from pipeline.lm.forward import last_hidden, to_logits, token_nll, token_positions
 from pipeline.lm.prompts import Message, answer_tokens, chat_text, pad_left
-from pipeline.progress import track
 from pipeline.steering.base import Attachable
 
 SCORED_FROM = "\nSituation:"  # the NLL is over the tokens from here on: the same for every method
@@ -49,11 +49,11 @@ def make_rows(
     return [Row(item_id, c, *found[text]) for item_id, c, text in wanted]
 
 
-def check_head(model: PreTrainedModel, ids: Tensor, mask: Tensor, hidden: Tensor) -> None:
+def check_head(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> None:
     """Refuse a model whose logits are not what `to_logits` makes of its last hidden states."""
     positions = token_positions(mask)
     own = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1).logits[:, -1]
-    ours = to_logits(model, hidden[:, -1])
+    ours = to_logits(model, last_hidden(model, ids, mask)[:, -1])
     if not torch.allclose(own.float(), ours, rtol=1e-2, atol=1e-2):
         raise InputError(f"{type(model).__name__} transforms its logits in a way that scoring does not know")
 
@@ -70,16 +70,15 @@ def score(
     """
     rows = sorted(make_rows(tokenizer, items, steering, coefficients, options), key=lambda row: len(row.ids))
     answers = {word: torch.tensor(ids, device=model.device) for word, ids in answer_tokens(tokenizer).items()}
-    parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    results: list[Tensor] = []
-    for index, part in enumerate(track(parts[::-1], "scoring", len(parts))):  # longest first: memory errors come early
+    check_head(model, *pad_left([rows[-1].ids], tokenizer.pad_token_id, model.device))
+
+    def work(part: list[Row]) -> Tensor:
         ids, mask = pad_left([row.ids for row in part], tokenizer.pad_token_id, model.device)
         scored = torch.tensor([row.scored for row in part])
         chosen = (torch.arange(ids.shape[1]) >= ids.shape[1] - scored[:, None]).to(model.device)
-        if index == 0:
-            check_head(model, ids, mask, last_hidden(model, ids, mask))
-        results.append(score_batch(model, ids, mask, chosen, answers, steering, torch.tensor([row.coefficient for row in part])))
-    figures = torch.cat(results[::-1]).tolist()
+        return score_batch(model, ids, mask, chosen, answers, steering, torch.tensor([row.coefficient for row in part]))
+
+    figures = in_batches(rows, batch_size, work, "scoring").tolist()
     names = ("log_odds", "choice_mass", "nll")
     records = [
         {"item_id": row.item_id, "coefficient": row.coefficient, **dict(zip(names, values, strict=True))}
