@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.errors import InputError
 from pipeline.lm.decoding import check_logits, decode, stop_tokens
-from pipeline.lm.prompts import Message, pad_left, tokenize
+from pipeline.lm.prompts import Message, open_turn, pad_left, tokenize
 from pipeline.steering.base import Attachable
 from pipeline.use import steer
 
@@ -28,7 +28,7 @@ def answers(
     """
     check_request(tokenizer, coefficients, max_new_tokens, temperature)
     rewritten = [adapter.rewrite(messages, c) for c in coefficients]
-    texts = [tokenizer.apply_chat_template(m, tokenize=False, add_generation_prompt=True, **(options or {})) for m in rewritten]
+    texts = [open_turn(tokenizer, chat, options or {}) for chat in rewritten]
     ids, mask = pad_left(tokenize(tokenizer, texts), tokenizer.pad_token_id or 0, model.device)
     stops, generator = stop_tokens(model, tokenizer), torch.Generator().manual_seed(seed)
 
