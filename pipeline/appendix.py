@@ -93,7 +93,7 @@ def coherence_table(rows: pl.DataFrame) -> pl.DataFrame:
     if rows.is_empty():
         return pl.DataFrame()
     unit = nearest_to_one(rows.filter((pl.col("dose") == RAW) & (pl.col("coefficient") != 0)))
-    wanted = (pl.col("dose") != RAW) | pl.col("coefficient").abs().is_in([0, unit])
+    wanted = (pl.col("dose") != RAW) | pl.col("coefficient").abs().is_in([0.0, unit])
     sign = pl.col("coefficient").sign().alias("sign")
     keys, figures = ["method", "dose", "sign"], [c for c in rows.columns if c not in ("method", "seed", "dose")]
     folded = rows.filter(wanted).with_columns(sign).group_by(keys, maintain_order=True).agg(pl.col(figures).mean())
