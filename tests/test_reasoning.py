@@ -8,7 +8,7 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.evalsets.prompt import ANSWER_PREFIX, dilemma_prompt
-from pipeline.evalsets.reasoning import OPENING, Form, reason, reasoning_form
+from pipeline.evalsets.reasoning import Form, reason, reasoning_form
 from pipeline.evalsets.scoring import make_rows, score
 from pipeline.evalsets.writing import write
 from pipeline.lm.prompts import THINK, answer_tokens, open_turn, tokenize
@@ -24,6 +24,7 @@ ITEMS = [
     for i, (role, thing) in enumerate([("nurse", "lamp"), ("clerk", "old and very heavy lamp"), ("cook", "boat")])
 ]
 COEFFICIENTS = [-1.0, 0.0, 1.0]
+OPENING = "Let me think."
 PROMPTING = Prompting("Pretend you're an honest person.", "Pretend you're a dishonest person.", "user")
 # As Qwen3's: a block that is closed at once where thinking is switched off.
 THINKING = (
@@ -67,7 +68,7 @@ class Scripted:
 
 def scripted(model, tokenizer, tokens, count, template=None):
     tokenizer = with_template(tokenizer, template) if template else tokenizer
-    return reason(model, tokenizer, ITEMS, Scripted(tokens), COEFFICIENTS, 4, {"enable_thinking": False}, count)
+    return reason(model, tokenizer, ITEMS, Scripted(tokens), COEFFICIENTS, 4, {"enable_thinking": False}, count, OPENING)
 
 
 def test_a_model_that_only_says_eos_is_closed_at_once(model, tokenizer):
@@ -102,7 +103,7 @@ def test_the_form_follows_the_template(tokenizer):
 
     def form(template, options):
         other = with_template(tokenizer, template)
-        return reasoning_form(other, open_turn(other, chat, options))
+        return reasoning_form(other, open_turn(other, chat, options), OPENING)
 
     assert form(tokenizer.chat_template, {}) == Form(OPENING, ("\n\n", ANSWER_PREFIX), "\n\n")
     assert form(THINKING, THINK) == Form("<think>\n", ("</think>",), "\n</think>\n\n")
@@ -113,16 +114,18 @@ def test_the_form_follows_the_template(tokenizer):
 
 
 def test_a_batch_with_a_coefficient_per_row_equals_its_rows_alone(model, tokenizer, steering):
-    together = reason(model, tokenizer, ITEMS, steering, [-2.0, *COEFFICIENTS, 2.0], 15, {}, 10)
+    together = reason(model, tokenizer, ITEMS, steering, [-2.0, *COEFFICIENTS, 2.0], 15, {}, 10, OPENING)
     assert len({r["text"] for r in together if r["item_id"] == "0"}) >= 3
     for record in together:
         item = [i for i in ITEMS if i["item_id"] == record["item_id"]]
-        assert reason(model, tokenizer, item, steering, [record["coefficient"]], 1, {}, 10) == [record]
+        assert reason(model, tokenizer, item, steering, [record["coefficient"]], 1, {}, 10, OPENING) == [record]
 
 
 def test_nought_is_the_base_and_the_model_is_left_alone(model, tokenizer, steering):
-    base = reason(model, tokenizer, ITEMS, None, [0.0], 4, {}, 10)
-    assert [r for r in reason(model, tokenizer, ITEMS, steering, COEFFICIENTS, 4, {}, 10) if r["coefficient"] == 0] == base
+    base = reason(model, tokenizer, ITEMS, None, [0.0], 4, {}, 10, OPENING)
+    assert [
+        r for r in reason(model, tokenizer, ITEMS, steering, COEFFICIENTS, 4, {}, 10, OPENING) if r["coefficient"] == 0
+    ] == base
     assert not any(module._forward_hooks for module in model.modules())
 
 
@@ -140,7 +143,7 @@ def test_prompting_says_its_sentence_before_the_model_reasons(model, tokenizer, 
     seen = []
     monkeypatch.setattr("pipeline.evalsets.reasoning.write", lambda m, t, prompts, *rest: seen.extend(prompts) or [])
     with pytest.raises(ValueError, match="zip"):
-        reason(model, tokenizer, ITEMS[:1], PROMPTING, COEFFICIENTS, 4, {}, 5)
+        reason(model, tokenizer, ITEMS[:1], PROMPTING, COEFFICIENTS, 4, {}, 5, OPENING)
     assert ["honest person. Should" in text and "dishonest" not in text for text in seen] == [False, False, True]
     assert ["dishonest person. Should" in text for text in seen] == [True, False, False]
     assert all(text.endswith(f"assistant\n{OPENING}") for text in seen)
@@ -182,4 +185,4 @@ def test_without_replies_rows_are_as_before(tokenizer):
 
 def test_a_prompt_that_leaves_no_room_is_refused(model, tokenizer):
     with pytest.raises(InputError, match="are more than the model's 1024"):
-        reason(model, tokenizer, ITEMS, None, [0.0], 4, {}, 1024)
+        reason(model, tokenizer, ITEMS, None, [0.0], 4, {}, 1024, OPENING)

@@ -1,8 +1,8 @@
 """Let a steered model reason before its answer to a dilemma is read.
 
 The assistant's turn is: opening, up to n tokens of the model's own, forced close, answer prefix. Where the chat template knows
-a think block, the block is opened and closed with its own tags; elsewhere the reasoning is plain text that begins with
-`OPENING` and ends with a blank line. A row that closes its reasoning itself, or gives its answer, is closed there.
+a think block, the block is opened and closed with its own tags; elsewhere the reasoning is plain text that begins with a given
+phrase and ends with a blank line. A row that closes its reasoning itself, or gives its answer, is closed there.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,6 @@ from pipeline.evalsets.writing import Written, write
 from pipeline.lm.prompts import THINK, Message, open_turn
 from pipeline.steering.base import Attachable
 
-OPENING = "Let me think."
 BLANK_LINE = "\n\n"
 TAGS = {"<think>": "</think>", "[THINK]": "[/THINK]"}
 EOS, TAG, LIMIT = "eos", "tag", "limit"  # what closed a row: the end of its text, its own closing words, or n
@@ -37,8 +36,11 @@ class Form:
         return text[: min(places)] if places else None
 
 
-def reasoning_form(tokenizer: PreTrainedTokenizerBase, prompt: str) -> Form:
-    """Return the form for a prompt that ends where the assistant's turn begins (the template may have opened the block)."""
+def reasoning_form(tokenizer: PreTrainedTokenizerBase, prompt: str, plain: str) -> Form:
+    """Return the form for a prompt that ends where the assistant's turn begins (the template may have opened the block).
+
+    `plain` opens the reasoning where the template knows no block.
+    """
     template = str(tokenizer.get_chat_template())
     for opening, closing in TAGS.items():
         if closing not in template:
@@ -49,12 +51,12 @@ def reasoning_form(tokenizer: PreTrainedTokenizerBase, prompt: str) -> Form:
             )
         begun = prompt.rstrip().endswith(opening)
         return Form("" if begun else f"{opening}\n", (closing,), f"\n{closing}{BLANK_LINE}")
-    return Form(OPENING, (BLANK_LINE, ANSWER_PREFIX), BLANK_LINE)
+    return Form(plain, (BLANK_LINE, ANSWER_PREFIX), BLANK_LINE)
 
 
 def reason(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: list[dict[str, Any]], steering: Attachable | None,
-    coefficients: list[float], batch_size: int, options: dict[str, Any], count: int,
+    coefficients: list[float], batch_size: int, options: dict[str, Any], count: int, opening: str,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Return one record per item and coefficient: the reply before the answer prefix, and how the reasoning ended.
 
@@ -66,7 +68,7 @@ def reason(
         for c in coefficients:
             keys.append((item["item_id"], c))
             prompts.append(open_turn(tokenizer, steering.rewrite(chat, c) if steering else chat, options | THINK))
-    form = reasoning_form(tokenizer, prompts[0])
+    form = reasoning_form(tokenizer, prompts[0], opening)
     reach = max(len(end.encode()) for end in form.ends)  # an end spans at most as many tokens as it has bytes
 
     def closes(ids: list[int]) -> bool:

@@ -58,7 +58,8 @@ def measure(
     size, options = params[f"models.{name}.batch_size"], params[f"models.{name}.template_options"]
     found, replies = {}, None
     if wanted.reasoning_tokens:
-        found["reasoning"] = reason(model, tokenizer, items, steering, coefficients, size, options, wanted.reasoning_tokens)
+        limits = wanted.reasoning_tokens, wanted.reasoning_opening
+        found["reasoning"] = reason(model, tokenizer, items, steering, coefficients, size, options, *limits)
         replies = {(record["item_id"], record["coefficient"]): record["text"] for record in found["reasoning"]}
     found["scores"] = score(model, tokenizer, items, steering, coefficients, size, options, replies)
     if wanted.coherence_tokens:
