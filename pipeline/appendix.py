@@ -1,10 +1,11 @@
-"""The report's further tables: ablations, certificates, two adapters at once."""
+"""The report's further tables: ablations, certificates, two adapters at once, free texts."""
 
 import math
 from typing import Any
 
 import polars as pl
 
+from pipeline.schemas import RAW
 from pipeline.sections import LearnedParams, LoraParams
 from pipeline.tables import name_of, nearest_to_one, number, title
 
@@ -84,4 +85,29 @@ def composition_table(rows: pl.DataFrame) -> pl.DataFrame:
             if row["first"] and row["second"] else "–",
         }
         for row in rows.to_dicts()
+    ])  # fmt: skip
+
+
+def coherence_table(rows: pl.DataFrame) -> pl.DataFrame:
+    """The free texts of the base and of every method, at the coefficients nearest to ±1 and at equal cost; means over seeds."""
+    if rows.is_empty():
+        return pl.DataFrame()
+    unit = nearest_to_one(rows.filter((pl.col("dose") == RAW) & (pl.col("coefficient") != 0)))
+    wanted = (pl.col("dose") != RAW) | pl.col("coefficient").abs().is_in([0.0, unit])
+    sign = pl.col("coefficient").sign().alias("sign")
+    keys, figures = ["method", "dose", "sign"], [c for c in rows.columns if c not in ("method", "seed", "dose")]
+    folded = rows.filter(wanted).with_columns(sign).group_by(keys, maintain_order=True).agg(pl.col(figures).mean())
+    return pl.DataFrame([
+        {
+            "Method": name_of(row["method"]),
+            "c": (f"{row['coefficient']:+.2g}" if row["sign"] else "0") + ("" if row["dose"] == RAW else " (equal cost)"),
+            "NLL of the base": number(row["base_nll"]),
+            "Δ": number(row["delta_base_nll"]),
+            "Repeated 3-grams": number(row["repetition"]),
+            "Distinct 1-grams": number(row["distinct_1"]),
+            "Distinct 2-grams": number(row["distinct_2"]),
+            "Ended": number(row["ended"], 2),
+            "Tokens": number(row["n_tokens"], 1),
+        }
+        for row in folded.to_dicts()
     ])  # fmt: skip

@@ -9,13 +9,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.errors import InputError
-from pipeline.lm.forward import token_positions
-from pipeline.lm.prompts import Message, pad_left, tokenize
+from pipeline.lm.decoding import check_logits, decode, stop_tokens
+from pipeline.lm.prompts import Message, open_turn, pad_left, tokenize
 from pipeline.steering.base import Attachable
 from pipeline.use import steer
 
 
-@torch.no_grad()
 def answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, adapter: Attachable, messages: list[Message],
     coefficients: Sequence[float], max_new_tokens: int, options: dict[str, Any] | None = None,
@@ -29,33 +28,19 @@ def answers(
     """
     check_request(tokenizer, coefficients, max_new_tokens, temperature)
     rewritten = [adapter.rewrite(messages, c) for c in coefficients]
-    texts = [tokenizer.apply_chat_template(m, tokenize=False, add_generation_prompt=True, **(options or {})) for m in rewritten]
+    texts = [open_turn(tokenizer, chat, options or {}) for chat in rewritten]
     ids, mask = pad_left(tokenize(tokenizer, texts), tokenizer.pad_token_id or 0, model.device)
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", math.inf)
-    if ids.shape[1] + max_new_tokens > limit:
-        raise InputError(
-            f"{ids.shape[1]} tokens and {max_new_tokens} new ones are more than the model's {limit}: shorten one of them"
-        )
     stops, generator = stop_tokens(model, tokenizer), torch.Generator().manual_seed(seed)
-    rows: list[list[int]] = [[] for _ in coefficients]
-    running, fed, cache = [True] * len(rows), ids, None
-    for _ in range(max_new_tokens):
-        with steer(model, adapter, torch.tensor(coefficients, dtype=torch.float32)):
-            found = model(
-                input_ids=fed, attention_mask=mask, position_ids=token_positions(mask)[:, -fed.shape[1] :],
-                past_key_values=cache, use_cache=True, logits_to_keep=1,
-            )  # fmt: skip
-        logits, cache = found.logits[:, -1], found.past_key_values
+
+    def pick(logits: Tensor) -> Tensor:
         check_logits(logits, coefficients)
-        tokens = choose(logits, temperature, generator)
-        for index, token in enumerate(tokens.tolist()):
-            running[index] = running[index] and token not in stops
-            if running[index]:
-                rows[index].append(token)
-        yield [readable(tokenizer, row) for row in rows]
-        if not any(running):
-            return
-        fed, mask = tokens[:, None], torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        return choose(logits, temperature, generator)
+
+    rows = torch.tensor(coefficients, dtype=torch.float32)
+    for found in decode(
+        model, ids, mask, max_new_tokens, pick, lambda row: row[-1] in stops, lambda: steer(model, adapter, rows)
+    ):
+        yield [readable(tokenizer, [token for token in row if token not in stops]) for row in found]
 
 
 def check_request(
@@ -69,19 +54,6 @@ def check_request(
         raise InputError(f"max_new_tokens is {max_new_tokens}: give 1 or more")
     if not 0 <= temperature < math.inf:
         raise InputError(f"temperature is {temperature}: give 0 for greedy decoding, or more")
-
-
-def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Return every token id that ends an answer; a model may name several, and its tokenizer another."""
-    own = model.generation_config.eos_token_id
-    return {id for id in (*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id) if id is not None}
-
-
-def check_logits(logits: Tensor, coefficients: Sequence[float]) -> None:
-    """Refuse rows [b, v] whose largest logit is no number, where argmax would still return some token."""
-    finite = logits.max(-1).values.isfinite().tolist()
-    if bad := [c for c, fine in zip(coefficients, finite, strict=True) if not fine]:
-        raise InputError(f"the model's logits are not finite at coefficients {bad}: take smaller ones")
 
 
 def choose(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:

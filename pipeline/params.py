@@ -17,6 +17,7 @@ from pipeline.sections import (
     CompositionParams,
     ContrastiveParams,
     DoseParams,
+    GenerationParams,
     ModelParams,
     ModulesParams,
     PairsParams,
@@ -84,6 +85,8 @@ class Params(Section):
     composition: CompositionParams
     """Two adapters, to be attached at once."""
     evalsets: dict[Id, Any]
+    generation: GenerationParams
+    """What a model writes freely during evaluation: reasoning before an answer, and texts to measure coherence on."""
     statistics: StatisticsParams
 
     @field_validator("coefficients")

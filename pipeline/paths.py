@@ -4,6 +4,7 @@ from pathlib import Path
 
 BEHAVIOURS = Path("data/raw/behaviours")
 SUFFIXES = Path("data/raw/suffixes")
+PROMPTS = Path("data/raw/prompts")
 MANIFEST = Path("models/base/manifest.json")
 METHOD_FILES = Path("models/methods")
 SVD = Path("models/svd")

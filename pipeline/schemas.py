@@ -21,6 +21,15 @@ SCORES: Schema = {
     "item_id": pl.String, "dilemma_id": pl.String, "dose": pl.String, "coefficient": pl.Float64,
     "log_odds": pl.Float64, "choice_mass": pl.Float64, "nll": pl.Float64,
 }  # fmt: skip
+CELL: Schema = {
+    "model": pl.String, "behaviour": pl.String, "method": pl.String, "seed": pl.Int64, "evalset": pl.String,
+    "dose": pl.String, "coefficient": pl.Float64,
+}  # fmt: skip
+REASONING: Schema = CELL | {"item_id": pl.String, "text": pl.String, "n_tokens": pl.Int64, "closed_by": pl.String}
+COHERENCE: Schema = CELL | {
+    "prompt_id": pl.Int64, "prompt": pl.String, "text": pl.String, "tokens": pl.List(pl.Int64), "ended": pl.Boolean,
+    "base_nll": pl.Float64,
+}  # fmt: skip
 RAW, CALIBRATED = "raw", "calibrated"  # the `dose` of scores: a coefficient of params.yaml, or the method's calibrated one
 MEAN = "mean"  # the `seed` of effects that average over seeds
 LABEL = "label_"  # items hold further Int8 columns label_<framework>/<value>: -1, 0 or +1

@@ -244,6 +244,17 @@ class DailyDilemmasParams(Section):
     """Keep the first n dilemmas by id; null keeps all."""
 
 
+class GenerationParams(Section):
+    reasoning_tokens: int = Field(ge=0)
+    """How many tokens a model may reason before its answer to a dilemma is read; 0 reads the answer at once."""
+    reasoning_opening: str
+    """How reasoning begins where the chat template knows no think block: a neutral phrase that the model can go on from."""
+    coherence_tokens: int = Field(ge=0)
+    """How many tokens it writes to each open prompt at every coefficient; 0 leaves this measure of coherence out."""
+    coherence_prompts: str = Field(pattern=r"^[a-z0-9_-]+$")
+    """Which open prompts: a file data/raw/prompts/<id>.json (open for real models, reference for the bundled one)."""
+
+
 class StatisticsParams(Section):
     bootstrap: int = Field(ge=100)
     """Resamples of the cluster bootstrap."""

@@ -1,6 +1,7 @@
 """Score how a model answers a question Yes or No: log-odds, choice mass and the NLL of the prompt."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,40 +13,50 @@ from pipeline.errors import InputError
 from pipeline.evalsets.prompt import ANSWER_PREFIX
 from pipeline.lm.batches import in_batches
 from pipeline.lm.forward import last_hidden, to_logits, token_nll, token_positions
-from pipeline.lm.prompts import Message, answer_tokens, chat_text, pad_left
+from pipeline.lm.prompts import THINK, Message, answer_tokens, chat_text, open_turn, pad_left
 from pipeline.steering.base import Attachable
 
 SCORED_FROM = "\nSituation:"  # the NLL is over the tokens from here on: the same for every method
+Replies = Mapping[tuple[str, float], str]  # (item_id, coefficient) -> what the assistant says before the answer prefix
 
 
 @dataclass(frozen=True)
 class Row:
-    """One forward row: an item under one coefficient. `scored` counts the last tokens that enter the NLL."""
+    """One forward row: an item under one coefficient.
+
+    The NLL is over the last `scored` tokens without the very last `said` ones, a reply's (0 where there is none).
+    """
 
     item_id: str
     coefficient: float
     ids: list[int]
     scored: int
+    said: int = 0
 
 
 def make_rows(
     tokenizer: PreTrainedTokenizerBase, items: list[dict[str, Any]], steering: Attachable | None, coefficients: list[float],
-    options: dict[str, Any],
+    options: dict[str, Any], replies: Replies | None = None,
 ) -> list[Row]:  # fmt: skip
     """Tokenise each distinct chat once; one row per item and coefficient."""
-    texts: dict[str, None] = {}
+    texts: dict[str, int] = {}  # each with the length of the part that the NLL may read
     wanted = []
     for item in items:
         chat: list[Message] = [{"role": "user", "content": item["prompt"]}]
         for c in coefficients:
-            text = chat_text(tokenizer, steering.rewrite(chat, c) if steering else chat, ANSWER_PREFIX, options)
-            texts[text] = None
+            asked = steering.rewrite(chat, c) if steering else chat
+            if replies is None:
+                text = own = chat_text(tokenizer, asked, ANSWER_PREFIX, options)
+            else:
+                own = open_turn(tokenizer, asked, options | THINK)
+                text = own + replies[item["item_id"], c] + ANSWER_PREFIX
+            texts[text] = len(own)
             wanted.append((item["item_id"], c, text))
     encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
     found = {}
     for text, ids, offsets in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-        start = text.rindex(SCORED_FROM) + 1
-        found[text] = ids, sum(end > start for _, end in offsets)
+        start = text.rindex(SCORED_FROM, 0, texts[text]) + 1
+        found[text] = ids, sum(end > start for _, end in offsets), sum(end > texts[text] for _, end in offsets)
     return [Row(item_id, c, *found[text]) for item_id, c, text in wanted]
 
 
@@ -61,21 +72,24 @@ def check_head(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> None:
 @torch.no_grad()
 def score(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: list[dict[str, Any]], steering: Attachable | None,
-    coefficients: list[float], batch_size: int, options: dict[str, Any],
+    coefficients: list[float], batch_size: int, options: dict[str, Any], replies: Replies | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Return one record per item and coefficient: log_odds of Yes (nats), choice_mass, nll (nats per token).
+
+    With `replies` (from `reason`) the answer is read after them; the NLL stays over the dilemma's own text.
 
     Rows are sorted by length, so that a batch holds all coefficients of an item and little padding. Logits exist at the
     last position and, in chunks, where the NLL needs them.
     """
-    rows = sorted(make_rows(tokenizer, items, steering, coefficients, options), key=lambda row: len(row.ids))
+    rows = sorted(make_rows(tokenizer, items, steering, coefficients, options, replies), key=lambda row: len(row.ids))
     answers = {word: torch.tensor(ids, device=model.device) for word, ids in answer_tokens(tokenizer).items()}
     check_head(model, *pad_left([rows[-1].ids], tokenizer.pad_token_id, model.device))
 
     def work(part: list[Row]) -> Tensor:
         ids, mask = pad_left([row.ids for row in part], tokenizer.pad_token_id, model.device)
-        scored = torch.tensor([row.scored for row in part])
-        chosen = (torch.arange(ids.shape[1]) >= ids.shape[1] - scored[:, None]).to(model.device)
+        scored, said = torch.tensor([[row.scored, row.said] for row in part]).T[..., None]
+        left = ids.shape[1] - torch.arange(ids.shape[1])
+        chosen = ((left <= scored) & (left > said)).to(model.device)
         return score_batch(model, ids, mask, chosen, answers, steering, torch.tensor([row.coefficient for row in part]))
 
     figures = in_batches(rows, batch_size, work, "scoring").tolist()

@@ -9,12 +9,18 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.errors import InputError
 
 Message = dict[str, str]
+THINK = {"enable_thinking": True}  # the template variable of Qwen3 and others; templates ignore variables that they do not know
 
 
 def chat_text(tokenizer: PreTrainedTokenizerBase, messages: list[Message], reply: str, options: dict[str, Any]) -> str:
     """Render a chat that ends inside the assistant's unfinished `reply`."""
     chat = [*messages, {"role": "assistant", "content": reply}]
     return tokenizer.apply_chat_template(chat, tokenize=False, continue_final_message=True, **options)
+
+
+def open_turn(tokenizer: PreTrainedTokenizerBase, messages: list[Message], options: dict[str, Any]) -> str:
+    """Render a chat that ends where the assistant's turn begins."""
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""effects: raw scores -> reports/effects.csv, arms.csv, values.csv, equal_cost.csv, metrics.json."""
+"""effects: raw scores -> reports/effects.csv, arms.csv, values.csv, equal_cost.csv, coherence.csv, metrics.json."""
 
 from pathlib import Path
 
@@ -7,18 +7,23 @@ import polars as pl
 from pipeline.behaviours import load_behaviour
 from pipeline.errors import InputError
 from pipeline.files import new_file, write_json
+from pipeline.metrics.coherence import TABLE, coherence_table
 from pipeline.metrics.study import analyse, headline
 from pipeline.paths import BASE, REPORTS, behaviour_file, cell_folders, scores_folder
-from pipeline.schemas import SCORES, check, labels
+from pipeline.schemas import COHERENCE, SCORES, Schema, check, labels
 from pipeline.stages.base import read_items
 from pipeline.stages.stage import stage
 
 
-def read_scores(folder: Path) -> pl.DataFrame:
-    file = folder / "scores.parquet"
+def read_table(folder: Path, name: str, schema: Schema) -> pl.DataFrame:
+    file = folder / f"{name}.parquet"
     if not file.exists():
-        raise InputError(f"{file} does not exist although the parameters name its cell: run `dvc repro`")
-    return check(pl.read_parquet(file), SCORES, str(file))
+        raise InputError(f"{file} does not exist although the parameters ask for it: run `dvc repro`")
+    return check(pl.read_parquet(file), schema, str(file))
+
+
+def read_scores(folder: Path) -> pl.DataFrame:
+    return read_table(folder, "scores", SCORES)
 
 
 def main() -> None:
@@ -37,6 +42,13 @@ def main() -> None:
         for name in ("effects", "arms", "values", "equal_cost"):
             with new_file(REPORTS / f"{name}.csv") as file:
                 getattr(study, name).write_csv(file)
+        with new_file(REPORTS / "coherence.csv") as file:
+            if params["generation"].coherence_tokens:
+                every = [scores_folder(BASE), *(folder for own in folders.values() for folder in own)]
+                texts = pl.concat(read_table(folder, "coherence", COHERENCE) for folder in every)
+                coherence_table(texts).write_csv(file)
+            else:
+                pl.DataFrame(schema=TABLE).write_csv(file)
         write_json(REPORTS / "oracle.json", study.oracle)
         metrics = headline(study)
         write_json(REPORTS / "metrics.json", metrics)

@@ -1,15 +1,21 @@
 """evaluate: one method's adapters x items x coefficients -> data/scores/<cell>/scores.parquet.
 
-`base` scores the untouched model once; it is coefficient 0 of every method, since the adapters are exact there.
+`base` scores the untouched model once; it is coefficient 0 of every method, since the adapters are exact there. Where the
+parameters ask for them, reasoning.parquet and coherence.parquet hold what the model wrote.
 """
 
+from typing import Any
+
 import polars as pl
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.declared import Declared
+from pipeline.evalsets.coherence import free_texts
+from pipeline.evalsets.reasoning import LIMIT, reason
 from pipeline.evalsets.scoring import score
 from pipeline.files import new_folder, read_json
-from pipeline.paths import ADAPTERS, BASE, adapter_folder, scores_folder
-from pipeline.schemas import CALIBRATED, RAW, SCORES, check
+from pipeline.paths import ADAPTERS, BASE, PROMPTS, adapter_folder, scores_folder
+from pipeline.schemas import CALIBRATED, COHERENCE, RAW, REASONING, SCORES, check
 from pipeline.stages.base import read_base, read_items
 from pipeline.stages.stage import stage
 from pipeline.steering.base import Steering, load_steering
@@ -43,27 +49,45 @@ def doses(steering: Steering | None, coefficients: list[float], dose: dict | Non
     return [(RAW, c) for c in moved] + [(CALIBRATED, sign * dose["coefficient"]) for sign in (-1, 1)]
 
 
+def measure(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: list[dict[str, Any]], steering: Steering | None,
+    coefficients: list[float], params: Declared,
+) -> dict[str, list[dict[str, Any]]]:  # fmt: skip
+    """Return the records of each table that the parameters ask for; with reasoning, answers are read after it."""
+    name, wanted = params["model"], params["generation"]
+    size, options = params[f"models.{name}.batch_size"], params[f"models.{name}.template_options"]
+    found, replies = {}, None
+    if wanted.reasoning_tokens:
+        limits = wanted.reasoning_tokens, wanted.reasoning_opening
+        found["reasoning"] = reason(model, tokenizer, items, steering, coefficients, size, options, *limits)
+        replies = {(record["item_id"], record["coefficient"]): record["text"] for record in found["reasoning"]}
+    found["scores"] = score(model, tokenizer, items, steering, coefficients, size, options, replies)
+    if wanted.coherence_tokens:
+        prompts = read_json(PROMPTS / f"{wanted.coherence_prompts}.json")
+        found["coherence"] = free_texts(model, tokenizer, prompts, steering, coefficients, size, options, wanted.coherence_tokens)
+    return found
+
+
 def run_cells(params: Declared, run: Run, method: str, seeds: list[int], folder) -> None:
     """Score the given seeds of a method with one loaded model."""
     manifest, model, tokenizer = read_base(params)
     name, items = params["model"], read_items()
-    parts = []
+    parts: dict[str, list[pl.DataFrame]] = {}
     for seed in seeds:
         source, steering, dose, coefficients = adapter_folder(method, seed), None, None, [0.0]
         if method != BASE:
             steering = load_steering(source, manifest["weights_sha256"], model.device)
             dose, coefficients = read_json(source / "steering.json")["dose"], params["coefficients"]
         wanted = doses(steering, coefficients, dose)
-        records = score(
-            model, tokenizer, items.to_dicts(), steering, list(dict.fromkeys(c for _, c in wanted)),
-            params[f"models.{name}.batch_size"], params[f"models.{name}.template_options"],
-        )  # fmt: skip
+        different = list(dict.fromkeys(c for _, c in wanted))
         cell = {"model": name, "behaviour": params["behaviour"], "method": method, "seed": seed, "evalset": params["evalset"]}
         by_dose = pl.DataFrame({"dose": [kind for kind, _ in wanted], "coefficient": [c for _, c in wanted]})
-        parts.append(pl.DataFrame([{**cell, **record} for record in records]).join(by_dose, on="coefficient"))
+        for table, records in measure(model, tokenizer, items.to_dicts(), steering, different, params).items():
+            own = pl.DataFrame([{**cell, **record} for record in records]).join(by_dose, on="coefficient")
+            parts.setdefault(table, []).append(own)
     dilemmas = items.select("item_id", "dilemma_id")
     frame = (
-        pl.concat(parts)
+        pl.concat(parts["scores"])
         .join(dilemmas, on="item_id", maintain_order="left")
         .select(list(SCORES))
         .sort("seed", "item_id", "dose", "coefficient")
@@ -71,6 +95,13 @@ def run_cells(params: Declared, run: Run, method: str, seeds: list[int], folder)
     check(frame, SCORES, f"the scores of {method}")
     with new_folder(folder) as new:
         frame.write_parquet(new / "scores.parquet")
+        for table, schema, key in (("reasoning", REASONING, "item_id"), ("coherence", COHERENCE, "prompt_id")):
+            if table in parts:
+                ordered = pl.concat(parts[table]).select(list(schema)).sort("seed", key, "dose", "coefficient")
+                check(ordered, schema, f"the {table} of {method}").write_parquet(new / f"{table}.parquet")
+        if "reasoning" in parts:
+            closed_by = pl.concat(parts["reasoning"])["closed_by"]
+            run.metrics |= {"reasoning_texts": len(closed_by), "reasoning_cut": closed_by.to_list().count(LIMIT)}
         raw = frame.filter(pl.col("dose") == RAW)
         means = raw.group_by("coefficient", maintain_order=True).agg(pl.col("choice_mass", "nll").mean()).sort("coefficient")
         run.metrics |= {f"{k}_at_{r['coefficient']:g}": r[k] for r in means.to_dicts() for k in ("choice_mass", "nll")}

@@ -31,7 +31,7 @@ from pipeline.schemas import MEAN
 from pipeline.stages.stage import stage
 from pipeline.tracking import read_records
 
-SOURCES = ("effects", "arms", "values", "equal_cost", "composition")
+SOURCES = ("effects", "arms", "values", "equal_cost", "composition", "coherence")
 PACKAGES = ("torch", "transformers", "polars", "statsmodels", "dvc", "mlflow")
 SYNTHETIC = {
     "model": "The bundled reference model is a small network trained on a generated world.",
@@ -95,7 +95,7 @@ def stage_records(params: Declared) -> list[dict]:
 
 def main() -> None:
     with stage("report") as (params, run):
-        effects, arms, values, equal, composition = (
+        effects, arms, values, equal, composition, coherence = (
             pl.read_csv(REPORTS / f"{name}.csv", schema_overrides={"seed": pl.String}) for name in SOURCES
         )
         oracle, manifest = read_json(REPORTS / "oracle.json"), read_json(MANIFEST)
@@ -109,6 +109,7 @@ def main() -> None:
             "values_table": tables.values_table(values, unit),
             "certificates_table": appendix.certificates_table(certificates(params)),
             "composition_table": appendix.composition_table(composition),
+            "coherence_table": appendix.coherence_table(coherence),
             "ablation_table": ablations(params, arms, equal),
         }
         shown = {name: table for name, table in shown.items() if table.height}
