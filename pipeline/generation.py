@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.errors import InputError
 from pipeline.lm.forward import token_positions
-from pipeline.lm.prompts import Message, pad_left, tokenize
+from pipeline.lm.prompts import Message, pad_left, prompt_text, tokenize
 from pipeline.steering.base import Attachable
 from pipeline.use import steer
 
@@ -29,7 +29,7 @@ def answers(
     """
     check_request(tokenizer, coefficients, max_new_tokens, temperature)
     rewritten = [adapter.rewrite(messages, c) for c in coefficients]
-    texts = [tokenizer.apply_chat_template(m, tokenize=False, add_generation_prompt=True, **(options or {})) for m in rewritten]
+    texts = [prompt_text(tokenizer, chat, options or {}) for chat in rewritten]
     ids, mask = pad_left(tokenize(tokenizer, texts), tokenizer.pad_token_id or 0, model.device)
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", math.inf)
     if ids.shape[1] + max_new_tokens > limit:

@@ -30,7 +30,7 @@ class Row:
 
 def make_rows(
     tokenizer: PreTrainedTokenizerBase, items: list[dict[str, Any]], steering: Attachable | None, coefficients: list[float],
-    options: dict[str, Any],
+    options: dict[str, Any], answer_prefix: str = ANSWER_PREFIX,
 ) -> list[Row]:  # fmt: skip
     """Tokenise each distinct chat once; one row per item and coefficient."""
     texts: dict[str, None] = {}
@@ -38,7 +38,7 @@ def make_rows(
     for item in items:
         chat: list[Message] = [{"role": "user", "content": item["prompt"]}]
         for c in coefficients:
-            text = chat_text(tokenizer, steering.rewrite(chat, c) if steering else chat, ANSWER_PREFIX, options)
+            text = chat_text(tokenizer, steering.rewrite(chat, c) if steering else chat, answer_prefix, options)
             texts[text] = None
             wanted.append((item["item_id"], c, text))
     encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
@@ -61,14 +61,14 @@ def check_head(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> None:
 @torch.no_grad()
 def score(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: list[dict[str, Any]], steering: Attachable | None,
-    coefficients: list[float], batch_size: int, options: dict[str, Any],
+    coefficients: list[float], batch_size: int, options: dict[str, Any], answer_prefix: str = ANSWER_PREFIX,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Return one record per item and coefficient: log_odds of Yes (nats), choice_mass, nll (nats per token).
 
     Rows are sorted by length, so that a batch holds all coefficients of an item and little padding. Logits exist at the
     last position and, in chunks, where the NLL needs them.
     """
-    rows = sorted(make_rows(tokenizer, items, steering, coefficients, options), key=lambda row: len(row.ids))
+    rows = sorted(make_rows(tokenizer, items, steering, coefficients, options, answer_prefix), key=lambda row: len(row.ids))
     answers = {word: torch.tensor(ids, device=model.device) for word, ids in answer_tokens(tokenizer).items()}
     check_head(model, *pad_left([rows[-1].ids], tokenizer.pad_token_id, model.device))
 
