@@ -8,9 +8,10 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
+    HTTPError,
     LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -70,8 +71,12 @@ def locate(source: str, revision: str | None, patterns: list[str] = FILES, what:
         said = f"has no revision {revision!r}: name a commit, tag or branch of it"
     except RepositoryNotFoundError:
         said = "is neither a folder nor on the hub: correct its name"
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, ConnectionError):
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HTTPError, ConnectionError):
         said = "is not in the local cache and the hub cannot be reached: connect, or give a local folder"
+    except LocalTokenNotFoundError:
+        said = "needs a login: run `hf auth login`"
+    except OSError as error:
+        said = f"cannot be stored in the local cache ({error}): make room, or give a local folder"
     raise InputError(f"{what} {source!r} {said}")
 
 
