@@ -22,6 +22,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -30,8 +31,8 @@ from pipeline.errors import InputError
 from pipeline.lm.quantization import keep_packed, quantization_config
 from pipeline.sections import ModelParams
 
-FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
-TWICE = "consolidated*"  # Mistral's repositories hold the weights a second time, in a form of their own
+WEIGHTS = "model*.safetensors"  # what transformers reads; Mistral's repositories hold a second copy of another name
+FILES = ["*.json", WEIGHTS, "*.jinja", "*.model", "*.txt"]
 SPREAD = "spread"
 # What a multimodal checkpoint calls its text decoder, old and new -> what the decoder alone calls itself.
 DECODER = {r"^language_model\.model\.": "model.", r"^model\.language_model\.": "model.", r"^language_model\.lm_head": "lm_head"}
@@ -62,7 +63,7 @@ def locate(source: str, revision: str | None, patterns: list[str] = FILES, what:
     if Path(source).is_dir():
         return Path(source)
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns, ignore_patterns=TWICE))
+        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
     except HFValidationError:
         said = "is neither a folder nor a hub id: correct its name"
     except GatedRepoError:
@@ -81,10 +82,10 @@ def locate(source: str, revision: str | None, patterns: list[str] = FILES, what:
 
 
 def weights_hash(folder: Path) -> str:
-    """Return the sha256 over all safetensors files, in name order."""
-    files = sorted(set(folder.glob("*.safetensors")) - set(folder.glob(TWICE)))
+    """Return the sha256 over all files of weights, in name order."""
+    files = sorted(folder.glob(WEIGHTS))
     if not files:
-        raise InputError(f"{folder} holds no *.safetensors: save the model in the hub's layout")
+        raise InputError(f"{folder} holds no {WEIGHTS}: save the model in the hub's layout")
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as handle:
@@ -119,11 +120,17 @@ def describe(name: str, params: ModelParams, quantization: str | None = None) ->
         "weights_sha256": weights_hash(folder),
         "quantization": quantization or params.quantization,
         "template_sha256": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
-        "architecture": (whole.architectures or [whole.model_type])[0],
+        "architecture": MODEL_FOR_CAUSAL_LM_MAPPING[type(decoder_config(whole))].__name__,
         "layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
         "vocab_size": config.vocab_size,
     }
+
+
+def decoder_config(whole: PreTrainedConfig) -> PreTrainedConfig:
+    """Return the config of what is loaded: of a multimodal model the text decoder, where transformers has a class for it."""
+    text = whole.get_text_config()
+    return text if type(text) in MODEL_FOR_CAUSAL_LM_MAPPING else whole
 
 
 def load_tokenizer(manifest: dict[str, Any]) -> PreTrainedTokenizerBase:
@@ -149,8 +156,7 @@ def load_model(manifest: dict[str, Any], dtype: str, device: torch.device | str)
         )
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "output_loading_info": True}
     whole = AutoConfig.from_pretrained(folder)
-    text = whole.get_text_config()
-    if text is not whole and type(text) in MODEL_FOR_CAUSAL_LM_MAPPING:
+    if (text := decoder_config(whole)) is not whole:
         options |= {"config": text, "key_mapping": DECODER}
     if held := quantization_config(manifest.get("quantization", "none"), options["dtype"]):
         options |= {"quantization_config": held}

@@ -69,6 +69,9 @@ class Weights:
     modules: list[nn.Linear]
     device: torch.device
 
+    def __len__(self) -> int:
+        return len(self.modules)
+
     def __iter__(self) -> Iterator[Tensor]:
         return (weight_of(module).to(self.device) for module in self.modules)
 
