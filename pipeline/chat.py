@@ -149,7 +149,7 @@ def open_answer(
     if not entry and not base:
         raise InputError(f"{adapter} was made for model {name!r}, which params.yaml does not list: name the base with --model")
     source, dtype, revision = (entry.source, entry.dtype, entry.revision) if entry else (name, None, None)
-    model, tokenizer, _ = load_base(source, dtype, device, revision)
+    model, tokenizer, _ = load_base(source, dtype, device, revision, recorded_form(folder))
     loaded = load_adapter(folder, model)
     options = entry.template_options if entry else {}
 
@@ -167,6 +167,14 @@ def recorded_model(folder: Path) -> str:
         return read_json(file)["model"]
     except (KeyError, TypeError, json.JSONDecodeError):
         raise InputError(f"{file} does not say which model it was made for: name the base with --model") from None
+
+
+def recorded_form(folder: Path) -> str:
+    """Return in which form of the base an adapter was fitted; what may be wrong with its file, `load_adapter` says."""
+    try:
+        return read_json(folder / "steering.json")["quantization"]
+    except (FileNotFoundError, KeyError, TypeError, json.JSONDecodeError):
+        return "none"
 
 
 def listed(model: str) -> ModelParams | None:

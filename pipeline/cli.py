@@ -24,7 +24,7 @@ Base = Annotated[str | None, typer.Option("--model", help="An id of params.yaml,
 Tokens = Annotated[int, typer.Option(help="The longest answer, in tokens.")]
 Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token; above 0 tokens are drawn.")]
 Draws = Annotated[int, typer.Option(help="The seed of the draws.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps or spread.")]
 
 
 def call(module: str, function: str, *arguments) -> None:

@@ -21,6 +21,7 @@ from pipeline.sections import (
     ModelParams,
     ModulesParams,
     PairsParams,
+    Quantization,
     Section,
     StatisticsParams,
     SvdParams,
@@ -69,7 +70,9 @@ class Params(Section):
     rank: int = Field(ge=2)
     """How many singular triples of each target module an adapter may turn and scale."""
     device: str
-    """auto, cpu, cuda, cuda:N or mps."""
+    """auto, cpu, cuda, cuda:N or mps; or spread: over all GPUs, and what they cannot hold in main memory and on disk."""
+    quantization: Quantization | None = None
+    """none, 8bit or 4bit for whichever model is chosen; null takes what its section says."""
     models: dict[Id, ModelParams]
     pairs: PairsParams
     modules: ModulesParams

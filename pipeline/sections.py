@@ -9,6 +9,9 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+Quantization = Literal["none", "8bit", "4bit"]
+
+
 class ModelParams(Section):
     source: str
     """A local folder in the hub's layout, or a hub id."""
@@ -20,6 +23,10 @@ class ModelParams(Section):
     """Rows per forward pass without gradients, all coefficients counted."""
     template_options: dict[str, Any]
     """Further variables of the chat template, e.g. enable_thinking."""
+    quantization: Quantization = "none"
+    """How the base model's linear modules are held: as they are, or in 8 or 4 bits."""
+    answer_prefix: str = Field(default="My choice:", min_length=1)
+    """What the reply to a dilemma begins with; "My choice: **" for a model that writes its answers bold."""
 
 
 class PairsParams(Section):

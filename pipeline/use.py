@@ -9,14 +9,15 @@ with steer(model, adapter, 1.0):
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import get_args
 from weakref import WeakKeyDictionary
 
 import torch
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.errors import InputError
-from pipeline.lm.load import choose_device, describe, load_model, load_tokenizer, locate, weights_hash
-from pipeline.sections import ModelParams
+from pipeline.lm.load import describe, load_model, load_tokenizer, locate, weights_hash
+from pipeline.sections import ModelParams, Quantization
 from pipeline.steering.base import Attachable, Coefficient, Steering, load_steering
 
 FILES = ["*.json", "*.safetensors"]  # of an adapter on the hub: nothing that could run code
@@ -25,22 +26,25 @@ KNOWN: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()
 
 
 def load_base(
-    source: str, dtype: str | None = None, device: str = "auto", revision: str | None = None
+    source: str, dtype: str | None = None, device: str = "auto", revision: str | None = None, quantization: str = "none"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """Return the frozen model, its tokenizer (padding left) and its fingerprint, the sha256 of its weights.
 
-    `source` is a folder in the hub's layout or a hub id; without a `dtype` the model runs in the one it was saved in.
+    `source` is a folder in the hub's layout or a hub id; without a `dtype` the model runs in the one it was saved in. The
+    fingerprint is of the files, so it is the same for every `quantization` (none, 8bit, 4bit).
     Raises InputError where the model cannot be found or used, or its tokenizer has no chat template.
     """
     if dtype not in (None, *DTYPES):
         raise InputError(f"dtype {dtype!r} is unknown: take {', '.join(DTYPES)}, or none for the one it was saved in")
+    if quantization not in (kinds := get_args(Quantization)):
+        raise InputError(f"quantization {quantization!r} is unknown: take {', '.join(kinds)}")
     folder = locate(source, revision)
     if not (folder / "config.json").exists():
         raise InputError(f"{source} holds no config.json, so it is no model: name a model's folder or a hub id")
     section = ModelParams(source=source, revision=revision, dtype="float32", batch_size=1, template_options={})
-    manifest = describe("", section)
+    manifest = describe("", section, quantization)
     saved = AutoConfig.from_pretrained(folder).dtype or torch.float32
-    model = load_model(manifest, dtype or str(saved).removeprefix("torch."), choose_device(device))
+    model = load_model(manifest, dtype or str(saved).removeprefix("torch."), device)
     KNOWN[model] = manifest["weights_sha256"]
     return model, load_tokenizer(manifest), KNOWN[model]
 

@@ -155,7 +155,7 @@ def test_the_answer_is_read_after_the_reply(model, tokenizer, steering, steered)
     adapter, c = (steering, 1.0) if steered else (None, 0.0)
     first, second = ({(item["item_id"], c): text for item in ITEMS} for text in ("I see.\n\n", "\nSituation: none.\n\n"))
     plain = score(model, tokenizer, ITEMS, adapter, [c], 4, {})
-    found = [score(model, tokenizer, ITEMS, adapter, [c], 4, {}, replies) for replies in (first, second)]
+    found = [score(model, tokenizer, ITEMS, adapter, [c], 4, {}, replies=replies) for replies in (first, second)]
     sets = answer_tokens(tokenizer)
     for before, *records in zip(plain, *found, strict=True):
         item = ITEMS[int(before["item_id"])]

@@ -36,7 +36,7 @@ class Form:
         return text[: min(places)] if places else None
 
 
-def reasoning_form(tokenizer: PreTrainedTokenizerBase, prompt: str, plain: str) -> Form:
+def reasoning_form(tokenizer: PreTrainedTokenizerBase, prompt: str, plain: str, answer_prefix: str = ANSWER_PREFIX) -> Form:
     """Return the form for a prompt that ends where the assistant's turn begins (the template may have opened the block).
 
     `plain` opens the reasoning where the template knows no block.
@@ -51,12 +51,13 @@ def reasoning_form(tokenizer: PreTrainedTokenizerBase, prompt: str, plain: str) 
             )
         begun = prompt.rstrip().endswith(opening)
         return Form("" if begun else f"{opening}\n", (closing,), f"\n{closing}{BLANK_LINE}")
-    return Form(plain, (BLANK_LINE, ANSWER_PREFIX), BLANK_LINE)
+    return Form(plain, (BLANK_LINE, answer_prefix.rstrip(" *")), BLANK_LINE)
 
 
 def reason(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: list[dict[str, Any]], steering: Attachable | None,
     coefficients: list[float], batch_size: int, options: dict[str, Any], count: int, opening: str,
+    answer_prefix: str = ANSWER_PREFIX,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Return one record per item and coefficient: the reply before the answer prefix, and how the reasoning ended.
 
@@ -68,7 +69,7 @@ def reason(
         for c in coefficients:
             keys.append((item["item_id"], c))
             prompts.append(open_turn(tokenizer, steering.rewrite(chat, c) if steering else chat, options | THINK))
-    form = reasoning_form(tokenizer, prompts[0], opening)
+    form = reasoning_form(tokenizer, prompts[0], opening, answer_prefix)
     reach = max(len(end.encode()) for end in form.ends)  # an end spans at most as many tokens as it has bytes
 
     def closes(ids: list[int]) -> bool:

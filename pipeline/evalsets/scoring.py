@@ -36,7 +36,7 @@ class Row:
 
 def make_rows(
     tokenizer: PreTrainedTokenizerBase, items: list[dict[str, Any]], steering: Attachable | None, coefficients: list[float],
-    options: dict[str, Any], replies: Replies | None = None,
+    options: dict[str, Any], answer_prefix: str = ANSWER_PREFIX, replies: Replies | None = None,
 ) -> list[Row]:  # fmt: skip
     """Tokenise each distinct chat once; one row per item and coefficient."""
     texts: dict[str, int] = {}  # each with the length of the part that the NLL may read
@@ -46,10 +46,10 @@ def make_rows(
         for c in coefficients:
             asked = steering.rewrite(chat, c) if steering else chat
             if replies is None:
-                text = own = chat_text(tokenizer, asked, ANSWER_PREFIX, options)
+                text = own = chat_text(tokenizer, asked, answer_prefix, options)
             else:
                 own = open_turn(tokenizer, asked, options | THINK)
-                text = own + replies[item["item_id"], c] + ANSWER_PREFIX
+                text = own + replies[item["item_id"], c] + answer_prefix
             texts[text] = len(own)
             wanted.append((item["item_id"], c, text))
     encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
@@ -72,7 +72,8 @@ def check_head(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> None:
 @torch.no_grad()
 def score(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: list[dict[str, Any]], steering: Attachable | None,
-    coefficients: list[float], batch_size: int, options: dict[str, Any], replies: Replies | None = None,
+    coefficients: list[float], batch_size: int, options: dict[str, Any], *, answer_prefix: str = ANSWER_PREFIX,
+    replies: Replies | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Return one record per item and coefficient: log_odds of Yes (nats), choice_mass, nll (nats per token).
 
@@ -81,7 +82,8 @@ def score(
     Rows are sorted by length, so that a batch holds all coefficients of an item and little padding. Logits exist at the
     last position and, in chunks, where the NLL needs them.
     """
-    rows = sorted(make_rows(tokenizer, items, steering, coefficients, options, replies), key=lambda row: len(row.ids))
+    rows = make_rows(tokenizer, items, steering, coefficients, options, answer_prefix, replies)
+    rows = sorted(rows, key=lambda row: len(row.ids))
     answers = {word: torch.tensor(ids, device=model.device) for word, ids in answer_tokens(tokenizer).items()}
     check_head(model, *pad_left([rows[-1].ids], tokenizer.pad_token_id, model.device))
 

@@ -21,13 +21,13 @@ def last_hidden(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
     """Return the final normalised hidden states [b, t, d] of left-padded ids [b, t]."""
     decoder = model.base_model
     found = decoder(input_ids=ids, attention_mask=mask, position_ids=token_positions(mask), use_cache=False)
-    return found.last_hidden_state
+    return found.last_hidden_state.to(ids.device)  # of a model spread over devices the last layer may lie elsewhere
 
 
 def to_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """Return float32 logits [..., v] of final hidden states [..., d], as the model's own head makes them."""
     head: nn.Module = model.get_output_embeddings()
-    logits = head(hidden).float()
+    logits = head(hidden).to(hidden.device).float()
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     return cap * torch.tanh(logits / cap) if cap else logits
 

@@ -8,26 +8,34 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
+    HTTPError,
     LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from pipeline.errors import InputError
+from pipeline.lm.quantization import keep_packed, quantization_config
 from pipeline.sections import ModelParams
 
-FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+WEIGHTS = "model*.safetensors"  # what transformers reads; Mistral's repositories hold a second copy of another name
+FILES = ["*.json", WEIGHTS, "*.jinja", "*.model", "*.txt"]
+SPREAD = "spread"
+# What a multimodal checkpoint calls its text decoder, old and new -> what the decoder alone calls itself.
+DECODER = {r"^language_model\.model\.": "model.", r"^model\.language_model\.": "model.", r"^language_model\.lm_head": "lm_head"}
 
 
 def settle() -> None:
@@ -47,7 +55,7 @@ def choose_device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError):
-        raise InputError(f"device {name!r} cannot be used here: take auto, cpu, cuda, cuda:N or mps") from None
+        raise InputError(f"device {name!r} cannot be used here: take auto, cpu, cuda, cuda:N, mps or spread") from None
 
 
 def locate(source: str, revision: str | None, patterns: list[str] = FILES, what: str = "model") -> Path:
@@ -64,16 +72,20 @@ def locate(source: str, revision: str | None, patterns: list[str] = FILES, what:
         said = f"has no revision {revision!r}: name a commit, tag or branch of it"
     except RepositoryNotFoundError:
         said = "is neither a folder nor on the hub: correct its name"
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, ConnectionError):
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HTTPError, ConnectionError):
         said = "is not in the local cache and the hub cannot be reached: connect, or give a local folder"
+    except LocalTokenNotFoundError:
+        said = "needs a login: run `hf auth login`"
+    except OSError as error:
+        said = f"cannot be stored in the local cache ({error}): make room, or give a local folder"
     raise InputError(f"{what} {source!r} {said}")
 
 
 def weights_hash(folder: Path) -> str:
-    """Return the sha256 over all safetensors files, in name order."""
-    files = sorted(folder.glob("*.safetensors"))
+    """Return the sha256 over all files of weights, in name order."""
+    files = sorted(folder.glob(WEIGHTS))
     if not files:
-        raise InputError(f"{folder} holds no *.safetensors: save the model in the hub's layout")
+        raise InputError(f"{folder} holds no {WEIGHTS}: save the model in the hub's layout")
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as handle:
@@ -82,8 +94,11 @@ def weights_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def describe(name: str, params: ModelParams) -> dict[str, Any]:
-    """Return the manifest: which files the model id means, for ever, and the shapes that other stages rely on."""
+def describe(name: str, params: ModelParams, quantization: str | None = None) -> dict[str, Any]:
+    """Return the manifest: which files the model id means, for ever, and the shapes that other stages rely on.
+
+    `quantization` overrides the section's.
+    """
     folder = locate(params.source, params.revision)
     try:
         whole = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -91,6 +106,8 @@ def describe(name: str, params: ModelParams) -> dict[str, Any]:
         raise InputError(f"transformers has no code of its own for model {params.source!r}: take one that it knows") from None
     if type(whole) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise InputError(f"model {params.source!r} is a {whole.model_type}, no causal language model: take a decoder")
+    if getattr(whole, "quantization_config", None):
+        raise InputError(f"model {params.source!r} is stored quantised: take its original weights, and set quantization")
     config = whole.get_text_config()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if not tokenizer.chat_template:
@@ -101,12 +118,19 @@ def describe(name: str, params: ModelParams) -> dict[str, Any]:
         "source": params.source,
         "revision": None if local else folder.name,  # the snapshot's folder is named by its commit
         "weights_sha256": weights_hash(folder),
+        "quantization": quantization or params.quantization,
         "template_sha256": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
-        "architecture": (whole.architectures or [whole.model_type])[0],
+        "architecture": MODEL_FOR_CAUSAL_LM_MAPPING[type(decoder_config(whole))].__name__,
         "layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
         "vocab_size": config.vocab_size,
     }
+
+
+def decoder_config(whole: PreTrainedConfig) -> PreTrainedConfig:
+    """Return the config of what is loaded: of a multimodal model the text decoder, where transformers has a class for it."""
+    text = whole.get_text_config()
+    return text if type(text) in MODEL_FOR_CAUSAL_LM_MAPPING else whole
 
 
 def load_tokenizer(manifest: dict[str, Any]) -> PreTrainedTokenizerBase:
@@ -117,8 +141,11 @@ def load_tokenizer(manifest: dict[str, Any]) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(manifest: dict[str, Any], dtype: str, device: torch.device) -> PreTrainedModel:
-    """Load the base model frozen and in evaluation mode; refuse weights that are not the manifest's."""
+def load_model(manifest: dict[str, Any], dtype: str, device: torch.device | str) -> PreTrainedModel:
+    """Load the base model frozen, in evaluation mode and quantised as the manifest says; refuse weights that are not its.
+
+    `device` is what `choose_device` takes or returns, or `spread`. Of a multimodal model only the text decoder is loaded.
+    """
     settle()
     folder = locate(manifest["source"], manifest["revision"])
     found = weights_hash(folder)
@@ -127,5 +154,28 @@ def load_model(manifest: dict[str, Any], dtype: str, device: torch.device) -> Pr
             f"the weights in {manifest['source']} are {found[:12]}, the manifest says "
             f"{manifest['weights_sha256'][:12]}: run `dvc repro model` first"
         )
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
-    return model.to(device).eval().requires_grad_(False)
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "output_loading_info": True}
+    whole = AutoConfig.from_pretrained(folder)
+    if (text := decoder_config(whole)) is not whole:
+        options |= {"config": text, "key_mapping": DECODER}
+    if held := quantization_config(manifest.get("quantization", "none"), options["dtype"]):
+        options |= {"quantization_config": held}
+    if device == SPREAD:
+        options |= {"device_map": "auto"}
+    elif held:
+        options |= {"device_map": {"": str(choose_device(str(device)))}}
+    model, found_keys = AutoModelForCausalLM.from_pretrained(folder, **options)
+    if missing := sorted(found_keys["missing_keys"]):
+        raise InputError(
+            f"{manifest['source']} holds no {missing[0]} ({len(missing)} tensors are missing): take a whole checkpoint"
+        )
+    keep_packed(model)
+    if "device_map" not in options:
+        model = model.to(choose_device(str(device)))
+    return model.eval().requires_grad_(False)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device that a module computes on; of a spread model every module may have its own."""
+    place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    return next(module.parameters()).device if place is None else torch.empty(0, device=place).device

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -10,17 +11,58 @@ from pipeline.errors import InputError
 
 Message = dict[str, str]
 THINK = {"enable_thinking": True}  # the template variable of Qwen3 and others; templates ignore variables that they do not know
+PROBE = "words of a system turn"
+CLOSED = "<think>\n\n</think>\n\n"
 
 
 def chat_text(tokenizer: PreTrainedTokenizerBase, messages: list[Message], reply: str, options: dict[str, Any]) -> str:
-    """Render a chat that ends inside the assistant's unfinished `reply`."""
-    chat = [*messages, {"role": "assistant", "content": reply}]
-    return tokenizer.apply_chat_template(chat, tokenize=False, continue_final_message=True, **options)
+    """Render a chat that ends inside the assistant's unfinished `reply`.
+
+    Where the template would have the model think first, an empty think block stands before the reply, unless `options`
+    (e.g. enable_thinking: false) or the template itself see to it.
+    """
+    text = continued(tokenizer, folded(tokenizer, messages, options), reply, options)
+    start = text.rindex(reply.strip())
+    if opens_thinking(tokenizer, options) and not text[:start].rstrip().endswith("</think>"):
+        return text[:start] + CLOSED + text[start:]
+    return text
 
 
 def open_turn(tokenizer: PreTrainedTokenizerBase, messages: list[Message], options: dict[str, Any]) -> str:
     """Render a chat that ends where the assistant's turn begins."""
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+    chat = folded(tokenizer, messages, options)
+    return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **options)
+
+
+def continued(tokenizer: PreTrainedTokenizerBase, messages: list[Message], reply: str, options: dict[str, Any]) -> str:
+    chat = [*messages, {"role": "assistant", "content": reply}]
+    return tokenizer.apply_chat_template(chat, tokenize=False, continue_final_message=True, **options)
+
+
+def folded(tokenizer: PreTrainedTokenizerBase, messages: list[Message], options: dict[str, Any]) -> list[Message]:
+    """Put a system turn before the user's text where the template refuses the role, or leaves its words out of such chats.
+
+    Gemma 2 does the first; Mistral 7B the second, because it shows them only in a user's turn that comes last.
+    """
+    if messages[0]["role"] != "system":
+        return messages
+    try:
+        probe = [{"role": "system", "content": PROBE}, {"role": "user", "content": "-"}]
+        if PROBE in continued(tokenizer, probe, "-", options):
+            return messages
+    except TemplateError:
+        pass
+    system, *rest = messages
+    if not rest or rest[0]["role"] != "user":
+        return [{"role": "user", "content": system["content"]}, *rest]
+    return [{"role": "user", "content": f"{system['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
+
+
+def opens_thinking(tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> bool:
+    """Return whether an answer begins inside a think block."""
+    chat = [{"role": "user", "content": "-"}]
+    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **options)
+    return text.rstrip().endswith("<think>")
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:

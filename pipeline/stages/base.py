@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pipeline.declared import Declared
 from pipeline.errors import InputError
 from pipeline.files import read_json
-from pipeline.lm.load import choose_device, load_model, load_tokenizer
+from pipeline.lm.load import load_model, load_tokenizer
 from pipeline.paths import ITEMS, MANIFEST, PAIRS, method_file
 from pipeline.schemas import check_items
 from pipeline.steering import METHODS
@@ -29,7 +29,7 @@ def read_manifest(model: str) -> dict[str, Any]:
 def read_base(params: Declared) -> tuple[dict[str, Any], PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the manifest, the frozen model on its device, and the tokenizer."""
     manifest = read_manifest(params["model"])
-    model = load_model(manifest, params[f"models.{params['model']}.dtype"], choose_device(params["device"]))
+    model = load_model(manifest, params[f"models.{params['model']}.dtype"], params["device"])
     return manifest, model, load_tokenizer(manifest)
 
 
@@ -55,7 +55,13 @@ def save_fit(
     folder: Path, steering: Steering, section: Any, manifest: dict, behaviour: str, seed: int, dose: dict | None
 ) -> None:
     """Save a fitted method with its calibrated dose (none where the coefficient has no size)."""
-    about = {"behaviour": behaviour, "seed": seed, "model": manifest["model"], "dose": dose}
+    about = {
+        "behaviour": behaviour,
+        "seed": seed,
+        "model": manifest["model"],
+        "quantization": manifest["quantization"],
+        "dose": dose,
+    }
     save_steering(folder, section.method, steering, about | {"weights_sha256": manifest["weights_sha256"]})
 
 

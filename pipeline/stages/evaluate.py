@@ -56,12 +56,13 @@ def measure(
     """Return the records of each table that the parameters ask for; with reasoning, answers are read after it."""
     name, wanted = params["model"], params["generation"]
     size, options = params[f"models.{name}.batch_size"], params[f"models.{name}.template_options"]
+    prefix = params[f"models.{name}.answer_prefix"]
     found, replies = {}, None
     if wanted.reasoning_tokens:
         limits = wanted.reasoning_tokens, wanted.reasoning_opening
-        found["reasoning"] = reason(model, tokenizer, items, steering, coefficients, size, options, *limits)
+        found["reasoning"] = reason(model, tokenizer, items, steering, coefficients, size, options, *limits, prefix)
         replies = {(record["item_id"], record["coefficient"]): record["text"] for record in found["reasoning"]}
-    found["scores"] = score(model, tokenizer, items, steering, coefficients, size, options, replies)
+    found["scores"] = score(model, tokenizer, items, steering, coefficients, size, options, answer_prefix=prefix, replies=replies)
     if wanted.coherence_tokens:
         prompts = read_json(PROMPTS / f"{wanted.coherence_prompts}.json")
         found["coherence"] = free_texts(model, tokenizer, prompts, steering, coefficients, size, options, wanted.coherence_tokens)

@@ -8,7 +8,7 @@ from pipeline.stages.stage import stage
 
 def main() -> None:
     with stage("model") as (params, run):
-        manifest = describe(params["model"], params[f"models.{params['model']}"])
+        manifest = describe(params["model"], params[f"models.{params['model']}"], params["quantization"])
         run.log({key: manifest[key] for key in ("layers", "hidden_size", "vocab_size")})
         write_json(MANIFEST, manifest)
         run.record(MANIFEST.parent)

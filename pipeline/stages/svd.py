@@ -1,6 +1,7 @@
 """svd: the target modules' weights -> models/svd/<module>.safetensors, for any rank."""
 
 from pipeline.lm.layers import select
+from pipeline.lm.quantization import memory
 from pipeline.paths import SVD
 from pipeline.stages.base import read_base
 from pipeline.stages.stage import stage
@@ -11,5 +12,5 @@ def main() -> None:
     with stage("svd") as (params, run):
         manifest, model, _ = read_base(params)
         targets = select(model, params["modules"])
-        run.log(write_cache(SVD, targets, params["svd"].max_rank, manifest["weights_sha256"]))
+        run.log(write_cache(SVD, targets, params["svd"].max_rank, manifest["weights_sha256"]) | {"base_mib": memory(model)})
         run.record(SVD)

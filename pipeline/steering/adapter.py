@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.errors import InputError
+from pipeline.lm.load import device_of
+from pipeline.lm.quantization import memory
 from pipeline.sections import LearnedParams
 from pipeline.steering.base import Coefficient, Context, Pairs, attached, is_zero
 from pipeline.steering.losses import make_loss
@@ -80,7 +82,9 @@ class Adapter:
             model, tokenizer, steering, last_layer, loss, train, calibration, training, section.lr, generator
         )
         count = sum(parameter.numel() for parameter in steering.parameters())
-        steering.history, steering.summary = history, summary | {"modules": len(modules), "parameters": count}
+        held = sum(tensor.nbytes for tensor in steering.tensors().values()) / 2**20
+        summary |= {"modules": len(modules), "parameters": count, "adapter_mib": held, "base_mib": memory(model)}
+        steering.history, steering.summary = history, summary
         return steering
 
     def outputs(self) -> list[Tensor]:
@@ -104,10 +108,13 @@ class Adapter:
             yield
             return
         doses, index = torch.unique(torch.as_tensor(coefficient, dtype=torch.float32), return_inverse=True)
-        on_device = doses.to(model.device), index.to(model.device)
-        hooks = {
-            name: guarded(module.hook(model.get_submodule(name), *on_device), index) for name, module in self.modules.items()
-        }
+        hooks = {}
+        for name, module in self.modules.items():
+            target = model.get_submodule(name)
+            place = device_of(target)
+            if next(module.parameters()).device != place:
+                module.to(place)
+            hooks[name] = guarded(module.hook(target, doses.to(place), index.to(place)), index)
         with attached(model, hooks):
             yield
 

@@ -58,10 +58,9 @@ def rotations(adapter: Rotating) -> dict[str, float | None]:
     pairs = adapter.rotations(doses)
     if not pairs:
         return dict.fromkeys(("inverse", "orthogonal", "angle"))
-    identity = torch.eye(pairs[0].shape[-1], device=pairs[0].device)
     return {
         "inverse": max(difference(R[1], R[0].T) for R in pairs),
-        "orthogonal": max(difference(R[0].T @ R[0], identity) for R in pairs),
+        "orthogonal": max(difference(R[0].T @ R[0], torch.eye(len(R[0]), device=R.device)) for R in pairs),
         "angle": max(largest_angle(R[0]) for R in pairs),
     }
 

@@ -94,7 +94,7 @@ def run(
     ids, mask, chosen = (tensor.flatten(0, 1).repeat(repeats, 1) for tensor in (data.ids, data.mask, data.chosen))
     with read_layers([layer]) as seen:
         hidden = last_hidden(model, ids, mask)
-    states = seen[0][:, -last_tokens:].float().mean(1)
+    states = seen[0][:, -last_tokens:].float().mean(1).to(ids.device)
     if base is None:
         flat, moved = token_nll(model, hidden, ids, chosen), None
     else:

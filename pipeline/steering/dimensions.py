@@ -88,7 +88,7 @@ def residual_stream(
     if not texts:
         raise InputError("there are no pairs in a split: raise pairs.max_pairs or change pairs.calibration_share")
     parts = []
-    with read_stream(model, places) as seen:
+    with read_stream(model, places, model.device) as seen:
         for start in range(0, len(texts), ROWS):
             ids, mask = pad_left(tokenize(tokenizer, texts[start : start + ROWS]), tokenizer.pad_token_id, model.device)
             last_hidden(model, ids, mask)
@@ -100,12 +100,12 @@ def residual_stream(
 
 
 @contextmanager
-def read_stream(model: PreTrainedModel, places: list[int]) -> Iterator[dict[int, Tensor]]:
-    """Yield a dict that every forward pass refills with the last position's states [b, d] by place."""
+def read_stream(model: PreTrainedModel, places: list[int], device: torch.device) -> Iterator[dict[int, Tensor]]:
+    """Yield a dict that every forward pass refills with the last position's states [b, d] by place, on one device."""
     stack, seen = decoder_layers(model), dict[int, Tensor]()
 
     def keep(place: int, hidden: Tensor) -> None:
-        seen[place] = hidden[:, -1].to(torch.float32, copy=True)
+        seen[place] = hidden[:, -1].to(device, torch.float32, copy=True)
 
     def entering(place: int):
         def hook(_module, args, kwargs):

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pipeline.errors import InputError
 from pipeline.lm.forward import ROWS, last_hidden, layer_output, read_layers
 from pipeline.lm.layers import depth_to_layer, layers_prefix
+from pipeline.lm.load import device_of
 from pipeline.lm.prompts import pad_left, tokenize
 from pipeline.sections import DirectionParams
 from pipeline.steering.base import Coefficient, Context, Pairs, at_rows, attached, is_zero
@@ -58,7 +59,9 @@ class Direction:
         if is_zero(coefficient):
             yield
             return
-        hooks = {site: addition(vector, coefficient) for site, vector in zip(self.sites, self.vectors, strict=True)}
+        hooks = {}
+        for site, vector in zip(self.sites, self.vectors, strict=True):
+            hooks[site] = addition(vector.to(device_of(model.get_submodule(site))), coefficient)
         with attached(model, hooks):
             yield
 
@@ -122,5 +125,5 @@ def site_states(
                 raise InputError(
                     "a target module sees its tokens without batch rows, as experts do: leave it out of modules.target"
                 )
-            parts.append([hidden[:, -last_tokens:].float().mean(1) for hidden in seen])
+            parts.append([hidden[:, -last_tokens:].float().mean(1).to(ids.device) for hidden in seen])
     return [torch.cat(site) for site in zip(*parts, strict=True)]

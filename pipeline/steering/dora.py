@@ -11,6 +11,7 @@ later DoRA scales what the earlier one added as well.
 import torch
 from torch import Tensor, nn
 
+from pipeline.lm.quantization import weight_of
 from pipeline.steering.adapter import Hook
 from pipeline.steering.lora import Lora, LoraModule
 
@@ -22,9 +23,8 @@ class DoraModule(LoraModule):
         super().__init__(inputs, outputs, rank, device)
         self.delta = nn.Parameter(torch.zeros(outputs, device=device))
 
-    def gain(self, weight: Tensor, doses: Tensor) -> Tensor:
-        """Return g [k, o] for a base weight [o, i] and coefficients [k]."""
-        W = weight.detach().float()
+    def gain(self, W: Tensor, doses: Tensor) -> Tensor:
+        """Return g [k, o] for a base weight W [o, i], float32, and coefficients [k]."""
         with torch.no_grad():
             own, update = W.square().sum(1), self.B @ self.A
             across, square, c = (W * update).sum(1), update.square().sum(1), doses[:, None]
@@ -32,7 +32,7 @@ class DoraModule(LoraModule):
         return (own.sqrt() + c * self.delta) / norm
 
     def hook(self, target: nn.Linear, doses: Tensor, index: Tensor) -> Hook:
-        g, c = self.gain(target.weight, doses)[index].unsqueeze(-2), doses[index][..., None, None]
+        g, c = self.gain(weight_of(target), doses)[index].unsqueeze(-2), doses[index][..., None, None]
 
         def add(_module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             plain = output if target.bias is None else output - target.bias

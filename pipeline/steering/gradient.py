@@ -101,7 +101,7 @@ def batch_gradients(
             attached.callback(module.register_forward_hook(require_gradient).remove)
         hidden = last_hidden(model, ids, mask)
     n, last = len(positive), section.last_tokens
-    states = seen[-1][:, -1].float()
+    states = seen[-1][:, -1].float().to(ids.device)
     log_prob = mean_log_prob(model, hidden[:n], ids[:n], mask[:n])
     loss = repr_margin(states[:n], states[n:], log_prob, section.margin, section.margin_weight).sum()
     found = torch.autograd.grad(loss, seen[:-1])

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lm.layers import select
+from pipeline.lm.load import device_of
 from pipeline.sections import LoraParams
 from pipeline.steering.adapter import Adapter, Hook, LearnedModule
 from pipeline.steering.base import Context, Pairs
@@ -65,7 +66,8 @@ class Lora(Adapter):
         targets = select(model, modules)
         built: dict[str, LearnedModule] = {}
         for target in targets:
-            module = cls.module(target.module.in_features, target.module.out_features, context.rank, model.device)
+            linear = target.module
+            module = cls.module(linear.in_features, linear.out_features, context.rank, device_of(linear))
             module.initialise(section.init_std, generator)
             built[target.name] = module
         return built, max(target.layer for target in targets)

@@ -63,7 +63,7 @@ def reference_directions(reference: Reference, params: ContrastiveParams, output
         case "top_s":
             basis = reference.writers()[:, : params.directions]
         case "adapter":
-            written = torch.cat([U for U in outputs if len(U) == len(mean)], dim=1)
+            written = torch.cat([U.to(mean) for U in outputs if len(U) == len(mean)], dim=1)
             basis = torch.linalg.qr(written).Q
     return unit(basis @ (basis.T @ mean))[:, None]
 

@@ -28,7 +28,7 @@ def orientation(
     coefficients = torch.tensor([1.0, -1.0]).repeat_interleave(len(neutral))
     with read_layers([layer]) as seen, steering.steer(model, coefficients):
         last_hidden(model, ids.repeat(2, 1), mask.repeat(2, 1))
-    up, down = seen[0][:, -last_tokens:].float().mean(1).view(2, len(neutral), -1)
+    up, down = seen[0][:, -last_tokens:].float().mean(1).to(direction).view(2, len(neutral), -1)
     moved = (up - down) @ direction
     mean, spread = moved.mean().item(), moved.std().item()
     if mean < 0:

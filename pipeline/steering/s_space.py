@@ -23,6 +23,7 @@ from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
 from pipeline.lm.layers import select
+from pipeline.lm.load import device_of
 from pipeline.sections import SSpaceParams
 from pipeline.steering.base import Coefficient, Context, Pairs, at_rows, attached, is_zero
 from pipeline.steering.direction import addition, site_states
@@ -51,7 +52,7 @@ class SSpace:
         modules, norms = {}, []
         for target, a, b in zip(targets, positive, negative, strict=True):
             difference, middle = (a - b).mean(0), (a + b).mean(0) / 2
-            bias = 0 if target.module.bias is None else target.module.bias
+            bias = 0 if target.module.bias is None else target.module.bias.to(middle)
             factors = signed(read_cache(context.svd, target.name, None, model.device), middle - bias)
             delta = normalize((difference @ factors.U) * factors.S.sqrt(), dim=0)
             if section.form == "additive":
@@ -69,10 +70,13 @@ class SSpace:
         if is_zero(coefficient):
             yield
             return
-        hooks = {
-            name: addition(parts["vector"], coefficient) if "vector" in parts else rescaling(**parts, coefficient=coefficient)
-            for name, parts in self.modules.items()
-        }
+        hooks = {}
+        for name, parts in self.modules.items():
+            place = device_of(model.get_submodule(name))
+            here = {key: tensor.to(place) for key, tensor in parts.items()}
+            hooks[name] = (
+                addition(here["vector"], coefficient) if "vector" in here else rescaling(**here, coefficient=coefficient)
+            )
         with attached(model, hooks):
             yield
 

@@ -21,11 +21,12 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.errors import InputError
 from pipeline.lm.layers import decoder_layers, linear_modules, refuse_others, role
+from pipeline.lm.quantization import Weights
 from pipeline.steering.base import Pairs
 from pipeline.steering.dimensions import residual_stream
 
@@ -48,15 +49,15 @@ class Basis(NamedTuple):
 
 @dataclass
 class Evidence:
-    """What the spaces are made from; weights are the model's own tensors, not copies."""
+    """What the spaces are made from; weights are made float32 one at a time."""
 
     states: Tensor
     """[n, 2, L+1, d]: the residual stream at the last token; 0 is the embeddings, l+1 the output of decoder layer l."""
     layer: int
     """The decoder layer whose output the loss reads."""
-    writers: list[Tensor]
+    writers: Iterable[Tensor]
     """[d, i] each"""
-    readers: list[Tensor]
+    readers: Iterable[Tensor]
     """[o, d] each"""
     unembedding: Tensor
     """[v, d]"""
@@ -88,11 +89,12 @@ def gather(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Pa
         refuse_others(model, list(range(depth)), "a loss subspace of write or not_read")
     places = list(range(depth + 1))
     states = residual_stream(model, tokenizer, pairs, places)
-    weights: dict[str | None, list[Tensor]] = {"residual-writers": [], "residual-readers": [], None: []}
+    modules: dict[str | None, list[nn.Linear]] = {"residual-writers": [], "residual-readers": [], None: []}
     for target in linear_modules(model):
-        weights[role(target, states.shape[-1])].append(target.module.weight.detach())
-    unembedding = model.get_output_embeddings().weight.detach()
-    return Evidence(states, layer, weights["residual-writers"], weights["residual-readers"], unembedding)
+        modules[role(target, states.shape[-1])].append(target.module)
+    writers, readers = (Weights(modules[kind], model.device) for kind in ("residual-writers", "residual-readers"))
+    unembedding = model.get_output_embeddings().weight.detach().to(model.device)
+    return Evidence(states, layer, writers, readers, unembedding)
 
 
 @torch.no_grad()

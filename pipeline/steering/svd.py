@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from pipeline.errors import InputError
 from pipeline.files import new_folder
 from pipeline.lm.layers import Target, linear_modules, refuse_others, role
+from pipeline.lm.quantization import weight_of
 
 
 class Factors(NamedTuple):
@@ -44,19 +45,19 @@ def writers_basis(model: PreTrainedModel, layer: int) -> Tensor:
     width = model.config.get_text_config().hidden_size
     refuse_others(model, [layer], "direction top_s")
     writers = [t.module for t in linear_modules(model) if t.layer == layer and role(t, width) == "residual-writers"]
-    gram = torch.stack([weight @ weight.T for weight in (module.weight.detach().float() for module in writers)]).sum(0)
-    return torch.linalg.eigh(gram).eigenvectors.flip(-1)
+    gram = torch.stack([weight @ weight.T for weight in map(weight_of, writers)]).sum(0)
+    return torch.linalg.eigh(gram).eigenvectors.flip(-1).to(model.device)
 
 
 def write_cache(folder: Path, targets: list[Target], max_rank: int | None, weights_sha256: str) -> dict[str, float]:
-    """Decompose every target into one file each; return the largest relative error of the cut."""
+    """Decompose every target, one after another, into one file each; return the largest relative error of the cut."""
     worst = 0.0
     with new_folder(folder) as new:
         for target in targets:
-            factors = decompose(target.module.weight, max_rank)
+            weight = weight_of(target.module)
+            factors = decompose(weight, max_rank)
             file, about = new / f"{target.name}.safetensors", {"weights_sha256": weights_sha256}
             save_file({k: v.cpu() for k, v in factors._asdict().items()}, file, metadata=about)
-            weight = target.module.weight.float()
             rebuilt = (factors.U * factors.S) @ factors.V.transpose(0, 1)
             worst = max(worst, ((weight - rebuilt).norm() / weight.norm()).item())
     return {"modules": len(targets), "relative_error": worst}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import InputError
 from pipeline.lm.layers import role, select
+from pipeline.lm.load import device_of
 from pipeline.sections import SvdAdapterParams
 from pipeline.steering.adapter import Adapter, Hook, LearnedModule
 from pipeline.steering.base import Context, Pairs
@@ -109,7 +110,7 @@ class SvdAdapter(Adapter):
         states = entering_states(model, tokenizer, train, sorted({t.layer for t in targets})) if aware else {}
         built: dict[str, LearnedModule] = {}
         for target in targets:
-            factors = read_cache(svd, target.name, None, model.device)
+            factors = read_cache(svd, target.name, None, device_of(target.module))
             writes = role(target, width) == "residual-writers"
             chosen = choose(section.dimensions, factors, context.rank, states.get(target.layer), writes, generator)
             module = SvdModule(factors.take(chosen), section.model_dump(include=set(SHAPE)))

@@ -1,0 +1,91 @@
+"""What chat templates need: system turns, thinking, one BOS; short templates with the logic of the real families'."""
+
+import pytest
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer
+
+from pipeline.evalsets.prompt import dilemma_prompt
+from pipeline.evalsets.scoring import make_rows
+from pipeline.lm.prompts import chat_text, open_turn, tokenize
+
+TURN = "{{ '<' + m['role'] + '>' + m['content'] + '<end>' }}"
+PLAIN = "{% for m in messages %}" + TURN + "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+# Gemma 2: refuses the role. Gemma 3 folds it in itself.
+REFUSES = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + PLAIN
+# Mistral 7B v0.3: shows it in the last user's turn, if that is the last turn at all.
+LOSES = (
+    "{% if messages[0]['role'] == 'system' %}{% set told = messages[0]['content'] %}{% set rest = messages[1:] %}"
+    "{% else %}{% set rest = messages %}{% endif %}{% for m in rest %}{% if m['role'] == 'user' %}"
+    "{% if loop.last and told is defined %}[INST] {{ told + '\n\n' + m['content'] }}[/INST]"
+    "{% else %}[INST] {{ m['content'] }}[/INST]{% endif %}{% else %} {{ m['content'] }}<end>{% endif %}{% endfor %}"
+)
+# A reasoning model without a switch, one with (Qwen3), and one that closes the block in past replies but not in the prompt.
+THINKS = "{% for m in messages %}" + TURN + "{% endfor %}{% if add_generation_prompt %}<assistant><think>\n{% endif %}"
+SWITCH = (
+    "{% for m in messages %}" + TURN + "{% endfor %}{% if add_generation_prompt %}<assistant>"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% else %}<think>\n{% endif %}{% endif %}"
+)
+CLOSES = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}<assistant><think>\n\n</think>\n\n{{ m['content'] }}<end>"
+    "{% else %}" + TURN + "{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant><think>\n{% endif %}"
+)
+BOS = "{{ bos_token }}" + PLAIN
+SYSTEM = [{"role": "system", "content": "Be honest."}, {"role": "user", "content": "Hi"}]
+EMPTY = "<think>\n\n</think>\n\n"
+
+
+@pytest.fixture
+def with_template(tiny_folder):
+    def make(template: str):
+        tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+        tokenizer.chat_template = template
+        return tokenizer
+
+    return make
+
+
+@pytest.mark.parametrize(("template", "said"), [
+    (PLAIN, "<system>Be honest.<end><user>Hi<end><assistant>My"),
+    (REFUSES, "<user>Be honest.\n\nHi<end><assistant>My"),
+    (LOSES, "[INST] Be honest.\n\nHi[/INST] My"),
+])  # fmt: skip
+def test_a_system_turn_is_never_lost(with_template, template, said):
+    assert chat_text(with_template(template), SYSTEM, "My", {}) == said
+
+
+def test_a_system_turn_is_folded_the_same_way_before_an_answer(with_template):
+    assert open_turn(with_template(REFUSES), SYSTEM, {}) == "<user>Be honest.\n\nHi<end><assistant>"
+    assert open_turn(with_template(LOSES), SYSTEM, {}) == "[INST] Be honest.\n\nHi[/INST]"
+    assert open_turn(with_template(REFUSES), SYSTEM[:1], {}) == "<user>Be honest.<end><assistant>"
+    assert open_turn(with_template(PLAIN), SYSTEM[1:], {}) == "<user>Hi<end><assistant>"
+
+
+@pytest.mark.parametrize(("template", "options", "head"), [
+    (PLAIN, {}, ""), (THINKS, {}, EMPTY), (CLOSES, {}, EMPTY), (SWITCH, {}, EMPTY), (SWITCH, {"enable_thinking": False}, ""),
+])  # fmt: skip
+def test_thinking_is_closed_before_a_reply_exactly_once(with_template, template, options, head):
+    text = chat_text(with_template(template), SYSTEM[1:], "My choice:", options)
+    assert text == f"<user>Hi<end><assistant>{head}My choice:"
+
+
+def test_there_is_one_bos_whoever_writes_it(with_template):
+    tokenizer = with_template(BOS)
+    tokenizer.bos_token = "<|im_start|>"
+    first = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", first)]
+    )
+    text = chat_text(tokenizer, SYSTEM[1:], "My", {})
+    assert tokenizer(text)["input_ids"][:2] == [first, first]  # what the tokenizer would do by itself
+    item = {"item_id": "0", "prompt": dilemma_prompt("You broke it.", "Say so.")}
+    for ids in (tokenize(tokenizer, [text])[0], make_rows(tokenizer, [item], None, [0.0], {})[0].ids):
+        assert ids.count(first) == 1
+        assert ids[0] == first
+
+
+def test_the_answer_begins_as_the_model_is_told(with_template):
+    tokenizer = with_template(PLAIN)
+    item = {"item_id": "0", "prompt": dilemma_prompt("You broke it.", "Say so.")}
+    for prefix in ("My choice:", "My choice: **"):
+        row = make_rows(tokenizer, [item], None, [0.0], {}, prefix)[0]
+        assert tokenizer.decode(row.ids).endswith(f"<assistant>{prefix}")
