@@ -178,7 +178,7 @@ def test_without_replies_rows_are_as_before(tokenizer):
     for row in make_rows(tokenizer, ITEMS, PROMPTING, COEFFICIENTS, {}):
         assert row.said == 0
     replies = {(item["item_id"], c): "I see.\n\n" for item in ITEMS for c in COEFFICIENTS}
-    for row in make_rows(tokenizer, ITEMS, PROMPTING, COEFFICIENTS, {}, replies):
+    for row in make_rows(tokenizer, ITEMS, PROMPTING, COEFFICIENTS, {}, replies=replies):
         said = tokenizer.decode(row.ids[len(row.ids) - row.said :])
         assert said == f"I see.\n\n{ANSWER_PREFIX}"
 
