@@ -88,7 +88,7 @@ def test_texts_are_folded_by_coefficient():
 
 def test_the_reports_table_takes_the_base_one_and_equal_cost():
     shown = shown_table(coherence_table(FRAME))
-    assert shown["c"].to_list() == ["0", "-1", "+1", "+0.5 (equal cost)", "-0.5 (equal cost)"]
+    assert shown["c"].to_list() == ["0", "-1", "+1", "-0.5 (equal cost)", "+0.5 (equal cost)"]
     assert shown["Δ"].to_list() == ["0.000", "1.500", "1.500", "1.000", "1.000"]
     assert shown_table(pl.DataFrame(schema=TABLE)).is_empty()
 
