@@ -96,7 +96,11 @@ def coherence_table(rows: pl.DataFrame) -> pl.DataFrame:
     wanted = (pl.col("dose") != RAW) | pl.col("coefficient").abs().is_in([0.0, unit])
     sign = pl.col("coefficient").sign().alias("sign")
     keys, figures = ["method", "dose", "sign"], [c for c in rows.columns if c not in ("method", "seed", "dose")]
-    folded = rows.filter(wanted).with_columns(sign).group_by(keys, maintain_order=True).agg(pl.col(figures).mean())
+    folded = (
+        rows.filter(wanted).with_columns(sign).group_by(keys, maintain_order=True).agg(pl.col(figures).cast(pl.Float64).mean())
+    )
+    methods = list(dict.fromkeys(folded["method"]))
+    ordered = sorted(folded.to_dicts(), key=lambda row: (methods.index(row["method"]), row["dose"] != RAW, row["coefficient"]))
     return pl.DataFrame([
         {
             "Method": name_of(row["method"]),
@@ -109,5 +113,5 @@ def coherence_table(rows: pl.DataFrame) -> pl.DataFrame:
             "Ended": number(row["ended"], 2),
             "Tokens": number(row["n_tokens"], 1),
         }
-        for row in folded.to_dicts()
+        for row in ordered
     ])  # fmt: skip

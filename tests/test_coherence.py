@@ -88,9 +88,18 @@ def test_texts_are_folded_by_coefficient():
 
 def test_the_reports_table_takes_the_base_one_and_equal_cost():
     shown = shown_table(coherence_table(FRAME))
-    assert shown["c"].to_list() == ["0", "-1", "+1", "+0.5 (equal cost)", "-0.5 (equal cost)"]
+    assert shown["c"].to_list() == ["0", "-1", "+1", "-0.5 (equal cost)", "+0.5 (equal cost)"]
     assert shown["Δ"].to_list() == ["0.000", "1.500", "1.500", "1.000", "1.000"]
     assert shown_table(pl.DataFrame(schema=TABLE)).is_empty()
+
+
+def test_texts_without_a_word_can_be_shown(tmp_path):
+    """A column of nothing but nulls has no numbers in the CSV to tell its type by."""
+    silent = FRAME.with_columns(pl.lit([], pl.List(pl.Int64)).alias("tokens"))
+    coherence_table(silent).write_csv(tmp_path / "coherence.csv")
+    shown = shown_table(pl.read_csv(tmp_path / "coherence.csv", schema_overrides={"seed": pl.String}))
+    assert set(shown["Repeated 3-grams"]) == {"–"}
+    assert set(shown["Tokens"]) == {"0.0"}
 
 
 def test_the_prompts_are_distinct_questions():

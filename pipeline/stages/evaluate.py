@@ -21,6 +21,8 @@ from pipeline.stages.stage import stage
 from pipeline.steering.base import Steering, load_steering
 from pipeline.tracking import Run
 
+TABLES = {"scores": SCORES, "reasoning": REASONING, "coherence": COHERENCE}
+
 
 def main(method: str, seed: int) -> None:
     with stage("evaluate", method=method, seed=seed) as (params, run):
@@ -84,8 +86,9 @@ def run_cells(params: Declared, run: Run, method: str, seeds: list[int], folder)
         cell = {"model": name, "behaviour": params["behaviour"], "method": method, "seed": seed, "evalset": params["evalset"]}
         by_dose = pl.DataFrame({"dose": [kind for kind, _ in wanted], "coefficient": [c for _, c in wanted]})
         for table, records in measure(model, tokenizer, items.to_dicts(), steering, different, params).items():
-            own = pl.DataFrame([{**cell, **record} for record in records]).join(by_dose, on="coefficient")
-            parts.setdefault(table, []).append(own)
+            rows = [{**cell, **record} for record in records]
+            kinds = {column: kind for column, kind in TABLES[table].items() if column in rows[0]}
+            parts.setdefault(table, []).append(pl.DataFrame(rows, schema_overrides=kinds).join(by_dose, on="coefficient"))
     dilemmas = items.select("item_id", "dilemma_id")
     frame = (
         pl.concat(parts["scores"])
@@ -96,10 +99,10 @@ def run_cells(params: Declared, run: Run, method: str, seeds: list[int], folder)
     check(frame, SCORES, f"the scores of {method}")
     with new_folder(folder) as new:
         frame.write_parquet(new / "scores.parquet")
-        for table, schema, key in (("reasoning", REASONING, "item_id"), ("coherence", COHERENCE, "prompt_id")):
+        for table, key in (("reasoning", "item_id"), ("coherence", "prompt_id")):
             if table in parts:
-                ordered = pl.concat(parts[table]).select(list(schema)).sort("seed", key, "dose", "coefficient")
-                check(ordered, schema, f"the {table} of {method}").write_parquet(new / f"{table}.parquet")
+                ordered = pl.concat(parts[table]).select(list(TABLES[table])).sort("seed", key, "dose", "coefficient")
+                check(ordered, TABLES[table], f"the {table} of {method}").write_parquet(new / f"{table}.parquet")
         if "reasoning" in parts:
             closed_by = pl.concat(parts["reasoning"])["closed_by"]
             run.metrics |= {"reasoning_texts": len(closed_by), "reasoning_cut": closed_by.to_list().count(LIMIT)}
