@@ -87,7 +87,7 @@ def main() -> None:
         spent, apart = passes(model, tokenizer, split[1].neutral)
         cells = [
             f"{memory(model):.1f}", f"{adapter.summary['adapter_mib']:.1f}", f"{error:.3f}", f"{change:.2f}", f"{spent:.0f}",
-            f"{apart:.1g}", f"{effect(model, tokenizer, adapter):.2f}", f"{effect(model, tokenizer, plain['adapter']):.2f}",
+            f"{apart:.1g}", f"{effect(model, tokenizer, adapter):.3f}", f"{effect(model, tokenizer, plain['adapter']):.3f}",
         ]  # fmt: skip
         print(f"| {kind} | {' | '.join(cells)} |", flush=True)
 
