@@ -71,6 +71,9 @@ def test_the_shipped_file_is_valid_and_complete():
     (lambda p: p["steering"]["pca"].update(k=3), "k"),
     (lambda p: p["training"].update(clip_norm="fast"), r"training\.clip_norm: .*number.*found 'fast'"),
     (lambda p: p["training"].update(loss_depth=0.2), "to_depth <= training.loss_depth"),
+    (lambda p: p.update(quantization="2bit"), r"quantization: .*'none', '8bit' or '4bit'.*found '2bit'"),
+    (lambda p: p["models"]["reference"].update(quantization=4), r"models\.reference\.quantization: .*'none'"),
+    (lambda p: p["models"]["reference"].update(answer_prefix=""), r"models\.reference\.answer_prefix"),
     (lambda p: p["models"]["reference"].update(dtype="int3"), r"models\.reference\.dtype: .*'float32'"),
 ])  # fmt: skip
 def test_what_is_wrong_is_said_in_one_sentence(tmp_path, edit, said):

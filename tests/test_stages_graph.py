@@ -97,3 +97,8 @@ def test_the_declared_parameters_exist(stage, monkeypatch):
 
 def test_the_rank_concerns_training_alone():
     assert [name for name, stage in STAGES.items() if "rank" in stage["params"]] == ["train", "composition"]
+
+
+def test_the_quantization_reaches_every_stage_that_runs_the_model_through_the_manifest():
+    assert [name for name, stage in STAGES.items() if "quantization" in stage["params"]] == ["model"]
+    assert all("models/base" in stage["deps"] for stage in STAGES.values() if "device" in stage["params"])

@@ -16,14 +16,18 @@ import torch
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
+# What bitsandbytes says at every product (8 bit casts to float16) and at every start (a kernel that it would download).
+NOISY = ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.ops")
+
 
 def quantization_config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
     """Return what `from_pretrained` takes for none, 8bit or 4bit."""
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     match kind:
         case "none":
             return None
         case "8bit":
-            logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # warns of float16 at every product
             return BitsAndBytesConfig(load_in_8bit=True)
         case "4bit":
             return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
