@@ -1,0 +1,108 @@
+"""Does the main test's answer depend on its assumptions? Other tests of the same slope, beside it."""
+
+import itertools
+import warnings
+from typing import Any
+
+import numpy as np
+import polars as pl
+import statsmodels.api as sm
+from statsmodels.tools.sm_exceptions import ConvergenceWarning
+
+from pipeline.metrics.doses import compared
+from pipeline.metrics.effects import mean_over_seeds, signed, with_base
+from pipeline.metrics.question import Question
+from pipeline.metrics.regression import ROUNDING, Slope, clustered_slope, own_slopes, pooled_slope, with_p
+
+EXACT = 14  # dilemmas: up to here all sign patterns are counted
+SCHEMA = {"method": pl.String, "dose": pl.String, "p_mixed": pl.Float64, "mixed_note": pl.String, "p_two_way": pl.Float64,
+          "stderr_two_way": pl.Float64, "df_two_way": pl.Float64}  # fmt: skip
+
+
+def sign_patterns(dilemmas: int, draws: int, seed: int) -> tuple[np.ndarray, bool]:
+    """Return signs [patterns, dilemmas] and whether they are all there are; else `draws` of them at random."""
+    if dilemmas <= EXACT:
+        return np.array(list(itertools.product((1.0, -1.0), repeat=dilemmas))), True
+    return np.random.default_rng(seed).choice((1.0, -1.0), size=(draws, dilemmas)), False
+
+
+def sign_flip_p(contributions: np.ndarray, signs: np.ndarray, exact: bool) -> np.ndarray:
+    """Return the two-sided p of contributions [..., dilemmas], weight x slope: how often random signs give as large a sum.
+
+    Exact under a slope distribution symmetric around 0, whatever its variance in each dilemma. Of drawn signs the observed
+    pattern counts as one more (Phipson and Smyth 2010), so that p is never 0.
+    """
+    observed = np.abs(contributions.sum(-1, keepdims=True))
+    extreme = (np.abs(contributions @ signs.T) >= observed * (1 - 1e-9)).sum(-1)
+    return extreme / len(signs) if exact else (extreme + 1) / (len(signs) + 1)
+
+
+def mixed_slope(frame: pl.DataFrame) -> dict[str, Any]:
+    """Fit a mixed model to the items' own slopes, random by dilemma (REML, Wald z): p_mixed and, where it fails, why.
+
+    An item's slope is a sufficient statistic of the model with item fixed effects, a slope by dilemma and independent errors.
+    """
+    own = own_slopes(frame, "item_id").sort("dilemma_id", maintain_order=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", RuntimeWarning)
+        try:
+            fit = sm.MixedLM(own["slope"].to_numpy(), np.ones((own.height, 1)), groups=own["dilemma_id"].to_numpy()).fit(
+                reml=True
+            )
+        except np.linalg.LinAlgError:
+            return {"p_mixed": None, "mixed_note": "singular"}
+    if not fit.converged or not np.isfinite(fit.pvalues[0]) or fit.scale < ROUNDING:
+        return {"p_mixed": None, "mixed_note": "did not converge"}
+    note = "no variance between dilemmas" if fit.cov_re[0, 0] < ROUNDING else None
+    return {"p_mixed": float(fit.pvalues[0]), "mixed_note": note}
+
+
+def two_way_slope(frame: pl.DataFrame) -> Slope | None:
+    """Return the slope with errors clustered by dilemma and by seed (Cameron, Gelbach and Miller 2011); None of one seed.
+
+    `frame` has a column seed, with the base rows under every seed; fixed effects by item and seed. V = V(dilemma) + V(seed) -
+    V(both), each times G / (G - 1), and never below the larger of the first two; t with min(G) - 1 degrees of freedom. With
+    few seeds that is a wide test: three seeds leave two degrees.
+    """
+    if frame["seed"].n_unique() < 2:
+        return None
+    cells = pl.concat([
+        own_slopes(part, "dilemma_id").with_columns(pl.lit(seed).alias("seed"))
+        for (seed,), part in frame.group_by("seed", maintain_order=True)
+    ])  # fmt: skip
+    total = float(cells["weight"].to_numpy().sum())
+    slope = float((cells["weight"] * cells["slope"]).to_numpy().sum() / total)
+    cells = cells.with_columns((pl.col("weight") * (pl.col("slope") - slope)).alias("score"))
+
+    def variance(keys: list[str]) -> float:
+        sums = cells.group_by(keys, maintain_order=True).agg("score")["score"].list.sum().to_numpy()
+        return len(sums) / (len(sums) - 1) * float((sums**2).sum()) / total**2
+
+    dilemma, seed, both = variance(["dilemma_id"]), variance(["seed"]), variance(["dilemma_id", "seed"])
+    degrees = min(cells["dilemma_id"].n_unique(), cells["seed"].n_unique()) - 1
+    return with_p(slope, float(np.sqrt(max(dilemma + seed - both, dilemma, seed))), float(degrees))
+
+
+def sensitivity_table(cells: dict[str, pl.DataFrame], question: Question) -> pl.DataFrame:
+    """Return one row per method and dose: the slope from -dose to +dose in nats per dose, and its p by every test."""
+    records = []
+    for method, scores in cells.items():
+        for dose, rows in compared(scores).items():
+            frame = signed(with_base(mean_over_seeds(rows), question.base), question.items, question.target)
+            own = own_slopes(frame, "dilemma_id")
+            signs, exact = sign_patterns(own.height, question.params.permutations, question.params.seed)
+            seeds = [
+                signed(with_base(part, question.base), question.items, question.target).with_columns(pl.lit(seed).alias("seed"))
+                for (seed,), part in rows.group_by("seed", maintain_order=True)
+            ]
+            both = two_way_slope(pl.concat(seeds))
+            records.append({
+                "method": method, "dose": dose, "n_seeds": len(seeds), "n_dilemmas": own.height,
+                **clustered_slope(frame).named("clustered"),
+                "p_permutation": float(sign_flip_p((own["slope"] * own["weight"]).to_numpy(), signs, exact)),
+                "permutation_exact": exact, **mixed_slope(frame),
+                "stderr_two_way": both and both.stderr, "df_two_way": both and both.df, "p_two_way": both and both.p,
+                "p_pooled": pooled_slope(frame).p,
+            })  # fmt: skip
+    return pl.DataFrame(records, schema_overrides=SCHEMA)
