@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import statsmodels.api as sm
-from statsmodels.tools.sm_exceptions import ConvergenceWarning
 
 from pipeline.metrics.doses import compared
 from pipeline.metrics.effects import mean_over_seeds, signed, with_base
@@ -15,6 +14,7 @@ from pipeline.metrics.question import Question
 from pipeline.metrics.regression import ROUNDING, Slope, clustered_slope, own_slopes, pooled_slope, with_p
 
 EXACT = 14  # dilemmas: up to here all sign patterns are counted
+UNEQUAL = 1e-5  # variance within dilemmas over that between: statsmodels calls a fit below this converged that is not
 SCHEMA = {"method": pl.String, "dose": pl.String, "p_mixed": pl.Float64, "mixed_note": pl.String, "p_two_way": pl.Float64,
           "stderr_two_way": pl.Float64, "df_two_way": pl.Float64}  # fmt: skip
 
@@ -44,44 +44,52 @@ def mixed_slope(frame: pl.DataFrame) -> dict[str, Any]:
     """
     own = own_slopes(frame, "item_id").sort("dilemma_id", maintain_order=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        warnings.simplefilter("ignore", RuntimeWarning)
+        warnings.simplefilter("ignore")  # what they say is read off the fit below
         try:
             fit = sm.MixedLM(own["slope"].to_numpy(), np.ones((own.height, 1)), groups=own["dilemma_id"].to_numpy()).fit(
                 reml=True
             )
         except np.linalg.LinAlgError:
             return {"p_mixed": None, "mixed_note": "singular"}
-    if not fit.converged or not np.isfinite(fit.pvalues[0]) or fit.scale < ROUNDING:
+    if not fit.converged or not np.isfinite(fit.pvalues[0]):
         return {"p_mixed": None, "mixed_note": "did not converge"}
+    if fit.scale < UNEQUAL * fit.cov_re[0, 0]:
+        return {"p_mixed": None, "mixed_note": "the items of a dilemma hardly differ"}
     note = "no variance between dilemmas" if fit.cov_re[0, 0] < ROUNDING else None
     return {"p_mixed": float(fit.pvalues[0]), "mixed_note": note}
 
 
-def two_way_slope(frame: pl.DataFrame) -> Slope | None:
-    """Return the slope with errors clustered by dilemma and by seed (Cameron, Gelbach and Miller 2011); None of one seed.
+def two_way_t(slopes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return mean, standard error and degrees of freedom of slopes [..., dilemmas, seeds] clustered both ways.
 
-    `frame` has a column seed, with the base rows under every seed; fixed effects by item and seed. V = V(dilemma) + V(seed) -
-    V(both), each times G / (G - 1), and never below the larger of the first two; t with min(G) - 1 degrees of freedom. With
-    few seeds that is a wide test: three seeds leave two degrees.
+    `weights` [dilemmas]. V = V(dilemma) + V(seed) - V(both) (Cameron, Gelbach and Miller 2011), each times G / (G - 1), and never
+    below the larger of the first two; min(G) - 1 degrees. With few seeds that is a wide test: three seeds leave two degrees.
     """
-    if frame["seed"].n_unique() < 2:
+    dilemmas, seeds = slopes.shape[-2:]
+    share = weights[:, None] / (weights.sum() * seeds)
+    mean = (slopes * share).sum((-2, -1))
+    scores = (slopes - mean[..., None, None]) * share
+
+    def variance(sums: np.ndarray, groups: int) -> np.ndarray:
+        return groups / (groups - 1) * sums
+
+    by_dilemma = variance((scores.sum(-1) ** 2).sum(-1), dilemmas)
+    by_seed = variance((scores.sum(-2) ** 2).sum(-1), seeds)
+    both = variance((scores**2).sum((-2, -1)), dilemmas * seeds)
+    error = np.sqrt(np.maximum(by_dilemma + by_seed - both, np.maximum(by_dilemma, by_seed)))
+    return mean, error, float(min(dilemmas, seeds) - 1)
+
+
+def two_way_slope(frames: list[pl.DataFrame]) -> Slope | None:
+    """Return the slope with fixed effects by item and seed and errors clustered by dilemma and seed; None of one seed.
+
+    One frame per seed, as `clustered_slope` takes, with the base's rows in each and the same items in all.
+    """
+    if len(frames) < 2:
         return None
-    cells = pl.concat([
-        own_slopes(part, "dilemma_id").with_columns(pl.lit(seed).alias("seed"))
-        for (seed,), part in frame.group_by("seed", maintain_order=True)
-    ])  # fmt: skip
-    total = float(cells["weight"].to_numpy().sum())
-    slope = float((cells["weight"] * cells["slope"]).to_numpy().sum() / total)
-    cells = cells.with_columns((pl.col("weight") * (pl.col("slope") - slope)).alias("score"))
-
-    def variance(keys: list[str]) -> float:
-        sums = cells.group_by(keys, maintain_order=True).agg("score")["score"].list.sum().to_numpy()
-        return len(sums) / (len(sums) - 1) * float((sums**2).sum()) / total**2
-
-    dilemma, seed, both = variance(["dilemma_id"]), variance(["seed"]), variance(["dilemma_id", "seed"])
-    degrees = min(cells["dilemma_id"].n_unique(), cells["seed"].n_unique()) - 1
-    return with_p(slope, float(np.sqrt(max(dilemma + seed - both, dilemma, seed))), float(degrees))
+    own = [own_slopes(frame, "dilemma_id").sort("dilemma_id") for frame in frames]
+    slope, error, degrees = two_way_t(np.stack([part["slope"].to_numpy() for part in own], -1), own[0]["weight"].to_numpy())
+    return with_p(float(slope), float(error), degrees)
 
 
 def sensitivity_table(cells: dict[str, pl.DataFrame], question: Question) -> pl.DataFrame:
@@ -93,10 +101,10 @@ def sensitivity_table(cells: dict[str, pl.DataFrame], question: Question) -> pl.
             own = own_slopes(frame, "dilemma_id")
             signs, exact = sign_patterns(own.height, question.params.permutations, question.params.seed)
             seeds = [
-                signed(with_base(part, question.base), question.items, question.target).with_columns(pl.lit(seed).alias("seed"))
-                for (seed,), part in rows.group_by("seed", maintain_order=True)
+                signed(with_base(part, question.base), question.items, question.target)
+                for _, part in rows.group_by("seed", maintain_order=True)
             ]
-            both = two_way_slope(pl.concat(seeds))
+            both = two_way_slope(seeds)
             records.append({
                 "method": method, "dose": dose, "n_seeds": len(seeds), "n_dilemmas": own.height,
                 **clustered_slope(frame).named("clustered"),
