@@ -23,6 +23,7 @@ STUDIES, CHUNK = 10_000, 100
 MIXED = {12: 300, 64: 300}  # studies that are fitted by the mixed model too, which takes as long as all the rest
 PERMUTATIONS = 1999
 LEVEL_SD, SLOPE_SD, DRIFT_SD, NOISE_SD, CORRELATION = 2.0, 0.4, 0.2, 0.4, 0.6  # nats; correlation of neighbouring coefficients
+LEVEL_SDS = (0.5, 2.0, 8.0)  # for the pooled test, whose error takes the levels for noise
 SEEDS, SEED_SDS = 3, (0.0, 0.1, 0.5)  # of the two-way test: how far one seed's adapter is from another's, in nats per unit of c
 DETECTABLE = stats.norm.ppf(0.975) + stats.norm.ppf(0.8)  # times the best error: found with power 0.8
 ALPHA = 0.05
@@ -42,11 +43,11 @@ def best_variance(sizes: np.ndarray) -> np.ndarray:
     return SLOPE_SD**2 + x @ covariance(DRIFT_SD) @ x + x @ covariance(NOISE_SD) @ x / sizes
 
 
-def simulate(sizes: np.ndarray, studies: int, rng: np.random.Generator) -> np.ndarray:
+def simulate(sizes: np.ndarray, studies: int, rng: np.random.Generator, level_sd: float = LEVEL_SD) -> np.ndarray:
     """Return signed log-odds [studies, items, coefficients] of studies without an effect; `sizes` [g] counts items."""
     dilemma = np.repeat(np.arange(len(sizes)), sizes)
     width = len(COEFFICIENTS)
-    level = rng.normal(0, LEVEL_SD, (studies, len(dilemma), 1))
+    level = rng.normal(0, level_sd, (studies, len(dilemma), 1))
     slope = rng.normal(0, SLOPE_SD, (studies, len(sizes), 1))
     drift = rng.normal(size=(studies, len(sizes), width)) @ np.linalg.cholesky(covariance(DRIFT_SD)).T
     noise = rng.normal(size=(studies, len(dilemma), width)) @ np.linalg.cholesky(covariance(NOISE_SD)).T
@@ -138,6 +139,15 @@ def calibrate(dilemmas: int, studies: int, mixed: int = 0, seed: int = 0) -> Ite
         yield record(dilemmas, test, *(np.concatenate([part[test] for part in parts]) for parts in (nulls, theres)))
     if fitted:
         yield record(dilemmas, "mixed model", np.concatenate(fitted), None)
+
+
+def calibrate_pooled(dilemmas: int, studies: int, seed: int = 0) -> Iterator[dict[str, object]]:
+    """Yield how often the pooled test rejects where items differ little, and much, in level; the main test is blind to it."""
+    rng = np.random.default_rng([seed, dilemmas])
+    sizes = rng.integers(2, 7, dilemmas)
+    for sd in LEVEL_SDS:
+        p = np.concatenate([pooled_p(simulate(sizes, CHUNK, rng, sd)) for _ in range(studies // CHUNK)])
+        yield {"dilemmas": dilemmas, "level_sd": sd, "studies": len(p), "rejected": float((p < ALPHA).mean())}
 
 
 def calibrate_seeds(dilemmas: int, studies: int, seed: int = 0) -> Iterator[dict[str, object]]:
