@@ -51,7 +51,8 @@ def arm_curves(scores: pl.DataFrame, question: Question, sign: int, weights: np.
         for frame, column in ((arm, "nll"), (arm.with_columns(pl.lit(1).alias("one")), "one"), (moved, "effect"), (moved, "one"))
     )
     costs = nll / count
-    return np.abs(doses), costs - costs[:, :1], effect / concerned
+    with np.errstate(invalid="ignore"):  # a resample of a small study may hold no dilemma of the target: it reaches nothing
+        return np.abs(doses), costs - costs[:, :1], effect / concerned
 
 
 def budget_table(cells: dict[str, pl.DataFrame], question: Question) -> pl.DataFrame:

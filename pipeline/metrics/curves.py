@@ -25,9 +25,9 @@ def curve_record(frame: pl.DataFrame, valid: float) -> dict[str, Any]:
     symlog(c) = sign(c) ln(1 + |c|), which the September 2025 gradient-steering study fits to one dilemma; symlog_p: of the
     same slope over items, clustered by dilemma. score = |slope| valid² r2, as there.
     """
-    wide = means(frame, ["dilemma_id", "coefficient"], ["y"]).pivot("coefficient", index="dilemma_id", values="y")
     doses = np.array(sorted(frame["coefficient"].unique()))
-    responses = wide.select([str(c) for c in doses]).to_numpy()
+    responses = means(frame, ["dilemma_id", "coefficient"], ["y"]).sort("dilemma_id", "coefficient")["y"].to_numpy()
+    responses = responses.reshape(-1, len(doses))
     rising = (np.diff(responses, axis=1) >= -ROUNDING).all(1) & (responses[:, -1] > responses[:, 0] + ROUNDING)
     curve = means(frame, ["coefficient"], ["y"]).sort("coefficient")["y"].to_numpy()
     flat = np.ptp(curve) < ROUNDING
