@@ -1,10 +1,12 @@
 """The calibration study, reduced: the same functions on fewer studies, held to binomial bounds."""
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.calibration.page import error_row
+from pipeline.calibration.page import FOLDER, ROWS, error_row, page
 from pipeline.calibration.studies import (
     BEST,
     COEFFICIENTS,
@@ -70,3 +72,13 @@ def test_a_row_of_the_page():
     row = {"dilemmas": 12, "test": MAIN, "studies": 600, "type_one": 0.05, "low": 0.034, "high": 0.07, "power": None}
     assert error_row(row)["False positives"] == "5.0 % [3.4 %, 7.0 %]"
     assert error_row(row)["Power"] == "–"
+
+
+def test_the_page_in_the_docs_is_made_of_the_tables_beside_it_and_they_hold_the_promise():
+    docs = Path(__file__).parent.parent / FOLDER
+    tables = {name: pl.read_csv(docs / f"{name}.csv") for name in ROWS}
+    assert (docs / "calibration.md").read_text() == page(tables)
+    main = tables["calibration"].filter(pl.col("test") == MAIN)
+    assert set(main["dilemmas"]) == {12, 64, 219}
+    assert main["studies"].min() >= 2000
+    assert main["type_one"].is_between(0.04, 0.06).all()
