@@ -110,6 +110,12 @@ def report() -> None:
 
 
 @app.command()
+def calibration() -> None:
+    """Simulate null studies: false positives and power of the tests -> docs/calibration.md (some minutes)."""
+    call("calibration.page", "main")
+
+
+@app.command()
 def steer(
     prompt: Annotated[str, typer.Argument(help="What to ask.")],
     adapter: Adapter,

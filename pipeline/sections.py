@@ -265,6 +265,10 @@ class GenerationParams(Section):
 class StatisticsParams(Section):
     bootstrap: int = Field(ge=100)
     """Resamples of the cluster bootstrap."""
+    permutations: int = Field(ge=1000)
+    """Sign patterns that the permutation test draws where there are too many dilemmas to try all."""
+    nll_budget: float = Field(gt=0)
+    """Rise of the dilemmas' NLL, nats per token, at which effects are compared besides the calibrated dose."""
     min_choice_mass: float = Field(ge=0, le=1)
     """An item whose answer tokens hold less probability than this counts as unanswered."""
     min_items: int = Field(ge=2)

@@ -8,12 +8,13 @@ from scipy import stats
 from pipeline.errors import InputError
 from pipeline.metrics.composition import composition_table
 from pipeline.metrics.effects import arm_effects, bootstrap, mean_over_seeds, method_effects, movements, normalized_gain, signed
+from pipeline.metrics.question import Question
 from pipeline.metrics.regression import clustered_slope, pooled_slope
 from pipeline.metrics.study import analyse, headline
 from pipeline.schemas import add_labels
 from pipeline.sections import StatisticsParams
 
-PARAMS = StatisticsParams(bootstrap=400, min_choice_mass=0.5, min_items=2, seed=0)
+PARAMS = StatisticsParams(bootstrap=400, permutations=1000, nll_budget=0.2, min_choice_mass=0.5, min_items=2, seed=0)
 COEFFICIENTS = [-1.0, 0.0, 1.0]
 
 
@@ -152,7 +153,7 @@ def test_a_study_joins_seeds_methods_and_base():
     scores = {c: make_scores(items, lambda r, x, c=c: c * x * r["label_Value/truth"]) for c in (0.5, 1.5)}
     moved = [frame.filter(pl.col("coefficient") != 0).with_columns(seed=pl.lit(i)) for i, frame in enumerate(scores.values())]
     base = scores[0.5].filter(pl.col("coefficient") == 0)
-    study = analyse({"good": pl.concat(moved)}, base, items, "Value/truth", ["Value/lie"], PARAMS)
+    study = analyse({"good": pl.concat(moved)}, Question(base, items, "Value/truth", ["Value/lie"], PARAMS))
     assert study.effects["seed"].to_list() == ["0", "0", "1", "1", "mean", "mean"]
     assert headline(study)["good"]["target_effect"] == pytest.approx(1 / (1 + np.exp(-1)) - 0.5)
     assert study.values.filter(pl.col("label") == "Value/truth")["q"].null_count() == 3
@@ -172,7 +173,7 @@ def test_equal_cost_takes_each_seeds_own_dose():
             scores = make_scores(items, lambda r, c, size=size, dose=dose: c * size / dose * r["label_Value/truth"])
             moved = scores.filter(pl.col("coefficient").abs() == 1).with_columns(pl.col("coefficient") * size)
             parts.append(moved.with_columns(pl.lit(seed).alias("seed"), pl.lit(kind).alias("dose")))
-    study = analyse({"good": pl.concat(parts)}, base, items, "Value/truth", ["Value/lie"], PARAMS)
+    study = analyse({"good": pl.concat(parts)}, Question(base, items, "Value/truth", ["Value/lie"], PARAMS))
     row = study.equal_cost.row(0, named=True)
     assert (row["used"], row["used_min"], row["used_max"], row["calibrated"]) == (3.0, 2.0, 4.0, True)
     assert row["target_effect"] == pytest.approx(1 / (1 + np.exp(-1)) - 0.5)
@@ -185,7 +186,7 @@ def test_a_method_without_sizes_stands_at_its_only_dose():
     items = make_items(6)
     scores = make_scores(items, lambda r, c: c * r["label_Value/truth"])
     base, moved = scores.filter(pl.col("coefficient") == 0), scores.filter(pl.col("coefficient") != 0)
-    study = analyse({"prompt": moved}, base, items, "Value/truth", ["Value/lie"], PARAMS)
+    study = analyse({"prompt": moved}, Question(base, items, "Value/truth", ["Value/lie"], PARAMS))
     assert study.equal_cost["calibrated"].to_list() == [False]
     assert study.equal_cost["target_effect"].item() == study.arms["target_effect"].item()
 
@@ -234,10 +235,6 @@ def test_a_value_on_a_single_dilemma_is_left_out_of_the_values():
     scores = make_scores(items, lambda r, c: c * r["label_Value/truth"])
     study = analyse(
         {"good": scores.filter(pl.col("coefficient") != 0)},
-        scores.filter(pl.col("coefficient") == 0),
-        items,
-        "Value/truth",
-        ["Value/lie"],
-        PARAMS,
+        Question(scores.filter(pl.col("coefficient") == 0), items, "Value/truth", ["Value/lie"], PARAMS),
     )
     assert set(study.values["label"]) == {"Value/truth", "Value/lie"}

@@ -5,9 +5,13 @@ import pytest
 
 from pipeline.appendix import ablation_table, certificates_table, whole_methods
 from pipeline.figures import COLOURS, methods_of, style
+from pipeline.metrics.study import FURTHER, analyse
 from pipeline.rendering import as_html, latex, markdown
+from pipeline.statistics_tables import SECTIONS, statistics_tables
 from pipeline.steering import METHODS
 from pipeline.tables import NAMES, equal_cost_table, name_of, parent, source_table
+from tests.test_metrics import make_items
+from tests.test_statistics import ask, study
 
 
 def arm(method: str, effect: float, **more) -> dict:
@@ -72,3 +76,27 @@ def test_tables_render_in_every_form():
     assert markdown(table).count("\n") == 4
     assert r"$^\top$" in latex(table)
     assert "<td>0</td>" in as_html(table)
+
+
+def test_the_further_statistics_are_shown_from_their_files(tmp_path):
+    items = make_items(10)
+    scores, base = study(items, lambda r, c: c * (0.5 + 0.1 * int(r["dilemma_id"])) * r["label_Value/truth"], seeds=(0, 1))
+    prompt, _ = study(items, lambda r, c: c, doses=[-1.0, 1.0], dose=None)
+    found = analyse({"innerpissa": scores, "prompting": prompt}, ask(base, items, min_choice_mass=0.0))
+    assert set(found.further) == set(FURTHER)
+    for name, table in found.further.items():
+        table.write_csv(tmp_path / f"{name}.csv")
+    read = {name: pl.read_csv(tmp_path / f"{name}.csv", infer_schema_length=None) for name in FURTHER}
+    shown = statistics_tables(read, found.arms)
+    assert set(shown) == set(SECTIONS)
+    square = shown["differences_table"]
+    assert square.columns == ["Method", "InnerPiSSA", "prompting"]
+    assert float(square["prompting"][0].strip("*")) == -float(square["InnerPiSSA"][1].strip("*")) > 0
+    assert set(shown["nll_budget_table"].filter(pl.col("Method") == "prompting")["Why not"]) == {"the coefficient has no size"}
+    assert shown["sensitivity_table"]["its degrees"].to_list() == ["1", "1", "–", "–"]
+    assert shown["curves_table"]["Monotone (%)"].to_list() == ["100.0", "0.0"]
+    assert shown["answers_table"]["Method"][0] == "base model"
+    assert shown["flips_table"].height == 4
+    for table in shown.values():
+        assert as_html(table)
+        assert not any("|" in column for column in table.columns)  # Markdown's own mark

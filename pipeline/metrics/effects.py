@@ -48,6 +48,12 @@ def mean_over_seeds(scores: pl.DataFrame) -> pl.DataFrame:
     return means(scores, keys, ["log_odds", "choice_mass", "nll"]).drop("count")
 
 
+def with_base(scores: pl.DataFrame, base: pl.DataFrame) -> pl.DataFrame:
+    """Return the base's rows, coefficient 0, above a method's."""
+    columns = ["item_id", "dilemma_id", "coefficient", "log_odds", "choice_mass", "nll"]
+    return pl.concat([base.select(columns), scores.select(columns)])
+
+
 def side_labels(items: pl.DataFrame, target: str, opposite: list[str], min_items: int) -> list[str]:
     """Return the labels that count as side effects: all frameworks but raw values, unless raw values are all there is."""
     frameworks = {name.split("/")[0] for name in labels(items)}
@@ -158,19 +164,27 @@ def slopes(moved: pl.DataFrame, c: float) -> dict[str, float]:
 def arm_effects(
     records: list[dict[str, Any]], scores: pl.DataFrame, items: pl.DataFrame, target: str, params: StatisticsParams
 ) -> list[dict[str, Any]]:
-    """Fold the two arms of each |c| for the papers' table: half the span between +c and -c, never the better arm alone."""
+    """Fold the two arms of each |c| for the papers' table: half the span between +c and -c, never the better arm alone.
+
+    asymmetry = effect(+c) + effect(-c): 0 if the arms mirror each other; where each has its right sign, how much further +c
+    moves than -c.
+    """
     by_c, moved = {record["coefficient"]: record for record in records}, movements(scores, items, target)
     folded = []
     for c in sorted(c for c in by_c if c > 0):
         up, down = by_c[c], by_c[-c]
         halves = moved.filter(pl.col("coefficient").abs() == c).with_columns(pl.col("effect") * pl.col("coefficient").sign())
         low, high = bootstrap(halves, "effect", params)  # the mean over both arms' rows is half the span
+        even_low, even_high = bootstrap(moved.filter(pl.col("coefficient").abs() == c), "effect", params)
         both = {key: (up[key] + down[key]) / 2 for key in ("side_effect", "delta_nll", "choice_mass") if up[key] is not None}
         effect = (up["target_effect"] - down["target_effect"]) / 2
         best, worst = oracle_effect(items, target, c), oracle_effect(items, target, -c)
         folded.append({
             "coefficient": c, "target_effect": effect, "ci_low": low, "ci_high": high, "side_effect": None, **both,
-            "up": up["target_effect"], "down": down["target_effect"], "coherent": up["coherent"] and down["coherent"],
+            "up": up["target_effect"], "down": down["target_effect"],
+            "asymmetry": up["target_effect"] + down["target_effect"],
+            "asymmetry_low": 2 * even_low, "asymmetry_high": 2 * even_high,
+            "coherent": up["coherent"] and down["coherent"],
             "normalized_gain": normalized_gain(effect, both["delta_nll"]),
             "oracle_share": share(effect, (best - worst) / 2) if best and worst else None,
             **{key: up[key] for key in up if key.endswith(("_clustered", "_pooled")) or key.startswith("n_")},

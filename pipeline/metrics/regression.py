@@ -1,52 +1,80 @@
-"""Inference on dose-response: does the signed log-odds rise with the coefficient? (statsmodels)"""
+"""Inference on dose-response: does the signed log-odds rise with the coefficient?"""
 
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import polars as pl
 import statsmodels.api as sm
+from scipy import stats
 
 ROUNDING = 1e-12  # nats: below it a slope or an error is zero but for rounding
 
 
 @dataclass(frozen=True)
 class Slope:
-    """A slope in nats per unit of the coefficient, its standard error and two-sided p."""
+    """A slope in nats per unit of the coefficient, its standard error, two-sided p and degrees of freedom."""
 
     slope: float
     stderr: float
     p: float
+    df: float
 
     def named(self, suffix: str) -> dict[str, float]:
         return {f"{key}_{suffix}": value for key, value in asdict(self).items()}
 
 
-def clustered_slope(frame: pl.DataFrame) -> Slope:
-    """Regress y on the coefficient with item fixed effects; errors clustered by dilemma, t with (dilemmas - 1) degrees.
+def own_slopes(frame: pl.DataFrame, unit: str) -> pl.DataFrame:
+    """Return the least-squares slope of every unit with item fixed effects: columns dilemma_id, slope, weight.
 
-    Columns: item_id, dilemma_id, coefficient, y. The fixed effects are taken out by centring within items. They are nested in
-    the clusters, so the small-sample factor is G / (G - 1) alone (Cameron and Miller 2015, section III.B): on a balanced
-    table this is exactly the one-sample t test of the dilemmas' own slopes.
+    `frame` has columns item_id, dilemma_id, coefficient, y; `unit` is item_id or dilemma_id. weight = sum of squares of the
+    coefficient within items; slope = sum of products / weight, in nats. Units seen at one coefficient only are left out.
     """
-    centred = frame.with_columns((pl.col(name) - pl.col(name).mean().over("item_id")) for name in ("coefficient", "y"))
-    groups = frame["dilemma_id"].rank("dense").to_numpy()
-    count = int(groups.max())
-    fit = sm.OLS(centred["y"].to_numpy(), centred["coefficient"].to_numpy()).fit(
-        cov_type="cluster", cov_kwds={"groups": groups, "use_correction": False, "df_correction": True}, use_t=True
+    items, units = (frame[name].rank("dense").to_numpy() - 1 for name in ("item_id", unit))
+    counts = np.bincount(items)
+    x, y = (
+        values - (np.bincount(items, values) / counts)[items]
+        for values in (frame[name].to_numpy() for name in ("coefficient", "y"))
     )
-    error = float(fit.bse[0]) * np.sqrt(count / (count - 1))
-    return with_p(float(fit.params[0]), error, count - 1)
+    weight, product = np.bincount(units, x * x), np.bincount(units, x * y)
+    first = np.unique(units, return_index=True)[1]
+    seen = weight > 0
+    dilemmas = frame["dilemma_id"].gather(first).filter(pl.Series(seen))
+    return pl.DataFrame({"dilemma_id": dilemmas, "slope": product[seen] / weight[seen], "weight": weight[seen]})
+
+
+def cluster_t(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return the weighted mean of values [..., g] over the last axis, its CR2 standard error, and the degrees of freedom.
+
+    With h_g = w_g / sum w, a_g = h_g² / (1 - h_g) and the mean b: var b = sum a_g (b_g - b)², and by Satterthwaite's rule
+    df = 1 / (sum h² - sum a² + (sum a)²). This is the bias-reduced linearisation of Bell and McCaffrey (2002) for one
+    regressor after item fixed effects, which are nested in the clusters (Pustejovsky and Tipton 2018, theorem 2), under the
+    working model of equal and independent errors. With equal weights it is the one-sample t test of the values.
+    """
+    share = weights / weights.sum()
+    adjusted = share**2 / (1 - share)
+    mean = values @ share
+    error = np.sqrt((values - mean[..., None]) ** 2 @ adjusted)
+    return mean, error, float(1 / ((share**2).sum() - (adjusted**2).sum() + adjusted.sum() ** 2))
+
+
+def clustered_slope(frame: pl.DataFrame) -> Slope:
+    """Regress y on the coefficient with item fixed effects; errors clustered by dilemma (CR2), t with Satterthwaite's degrees.
+
+    Columns: item_id, dilemma_id, coefficient, y; at least two dilemmas. On a balanced table this is exactly the one-sample t
+    test of the dilemmas' own slopes.
+    """
+    own = own_slopes(frame, "dilemma_id")
+    slope, error, degrees = cluster_t(own["slope"].to_numpy(), own["weight"].to_numpy())
+    return with_p(float(slope), float(error), degrees)
 
 
 def pooled_slope(frame: pl.DataFrame) -> Slope:
     """Regress y on the coefficient over all rows as if they were independent, as the papers do. Not calibrated."""
     fit = sm.OLS(frame["y"].to_numpy(), sm.add_constant(frame["coefficient"].to_numpy())).fit()
-    return with_p(float(fit.params[1]), float(fit.bse[1]), int(fit.df_resid))
+    return with_p(float(fit.params[1]), float(fit.bse[1]), float(fit.df_resid))
 
 
-def with_p(slope: float, stderr: float, degrees: int) -> Slope:
-    from scipy import stats
-
+def with_p(slope: float, stderr: float, degrees: float) -> Slope:
     if stderr < ROUNDING:
-        return Slope(slope, 0.0, 1.0 if abs(slope) < ROUNDING else 0.0)
-    return Slope(slope, float(stderr), float(2 * stats.t.sf(abs(slope) / stderr, degrees)))
+        return Slope(slope, 0.0, 1.0 if abs(slope) < ROUNDING else 0.0, degrees)
+    return Slope(slope, stderr, float(2 * stats.t.sf(abs(slope) / stderr, degrees)), degrees)

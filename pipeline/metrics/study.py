@@ -7,6 +7,10 @@ from typing import Any
 import polars as pl
 from statsmodels.stats.multitest import multipletests
 
+from pipeline.metrics.answers import answer_table
+from pipeline.metrics.budget import budget_table
+from pipeline.metrics.curves import curve_table
+from pipeline.metrics.differences import difference_table
 from pipeline.metrics.effects import (
     arm_effects,
     changes,
@@ -17,10 +21,13 @@ from pipeline.metrics.effects import (
     method_effects,
     oracle_effect,
     signed,
+    with_base,
 )
+from pipeline.metrics.flips import flip_table
+from pipeline.metrics.question import Question
 from pipeline.metrics.regression import clustered_slope
+from pipeline.metrics.sensitivity import sensitivity_table
 from pipeline.schemas import CALIBRATED, MEAN, RAW, labels
-from pipeline.sections import StatisticsParams
 
 
 @dataclass
@@ -34,40 +41,43 @@ class Study:
     equal_cost: pl.DataFrame
     """One row per method at its calibrated dose: as `arms`, with the coefficient that it took; a method without sizes at ±1."""
     oracle: list[dict[str, float]]
+    further: dict[str, pl.DataFrame]
+    """Tables by name: see `FURTHER`."""
 
 
-@dataclass(frozen=True)
-class Question:
-    """What is asked of every method's scores."""
-
-    base: pl.DataFrame
-    """The untouched model's scores: coefficient 0 of every method."""
-    items: pl.DataFrame
-    target: str
-    opposite: list[str]
-    params: StatisticsParams
-
-    def records(self, scores: pl.DataFrame) -> list[dict[str, Any]]:
-        return method_effects(scores, self.items, self.target, self.opposite, self.params)
+# Each from all methods' scores and the question.
+FURTHER = {
+    "sensitivity": sensitivity_table,
+    "differences": difference_table,
+    "nll_budget": budget_table,
+    "answers": answer_table,
+    "flips": flip_table,
+    "curves": curve_table,
+}
 
 
-def analyse(
-    cells: dict[str, pl.DataFrame], base: pl.DataFrame, items: pl.DataFrame, target: str, opposite: list[str],
-    params: StatisticsParams,
-) -> Study:  # fmt: skip
-    """`cells` maps a method to the scores of all its seeds, without coefficient 0, which is `base` for all of them."""
-    question = Question(base, items, target, opposite, params)
+def analyse(cells: dict[str, pl.DataFrame], question: Question) -> Study:
+    """`cells` maps a method to the scores of all its seeds, without coefficient 0, which is the question's base."""
     effects, folded, values, equal = [], [], [], []
     for method, scores in cells.items():
         raw = scores.filter(pl.col("dose") == RAW)
         rows, arms = over_seeds(method, raw, question)
         effects += rows
         folded += arms
-        values.append(value_table(method, with_base(mean_over_seeds(raw), base), question))
+        values.append(value_table(method, with_base(mean_over_seeds(raw), question.base), question))
         equal.append(equal_cost(method, scores, question))
-    oracle = [{"coefficient": c, "target_effect": e} for c in (-1.0, 1.0) if (e := oracle_effect(items, target, c)) is not None]
+    oracle = [
+        {"coefficient": c, "target_effect": e}
+        for c in (-1.0, 1.0)
+        if (e := oracle_effect(question.items, question.target, c)) is not None
+    ]
+    further = {name: table(cells, question) for name, table in FURTHER.items()}
     tables = [pl.DataFrame(rows, infer_schema_length=None) for rows in (effects, folded, equal)]
-    return Study(tables[0], tables[1], pl.concat(values), tables[2], oracle)
+    return Study(tables[0], tables[1], pl.concat(values), tables[2], oracle, further)
+
+
+def effects_of(scores: pl.DataFrame, question: Question) -> list[dict[str, Any]]:
+    return method_effects(scores, question.items, question.target, question.opposite, question.params)
 
 
 def over_seeds(method: str, scores: pl.DataFrame, question: Question) -> tuple[list[dict], list[dict]]:
@@ -77,9 +87,9 @@ def over_seeds(method: str, scores: pl.DataFrame, question: Question) -> tuple[l
     by_seed = [
         {"method": method, "seed": str(seed), **record}
         for seed in seeds
-        for record in question.records(with_base(scores.filter(pl.col("seed") == seed), question.base))
+        for record in effects_of(with_base(scores.filter(pl.col("seed") == seed), question.base), question)
     ]
-    records, spread, halves = question.records(whole), seed_spread(by_seed), half_spread(by_seed)
+    records, spread, halves = effects_of(whole, question), seed_spread(by_seed), half_spread(by_seed)
     rows = by_seed + [{"method": method, "seed": MEAN, **r, **spread[r["coefficient"]]} for r in records]
     arms = arm_effects(records, whole, question.items, question.target, question.params)
     return rows, [{"method": method, "n_seeds": len(seeds), **arm, "seed_sd": halves[arm["coefficient"]]} for arm in arms]
@@ -96,11 +106,6 @@ def equal_cost(method: str, scores: pl.DataFrame, question: Question) -> dict[st
     _, arms = over_seeds(method, rows.with_columns(pl.col("coefficient").sign()), question)
     cost = {"calibrated": bool(calibrated.height), "used": mean(sizes), "used_min": sizes.min(), "used_max": sizes.max()}
     return arms[0] | cost
-
-
-def with_base(scores: pl.DataFrame, base: pl.DataFrame) -> pl.DataFrame:
-    columns = ["item_id", "dilemma_id", "coefficient", "log_odds", "choice_mass", "nll"]
-    return pl.concat([base.select(columns), scores.select(columns)])
 
 
 def seed_spread(records: list[dict[str, Any]]) -> dict[float, dict[str, float | None]]:

@@ -1,4 +1,4 @@
-"""effects: raw scores -> reports/effects.csv, arms.csv, values.csv, equal_cost.csv, coherence.csv, metrics.json."""
+"""effects: raw scores -> effects, arms, values, equal_cost, coherence and the tables of `study.FURTHER` as CSV; metrics.json."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from pipeline.behaviours import load_behaviour
 from pipeline.errors import InputError
 from pipeline.files import new_file, write_json
 from pipeline.metrics.coherence import TABLE, coherence_table
+from pipeline.metrics.question import Question
 from pipeline.metrics.study import analyse, headline
 from pipeline.paths import BASE, REPORTS, behaviour_file, cell_folders, scores_folder
 from pipeline.schemas import COHERENCE, SCORES, Schema, check, labels
@@ -38,10 +39,11 @@ def main() -> None:
         folders = cell_folders(params["methods"], params["baselines"], params["seeds"])
         cells = {method: pl.concat(map(read_scores, own)) for method, own in folders.items()}
         base = read_scores(scores_folder(BASE))
-        study = analyse(cells, base, items, target.label, target.opposite, params["statistics"])
-        for name in ("effects", "arms", "values", "equal_cost"):
+        study = analyse(cells, Question(base, items, target.label, target.opposite, params["statistics"]))
+        main_tables = {name: getattr(study, name) for name in ("effects", "arms", "values", "equal_cost")}
+        for name, table in (main_tables | study.further).items():
             with new_file(REPORTS / f"{name}.csv") as file:
-                getattr(study, name).write_csv(file)
+                table.write_csv(file)
         with new_file(REPORTS / "coherence.csv") as file:
             if params["generation"].coherence_tokens:
                 every = [scores_folder(BASE), *(folder for own in folders.values() for folder in own)]

@@ -29,9 +29,11 @@ from pipeline.paths import (
 from pipeline.rendering import as_html, write_table
 from pipeline.schemas import MEAN
 from pipeline.stages.stage import stage
+from pipeline.statistics_tables import SECTIONS, statistics_tables
 from pipeline.tracking import read_records
 
 SOURCES = ("effects", "arms", "values", "equal_cost", "composition", "coherence")
+FURTHER = ("sensitivity", "differences", "nll_budget", "answers", "flips", "curves")
 PACKAGES = ("torch", "transformers", "polars", "statsmodels", "dvc", "mlflow")
 SYNTHETIC = {
     "model": "The bundled reference model is a small network trained on a generated world.",
@@ -93,11 +95,17 @@ def stage_records(params: Declared) -> list[dict]:
     return read_records([*early, *learned, *others, scores_folder(BASE), *scored])
 
 
+def read_further(name: str) -> pl.DataFrame:
+    """Return a table of the further statistics, whose columns may be empty for thousands of rows."""
+    return pl.read_csv(REPORTS / f"{name}.csv", infer_schema_length=None)
+
+
 def main() -> None:
     with stage("report") as (params, run):
         effects, arms, values, equal, composition, coherence = (
             pl.read_csv(REPORTS / f"{name}.csv", schema_overrides={"seed": pl.String}) for name in SOURCES
         )
+        further = {name: read_further(name) for name in FURTHER}
         oracle, manifest = read_json(REPORTS / "oracle.json"), read_json(MANIFEST)
         synthetic = synthetic_note(params)
         unit = tables.nearest_to_one(arms)
@@ -111,6 +119,7 @@ def main() -> None:
             "composition_table": appendix.composition_table(composition),
             "coherence_table": appendix.coherence_table(coherence),
             "ablation_table": ablations(params, arms, equal),
+            **statistics_tables(further, arms),
         }
         shown = {name: table for name, table in shown.items() if table.height}
         with new_folder(REPORTS / "tables") as folder:
@@ -124,7 +133,7 @@ def main() -> None:
         versions = {name: version(name) for name in PACKAGES}
         text = page.render(
             params=params, manifest=manifest, target=target, n_dilemmas=arms["n_dilemmas"][0], oracle=oracle, unit=unit,
-            synthetic=synthetic, figures={"training": ""} | drawn,
+            synthetic=synthetic, further=SECTIONS, figures={"training": ""} | drawn,
             manifest_text=json.dumps(manifest | {"packages": versions}, indent=2), params_text=Path("params.yaml").read_text(),
             budget=params["dose"], pair=params["composition"], tables={name: as_html(table) for name, table in shown.items()},
         )  # fmt: skip
@@ -142,5 +151,5 @@ def publish(run, effects: pl.DataFrame) -> None:
     # Steps are whole numbers, so the chart of dose counts in thousandths of the coefficient.
     points = [(round(1000 * r["coefficient"]), {f"{r['method']}/effect_by_dose": r["target_effect"]}) for r in doses]
     run.curve(points, parent=True)
-    for name in ("report.html", *(f"{source}.csv" for source in SOURCES), "metrics.json", "figures", "tables"):
+    for name in ("report.html", *(f"{source}.csv" for source in (*SOURCES, *FURTHER)), "metrics.json", "figures", "tables"):
         run.artifact(REPORTS / name, name if (REPORTS / name).is_dir() else None, parent=True)

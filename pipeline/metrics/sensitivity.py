@@ -1,0 +1,116 @@
+"""Does the main test's answer depend on its assumptions? Other tests of the same slope, beside it."""
+
+import itertools
+import warnings
+from typing import Any
+
+import numpy as np
+import polars as pl
+import statsmodels.api as sm
+
+from pipeline.metrics.doses import compared
+from pipeline.metrics.effects import mean_over_seeds, signed, with_base
+from pipeline.metrics.question import Question
+from pipeline.metrics.regression import ROUNDING, Slope, clustered_slope, own_slopes, pooled_slope, with_p
+
+EXACT = 14  # dilemmas: up to here all sign patterns are counted
+UNEQUAL = 1e-5  # variance within dilemmas over that between: statsmodels calls a fit below this converged that is not
+SCHEMA = {"method": pl.String, "dose": pl.String, "p_mixed": pl.Float64, "mixed_note": pl.String, "p_two_way": pl.Float64,
+          "stderr_two_way": pl.Float64, "df_two_way": pl.Float64}  # fmt: skip
+
+
+def sign_patterns(dilemmas: int, draws: int, seed: int) -> tuple[np.ndarray, bool]:
+    """Return signs [patterns, dilemmas] and whether they are all there are; else `draws` of them at random."""
+    if dilemmas <= EXACT:
+        return np.array(list(itertools.product((1.0, -1.0), repeat=dilemmas))), True
+    return np.random.default_rng(seed).choice((1.0, -1.0), size=(draws, dilemmas)), False
+
+
+def sign_flip_p(contributions: np.ndarray, signs: np.ndarray, exact: bool) -> np.ndarray:
+    """Return the two-sided p of contributions [..., dilemmas], weight x slope: how often random signs give as large a sum.
+
+    Exact under a slope distribution symmetric around 0, whatever its variance in each dilemma. Of drawn signs the observed
+    pattern counts as one more (Phipson and Smyth 2010), so that p is never 0.
+    """
+    observed = np.abs(contributions.sum(-1, keepdims=True))
+    extreme = (np.abs(contributions @ signs.T) >= observed * (1 - 1e-9)).sum(-1)
+    return extreme / len(signs) if exact else (extreme + 1) / (len(signs) + 1)
+
+
+def mixed_slope(frame: pl.DataFrame) -> dict[str, Any]:
+    """Fit a mixed model to the items' own slopes, random by dilemma (REML, Wald z): p_mixed and, where it fails, why.
+
+    An item's slope is a sufficient statistic of the model with item fixed effects, a slope by dilemma and independent errors.
+    """
+    own = own_slopes(frame, "item_id").sort("dilemma_id", maintain_order=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what they say is read off the fit below
+        try:
+            fit = sm.MixedLM(own["slope"].to_numpy(), np.ones((own.height, 1)), groups=own["dilemma_id"].to_numpy()).fit(
+                reml=True
+            )
+        except np.linalg.LinAlgError:
+            return {"p_mixed": None, "mixed_note": "singular"}
+    if not fit.converged or not np.isfinite(fit.pvalues[0]):
+        return {"p_mixed": None, "mixed_note": "did not converge"}
+    if fit.scale < UNEQUAL * fit.cov_re[0, 0]:
+        return {"p_mixed": None, "mixed_note": "the items of a dilemma hardly differ"}
+    note = "no variance between dilemmas" if fit.cov_re[0, 0] < ROUNDING else None
+    return {"p_mixed": float(fit.pvalues[0]), "mixed_note": note}
+
+
+def two_way_t(slopes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return mean, standard error and degrees of freedom of slopes [..., dilemmas, seeds] clustered both ways.
+
+    `weights` [dilemmas]. V = V(dilemma) + V(seed) - V(both) (Cameron, Gelbach and Miller 2011), each times G / (G - 1), and never
+    below the larger of the first two; min(G) - 1 degrees. With few seeds that is a wide test: three seeds leave two degrees.
+    """
+    dilemmas, seeds = slopes.shape[-2:]
+    share = weights[:, None] / (weights.sum() * seeds)
+    mean = (slopes * share).sum((-2, -1))
+    scores = (slopes - mean[..., None, None]) * share
+
+    def variance(sums: np.ndarray, groups: int) -> np.ndarray:
+        return groups / (groups - 1) * sums
+
+    by_dilemma = variance((scores.sum(-1) ** 2).sum(-1), dilemmas)
+    by_seed = variance((scores.sum(-2) ** 2).sum(-1), seeds)
+    both = variance((scores**2).sum((-2, -1)), dilemmas * seeds)
+    error = np.sqrt(np.maximum(by_dilemma + by_seed - both, np.maximum(by_dilemma, by_seed)))
+    return mean, error, float(min(dilemmas, seeds) - 1)
+
+
+def two_way_slope(frames: list[pl.DataFrame]) -> Slope | None:
+    """Return the slope with fixed effects by item and seed and errors clustered by dilemma and seed; None of one seed.
+
+    One frame per seed, as `clustered_slope` takes, with the base's rows in each and the same items in all.
+    """
+    if len(frames) < 2:
+        return None
+    own = [own_slopes(frame, "dilemma_id").sort("dilemma_id") for frame in frames]
+    slope, error, degrees = two_way_t(np.stack([part["slope"].to_numpy() for part in own], -1), own[0]["weight"].to_numpy())
+    return with_p(float(slope), float(error), degrees)
+
+
+def sensitivity_table(cells: dict[str, pl.DataFrame], question: Question) -> pl.DataFrame:
+    """Return one row per method and dose: the slope from -dose to +dose in nats per dose, and its p by every test."""
+    records = []
+    for method, scores in cells.items():
+        for dose, rows in compared(scores).items():
+            frame = signed(with_base(mean_over_seeds(rows), question.base), question.items, question.target)
+            own = own_slopes(frame, "dilemma_id")
+            signs, exact = sign_patterns(own.height, question.params.permutations, question.params.seed)
+            seeds = [
+                signed(with_base(part, question.base), question.items, question.target)
+                for _, part in rows.group_by("seed", maintain_order=True)
+            ]
+            both = two_way_slope(seeds)
+            records.append({
+                "method": method, "dose": dose, "n_seeds": len(seeds), "n_dilemmas": own.height,
+                **clustered_slope(frame).named("clustered"),
+                "p_permutation": float(sign_flip_p((own["slope"] * own["weight"]).to_numpy(), signs, exact)),
+                "permutation_exact": exact, **mixed_slope(frame),
+                "stderr_two_way": both and both.stderr, "df_two_way": both and both.df, "p_two_way": both and both.p,
+                "p_pooled": pooled_slope(frame).p,
+            })  # fmt: skip
+    return pl.DataFrame(records, schema_overrides=SCHEMA)
