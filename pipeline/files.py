@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import InputError
+
 # .<name>.new<process>, and twice so where what is written is temporary itself; .dvcignore and .gitignore know it too.
 TEMPORARY = re.compile(r"\.+(.+?)(?:\.new(\d+))+")
 
@@ -76,5 +78,14 @@ def write_json(path: Path, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
+def read_json(path: Path, stage: str | None = None) -> Any:
+    """Read JSON; with the stage that made it, a missing or damaged file is said in one sentence."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        if stage:
+            raise InputError(f"{path} does not exist: run `dvc repro {stage}`") from None
+        raise
+    except ValueError as error:
+        again = f": run `dvc repro {stage}`" if stage else ": restore or correct it"
+        raise InputError(f"{path} is not valid JSON ({error}){again}") from None

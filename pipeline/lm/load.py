@@ -1,6 +1,8 @@
 """Resolve a model to files with a hash, and load it frozen."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -82,17 +85,39 @@ def weights_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
+@contextmanager
+def whole(folder: Path, what: str) -> Iterator[None]:
+    """Say in one sentence that a part of a model's folder is missing or damaged, whichever way its library says so."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        said = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        raise InputError(f"the {what} in {folder} cannot be read ({said}): copy or download the model again") from None
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    with whole(folder, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without tokenizer files
+        raise InputError(f"{folder} holds no tokenizer: copy or download the model again, tokenizer files included")
+    return tokenizer
+
+
 def describe(name: str, params: ModelParams) -> dict[str, Any]:
     """Return the manifest: which files the model id means, for ever, and the shapes that other stages rely on."""
     folder = locate(params.source, params.revision)
+    if not (folder / "config.json").exists():
+        raise InputError(f"{params.source} holds no config.json, so it is no model: name a model's folder or a hub id")
     try:
-        whole = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except ValueError:
         raise InputError(f"transformers has no code of its own for model {params.source!r}: take one that it knows") from None
-    if type(whole) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise InputError(f"model {params.source!r} is a {whole.model_type}, no causal language model: take a decoder")
-    config = whole.get_text_config()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    except OSError:
+        raise InputError(f"{folder}/config.json is not valid JSON: copy or download the model again") from None
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise InputError(f"model {params.source!r} is a {config.model_type}, no causal language model: take a decoder")
+    architecture, config = (config.architectures or [config.model_type])[0], config.get_text_config()
+    tokenizer = read_tokenizer(folder)
     if not tokenizer.chat_template:
         raise InputError(f"the tokenizer of {params.source!r} has no chat template: take an instruction-tuned model")
     local = Path(params.source).is_dir()
@@ -102,7 +127,7 @@ def describe(name: str, params: ModelParams) -> dict[str, Any]:
         "revision": None if local else folder.name,  # the snapshot's folder is named by its commit
         "weights_sha256": weights_hash(folder),
         "template_sha256": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
-        "architecture": (whole.architectures or [whole.model_type])[0],
+        "architecture": architecture,
         "layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
         "vocab_size": config.vocab_size,
@@ -111,7 +136,7 @@ def describe(name: str, params: ModelParams) -> dict[str, Any]:
 
 def load_tokenizer(manifest: dict[str, Any]) -> PreTrainedTokenizerBase:
     folder = locate(manifest["source"], manifest["revision"])
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    tokenizer = read_tokenizer(folder)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -127,5 +152,8 @@ def load_model(manifest: dict[str, Any], dtype: str, device: torch.device) -> Pr
             f"the weights in {manifest['source']} are {found[:12]}, the manifest says "
             f"{manifest['weights_sha256'][:12]}: run `dvc repro model` first"
         )
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    with whole(folder, "weights"):
+        model, read = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), output_loading_info=True)
+    if read["missing_keys"]:  # transformers would draw them at random
+        raise InputError(f"the weights in {folder} lack {min(read['missing_keys'])}: copy or download the model again")
     return model.to(device).eval().requires_grad_(False)

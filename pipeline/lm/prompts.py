@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -14,7 +15,12 @@ Message = dict[str, str]
 def chat_text(tokenizer: PreTrainedTokenizerBase, messages: list[Message], reply: str, options: dict[str, Any]) -> str:
     """Render a chat that ends inside the assistant's unfinished `reply`."""
     chat = [*messages, {"role": "assistant", "content": reply}]
-    return tokenizer.apply_chat_template(chat, tokenize=False, continue_final_message=True, **options)
+    try:
+        return tokenizer.apply_chat_template(chat, tokenize=False, continue_final_message=True, **options)
+    except TemplateError as error:
+        raise InputError(
+            f"the chat template of {tokenizer.name_or_path} fails ({error}): take a model whose template is whole"
+        ) from None
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
@@ -40,5 +46,7 @@ def answer_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
             sets[word].append(token)
     if not all(sets.values()):
         missing = " and ".join(word for word, ids in sets.items() if not ids)
-        raise InputError(f"the tokenizer has no single token for {missing}: this model's answers cannot be scored")
+        raise InputError(
+            f"the tokenizer has no single token for {missing}: this model's answers cannot be scored, take another one"
+        )
     return sets

@@ -12,7 +12,7 @@ from pipeline.steering.dose import calibrate, cost_function
 
 def main(method: str) -> None:
     with stage("baselines", method=method) as (params, run):
-        base, frame, section = read_base(params), read_pairs(), read_section(method)
+        base, frame, section = read_base(params), read_pairs(), read_section(method, learned=False)
         manifest, model, tokenizer = base
         train, calibration = Pairs.of(frame, "train"), Pairs.of(frame, "calibration")
         behaviour = load_behaviour(behaviour_file(params["behaviour"]))

@@ -4,32 +4,24 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline.behaviours import load_behaviour
-from pipeline.errors import InputError
+from pipeline.behaviours import target_of
 from pipeline.files import new_file, write_json
 from pipeline.metrics.study import analyse, headline
 from pipeline.paths import BASE, REPORTS, behaviour_file, cell_folders, scores_folder
-from pipeline.schemas import SCORES, check, labels
+from pipeline.schemas import SCORES, check, labels, read_table
 from pipeline.stages.base import read_items
 from pipeline.stages.stage import stage
 
 
 def read_scores(folder: Path) -> pl.DataFrame:
     file = folder / "scores.parquet"
-    if not file.exists():
-        raise InputError(f"{file} does not exist although the parameters name its cell: run `dvc repro`")
-    return check(pl.read_parquet(file), SCORES, str(file))
+    return check(read_table(file, "effects"), SCORES, str(file))  # DVC makes its cell first, which the parameters name
 
 
 def main() -> None:
     with stage("effects") as (params, run):
-        items, behaviour = read_items(), load_behaviour(behaviour_file(params["behaviour"]))
-        target = behaviour.targets.get(params["evalset"])
-        if target is None or target.label not in labels(items):
-            raise InputError(
-                f"behaviour {params['behaviour']!r} has no target among the labels of {params['evalset']!r}: "
-                f"add one under targets in {behaviour_file(params['behaviour'])}"
-            )
+        items = read_items()
+        target = target_of(behaviour_file(params["behaviour"]), params["evalset"], labels(items))
         folders = cell_folders(params["methods"], params["baselines"], params["seeds"])
         cells = {method: pl.concat(map(read_scores, own)) for method, own in folders.items()}
         base = read_scores(scores_folder(BASE))
