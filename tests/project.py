@@ -49,6 +49,17 @@ class Project:
         return {run.info.run_name: run for run in client.search_runs([parent.info.experiment_id], query)}
 
 
+def shrink(file: Path, methods: list[str], baselines: list[str]) -> None:
+    """Make params.yaml a study of seconds."""
+    yaml = YAML()
+    params = yaml.load(file)
+    params.update(methods=methods, seeds=[0], baselines=baselines, coefficients=[-1.0, 0.0, 1.0], rank=16)
+    params["pairs"]["max_pairs"], params["training"]["epochs"] = 24, 2
+    params["statistics"].update(bootstrap=100, min_items=2)
+    params["evalsets"]["reference"].update(target_dilemmas=6, other_dilemmas=1)
+    yaml.dump(params, file)
+
+
 def make_project(folder: Path, methods: list[str], baselines: list[str]) -> Project:
     """Clone the working tree without its results, shrink the study and commit it."""
     listed = subprocess.run(
@@ -59,13 +70,7 @@ def make_project(folder: Path, methods: list[str], baselines: list[str]) -> Proj
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     make_tiny(folder / "models/reference")
-    yaml = YAML()
-    params = yaml.load(folder / "params.yaml")
-    params.update(methods=methods, seeds=[0], baselines=baselines, coefficients=[-1.0, 0.0, 1.0], rank=16)
-    params["pairs"]["max_pairs"], params["training"]["epochs"] = 24, 2
-    params["statistics"].update(bootstrap=100, min_items=2)
-    params["evalsets"]["reference"].update(target_dilemmas=6, other_dilemmas=1)
-    yaml.dump(params, folder / "params.yaml")
+    shrink(folder / "params.yaml", methods, baselines)
     project = Project(folder)
     project.run("git", "init", "-q")
     project.run("git", "add", "-A")
