@@ -6,14 +6,27 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, ValidationError
 
 from pipeline.errors import InputError
-from pipeline.params import read_yaml
+from pipeline.params import place, read_yaml
 from pipeline.sections import Section
 
 
 def has_persona(template: str) -> str:
     if template.count("{persona}") != 1:
-        raise ValueError(f"{template!r} must hold {{persona}} once")
+        raise ValueError(f"{template!r} must hold {{persona}} once: write it where the persona goes")
+    try:
+        template.format(persona="")
+    except (KeyError, IndexError, ValueError):
+        raise ValueError(f"{template!r} may hold no braces but {{persona}}: take the others out") from None
     return template
+
+
+def differ(personas: tuple[str, str]) -> tuple[str, str]:
+    if personas[0].strip() == personas[1].strip():
+        raise ValueError(f"the positive and the negative persona are both {personas[0]!r}: they must differ, change one")
+    return personas
+
+
+Persona = Annotated[str, Field(pattern=r"\S")]
 
 
 class Target(Section):
@@ -24,13 +37,13 @@ class Target(Section):
 
 
 class Engineered(Section):
-    positive: str = Field(min_length=1)
-    negative: str = Field(min_length=1)
+    positive: Persona
+    negative: Persona
 
 
 class Behaviour(Section):
     template: Annotated[str, AfterValidator(has_persona)]
-    personas: list[tuple[str, str]] = Field(min_length=1)
+    personas: list[Annotated[tuple[Persona, Persona], AfterValidator(differ)]] = Field(min_length=1)
     engineered: Engineered | None = None
     """Two long prompts, for prompting with wording: engineered."""
     targets: dict[str, Target]
@@ -43,10 +56,21 @@ class Behaviour(Section):
 def load_behaviour(path: Path) -> Behaviour:
     if not path.exists():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml"))) or "none"
-        raise InputError(f"behaviour {path.stem!r} has no file {path}: there are {known}")
+        raise InputError(f"behaviour {path.stem!r} has no file {path}: take one of {known}, or write it")
     try:
         return Behaviour.model_validate(read_yaml(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+        where, said = place(error)
+        raise InputError(f"{path}: {where or 'the file'}: {said}") from None
+
+
+def target_of(path: Path, evalset: str, labels: list[str]) -> Target:
+    """Return what counts as the effect of a behaviour on an evaluation set that has these labels."""
+    target = load_behaviour(path).targets.get(evalset)
+    if target is None:
+        raise InputError(f"{path} has no target for {evalset!r}: add one under targets")
+    if unknown := [label for label in (target.label, *target.opposite) if label not in labels]:
+        kind = unknown[0].partition("/")[0] + "/"
+        near = ", ".join([label for label in labels if label.startswith(kind)] or labels)
+        raise InputError(f"{path}: {unknown[0]!r} under targets is no label of {evalset!r}: take one of {near}")
+    return target

@@ -1,6 +1,5 @@
 """Ask a steered model in the terminal: one prompt side by side at several coefficients, or a conversation with a dial."""
 
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -165,7 +164,7 @@ def recorded_model(folder: Path) -> str:
         raise InputError(f"{folder} holds no steering.json: fit the method first (`dvc repro`)")
     try:
         return read_json(file)["model"]
-    except (KeyError, TypeError, json.JSONDecodeError):
+    except (KeyError, TypeError, InputError):
         raise InputError(f"{file} does not say which model it was made for: name the base with --model") from None
 
 
@@ -173,7 +172,7 @@ def recorded_form(folder: Path) -> str:
     """Return in which form of the base an adapter was fitted; what may be wrong with its file, `load_adapter` says."""
     try:
         return read_json(folder / "steering.json")["quantization"]
-    except (FileNotFoundError, KeyError, TypeError, json.JSONDecodeError):
+    except (FileNotFoundError, KeyError, TypeError, InputError):
         return "none"
 
 

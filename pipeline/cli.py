@@ -116,6 +116,12 @@ def calibration() -> None:
 
 
 @app.command()
+def doctor() -> None:
+    """Say what is wrong with this set-up and what to do; exit code 1 if something is."""
+    call("doctor", "main")
+
+
+@app.command()
 def steer(
     prompt: Annotated[str, typer.Argument(help="What to ask.")],
     adapter: Adapter,

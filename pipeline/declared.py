@@ -4,6 +4,7 @@ import os
 import re
 from typing import Any
 
+from pipeline.errors import InputError
 from pipeline.params import Params, load_params, read_yaml
 
 
@@ -22,7 +23,10 @@ def stage_name(stage: str) -> str:
 def stage_params(stage: str, item: dict[str, str] | None = None) -> Declared:
     """Validate params.yaml as a whole and return what `stage` declares of it, typed."""
     params = load_params()
-    declared = read_yaml("dvc.yaml")["stages"][stage].get("params", [])
+    try:
+        declared = read_yaml("dvc.yaml")["stages"][stage].get("params", [])
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(f"dvc.yaml has no stage {stage!r}: restore it by `git checkout dvc.yaml`") from None
     fields = {"model": params.model, "evalset": params.evalset} | {f"item.{k}": v for k, v in (item or {}).items()}
     keys = [re.sub(r"\$\{([a-z._]+)\}", lambda match: fields[match[1]], key) for key in declared]
     return Declared({key: lookup(params, key) for key in keys})

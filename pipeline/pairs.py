@@ -15,6 +15,8 @@ from pipeline.lm.prompts import chat_text
 from pipeline.schemas import PAIRS, check
 from pipeline.sections import PairsParams
 
+FEWEST = 2  # pairs in a split: with one there is no spread, so no sign that can be trusted
+
 
 def load_suffixes(folder: Path) -> dict[str, list[str]]:
     """Return the suffixes of every JSON file in the folder, each a flat list of strings."""
@@ -22,10 +24,12 @@ def load_suffixes(folder: Path) -> dict[str, list[str]]:
     for file in sorted(folder.glob("*.json")):
         try:
             rows = json.loads(file.read_text())
-        except json.JSONDecodeError as error:
-            raise InputError(f"{file} is not valid JSON: {error}") from None
-        if not isinstance(rows, list) or not rows or not all(isinstance(row, str) for row in rows):
-            raise InputError(f"{file} must be a non-empty list of strings")
+        except ValueError as error:
+            raise InputError(f"{file} is not valid JSON ({error}): correct it") from None
+        if not isinstance(rows, list) or not rows:
+            raise InputError(f"{file} must be a non-empty list of strings: write unfinished replies there, or take it away")
+        if odd := [row for row in rows if not isinstance(row, str) or not row.strip()]:
+            raise InputError(f"{file} holds {odd[0]!r}, must be a list of strings that are not blank: correct or drop it")
         found[file.stem] = rows
     if not found:
         raise InputError(f"{folder} holds no *.json: put lists of unfinished replies there")
@@ -56,6 +60,12 @@ def build_pairs(
     order = list(range(len(suffixes)))
     random.Random(params.seed).shuffle(order)
     calibration = set(order[:held])
+    if min(held, len(suffixes) - held) < FEWEST:
+        raise InputError(
+            f"{len(suffixes)} different suffixes at pairs.calibration_share {params.calibration_share} are "
+            f"{len(suffixes) - held} pairs for training and {held} for calibration, both need {FEWEST}: add suffixes, "
+            "raise pairs.max_pairs or change the share"
+        )
     rows = [
         {
             "pair_id": index, "split": "calibration" if index in calibration else "train", "suffix": suffix,

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +24,7 @@ from pipeline.sections import (
     PairsParams,
     Quantization,
     Section,
+    Seed,
     StatisticsParams,
     SvdParams,
     TrainingParams,
@@ -63,7 +65,7 @@ class Params(Section):
     """Learned methods: sections of `steering`, one adapter per seed."""
     baselines: Annotated[list[Id], AfterValidator(check_unique)]
     """Methods without training: sections of `steering`."""
-    seeds: Annotated[list[int], AfterValidator(check_unique), Field(min_length=1)]
+    seeds: Annotated[list[Seed], AfterValidator(check_unique), Field(min_length=1)]
     """Seeds of the learned methods."""
     coefficients: Annotated[list[float], AfterValidator(check_unique)]
     """The doses: 0, and every other one with both signs."""
@@ -114,7 +116,10 @@ class Params(Section):
     @field_validator("steering")
     @classmethod
     def typed_steering(cls, sections: dict) -> dict:
-        types = {name: METHODS[section["method"]].section for name, section in sections.items() if section["method"] in METHODS}
+        named = {
+            name: section["method"] for name, section in sections.items() if isinstance(section, dict) and "method" in section
+        }
+        types = {name: METHODS[method].section for name, method in named.items() if method in METHODS}
         if unknown := sections.keys() - types:
             name = min(unknown)
             known = f"name one of {', '.join(METHODS)} as its method"
@@ -137,7 +142,12 @@ class Params(Section):
         check_methods("baselines", self.baselines, self.steering, learned=False)
         check_methods("composition.method", [self.composition.method], self.steering, learned=True)
         if not self.modules.from_depth < self.modules.to_depth <= self.training.loss_depth:
-            raise ValueError("modules.from_depth < modules.to_depth <= training.loss_depth must hold")
+            raise ValueError(
+                f"modules.from_depth < modules.to_depth <= training.loss_depth must hold, and they are "
+                f"{self.modules.from_depth}, {self.modules.to_depth} and {self.training.loss_depth}: change one of them"
+            )
+        if self.svd.max_rank is not None and self.rank > self.svd.max_rank:
+            raise ValueError(f"rank is {self.rank}, above svd.max_rank {self.svd.max_rank}: lower rank, or raise svd.max_rank")
         return self
 
 
@@ -155,7 +165,43 @@ def typed(sections: dict, types: Mapping[str, type[Section]]) -> dict:
     for name in sections:
         if name not in types:
             raise ValueError(f"{name!r} is unknown here: allowed are {', '.join(types)}")
-    return {name: types[name].model_validate(value) for name, value in sections.items()}
+    return {name: validated(name, types[name], value) for name, value in sections.items()}
+
+
+class Within(ValueError):
+    """An error of a field further down, whose place pydantic would forget."""
+
+    def __init__(self, where: str, said: str):
+        super().__init__(said)
+        self.where = where
+
+
+def validated(name: str, kind: type[Section], value: Any) -> Section:
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        where, said = place(error)
+        raise Within(f"{name}.{where}".strip("."), said) from None
+
+
+def place(error: ValidationError) -> tuple[str, str]:
+    """Return where a file is wrong, as a dotted path, and what is wrong there: one error of possibly many.
+
+    Where a section may be of one of two kinds, pydantic reports what either lacks; the one that lacks less is meant.
+    """
+    errors = error.errors()
+    kinds = Counter(one["loc"][:-1] for one in errors)
+    first = min(errors, key=lambda one: kinds[one["loc"][:-1]])
+    cause = first.get("ctx", {}).get("error")
+    parts = [str(part) for part in first["loc"] if not str(part)[:1].isupper() and part != "[key]"]  # no names of classes
+    if isinstance(cause, Within):
+        return ".".join([*parts, cause.where]), str(cause)
+    said = " ".join(first["msg"].removeprefix("Value error, ").split())
+    if not isinstance(first["input"], dict | Section):
+        said += f" (found {first['input']!r})"
+    if not cause:  # pydantic's own words, which name no next step
+        said += ": correct it there, pipeline/params.py and the files that it imports say what each field means"
+    return ".".join(parts), said
 
 
 def read_yaml(path: Path | str) -> Any:
@@ -164,16 +210,13 @@ def read_yaml(path: Path | str) -> Any:
         return YAML(typ="safe").load(Path(path))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: run from the project's root, or create it") from None
-    except YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except (YAMLError, OSError) as error:
+        raise InputError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}: correct it") from None
 
 
 def load_params(path: Path | str = "params.yaml") -> Params:
     try:
         return Params.model_validate(read_yaml(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        shown = "" if isinstance(first["input"], (dict, Params)) else f" (found {first['input']!r})"
-        said = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"{path}: {where}: {said}{shown}") from None
+        where, said = place(error)
+        raise InputError(f"{path}: {where or 'the file'}: {said}") from None

@@ -1,5 +1,6 @@
 """The columns of every table that stages exchange: long form, one row per observation."""
 
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -32,6 +33,7 @@ COHERENCE: Schema = CELL | {
 }  # fmt: skip
 RAW, CALIBRATED = "raw", "calibrated"  # the `dose` of scores: a coefficient of params.yaml, or the method's calibrated one
 MEAN = "mean"  # the `seed` of effects that average over seeds
+NEXT = "correct its source, or run again the stage that makes it"
 LABEL = "label_"  # items hold further Int8 columns label_<framework>/<value>: -1, 0 or +1
 
 
@@ -40,15 +42,26 @@ def labels(items: pl.DataFrame) -> list[str]:
     return [column.removeprefix(LABEL) for column in items.columns if column.startswith(LABEL)]
 
 
+def read_table(path: Path, stage: str, **options: Any) -> pl.DataFrame:
+    """Read a parquet or CSV table that an earlier stage made; a missing or damaged one is said in one sentence."""
+    try:
+        return pl.read_csv(path, **options) if path.suffix == ".csv" else pl.read_parquet(path, **options)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: run `dvc repro {stage}`") from None
+    except (pl.exceptions.PolarsError, OSError) as error:
+        said = str(error).partition("\n")[0]
+        raise InputError(f"{path} cannot be read as a table ({said}): run `dvc repro {stage}`") from None
+
+
 def check(frame: pl.DataFrame, schema: Schema, what: str) -> pl.DataFrame:
     """Return the frame, or say which column is missing, mistyped, null or not finite."""
     for column, kind in schema.items():
         if column not in frame.columns:
-            raise InputError(f"{what} has no column {column!r}: it needs {', '.join(schema)}")
+            raise InputError(f"{what} has no column {column!r}: it needs {', '.join(schema)}; {NEXT}")
         if frame.schema[column] != kind:
-            raise InputError(f"{what}: column {column!r} is {frame.schema[column]}, must be {kind}")
+            raise InputError(f"{what}: column {column!r} is {frame.schema[column]}, must be {kind}: {NEXT}")
         if frame[column].null_count() or (kind == pl.Float64 and not frame[column].is_finite().all()):
-            raise InputError(f"{what}: column {column!r} holds null or not finite values")
+            raise InputError(f"{what}: column {column!r} holds null or not finite values: {NEXT}")
     return frame
 
 
@@ -56,17 +69,21 @@ def check_items(items: pl.DataFrame, what: str) -> pl.DataFrame:
     """Check item columns, unique ids, label values, and that every dilemma has both of its actions."""
     check(items, ITEMS, what)
     if items.is_empty():
-        raise InputError(f"{what} holds no items")
+        raise InputError(f"{what} holds no items: {NEXT}")
     if items["item_id"].is_duplicated().any():
-        raise InputError(f"{what}: item_id {items.filter(pl.col('item_id').is_duplicated())['item_id'][0]!r} occurs twice")
+        twice = items.filter(pl.col("item_id").is_duplicated())["item_id"][0]
+        raise InputError(f"{what}: item_id {twice!r} occurs twice: keep one of its rows")
     sides = items.group_by("dilemma_id").agg(pl.col("action_type").sort().str.join(","))
     if (odd := sides.filter(pl.col("action_type") != "not_to_do,to_do")).height:
-        raise InputError(f"{what}: dilemma {odd['dilemma_id'][0]!r} must have one to_do and one not_to_do row")
+        raise InputError(
+            f"{what}: dilemma {odd['dilemma_id'][0]!r} must have one to_do and one not_to_do row, "
+            "so that saying Yes to both scores 0: add the other row, or take the dilemma out"
+        )
     if not labels(items):
-        raise InputError(f"{what} has no label_<framework/value> column")
+        raise InputError(f"{what} has no label_<framework/value> column, as no action carries a value: {NEXT}")
     for name in labels(items):
         if not items[LABEL + name].is_in([-1, 0, 1]).all():
-            raise InputError(f"{what}: column {LABEL + name!r} must hold -1, 0 or 1")
+            raise InputError(f"{what}: column {LABEL + name!r} must hold -1, 0 or 1: {NEXT}")
     return items
 
 

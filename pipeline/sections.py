@@ -1,12 +1,15 @@
 """The sections of params.yaml, each field with its one-line meaning; unknown keys and wrong types are refused."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator here takes
 
 
 Quantization = Literal["none", "8bit", "4bit"]
@@ -34,7 +37,7 @@ class PairsParams(Section):
     """How many contrast pairs are drawn from personas x suffixes, calibration included."""
     calibration_share: float = Field(gt=0, lt=1)
     """The share of suffixes kept for validation and orientation."""
-    seed: int
+    seed: Seed
 
 
 class ModulesParams(Section):
@@ -49,7 +52,7 @@ class ModulesParams(Section):
 
 
 class SvdParams(Section):
-    max_rank: int | None
+    max_rank: int | None = Field(ge=2)
     """Keep only this many singular triples per matrix; null keeps them all."""
 
 
@@ -226,7 +229,7 @@ class CompositionParams(Section):
     """The learned method of both adapters."""
     behaviours: list[str]
     """Two behaviours, one adapter each; an empty list leaves the stage out."""
-    seed: int
+    seed: Seed
 
     @model_validator(mode="after")
     def two_behaviours(self) -> Self:
@@ -240,14 +243,14 @@ class ReferenceParams(Section):
     """Dilemmas on the behaviour's own trait."""
     other_dilemmas: int = Field(ge=0)
     """Dilemmas on each other trait, for side effects."""
-    seed: int
+    seed: Seed
 
 
 class DailyDilemmasParams(Section):
     source: str
     """The hub id, or a folder with CSV or parquet files of either schema."""
     revision: str
-    max_dilemmas: int | None
+    max_dilemmas: int | None = Field(ge=2)
     """Keep the first n dilemmas by id; null keeps all."""
 
 
@@ -273,4 +276,4 @@ class StatisticsParams(Section):
     """An item whose answer tokens hold less probability than this counts as unanswered."""
     min_items: int = Field(ge=2)
     """A value on fewer items than this is left out of the side effects."""
-    seed: int
+    seed: Seed

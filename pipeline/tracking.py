@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.declared import Declared
-from pipeline.files import read_json, write_json
+from pipeline.files import alive, read_json, write_json
 from pipeline.params import read_yaml
 
 # DVC_ROOT is the user's checkout even when the stage runs in a queue's temporary workspace.
@@ -80,12 +80,8 @@ def close_dead_runs(client, experiment: str) -> None:
     """Mark as killed what a process of this machine left running when it died."""
     query = f"attributes.status = 'RUNNING' and tags.`stage.host` = '{HOST}'"
     for run in client.search_runs([experiment], query):
-        try:
-            os.kill(int(run.data.tags["stage.pid"]), 0)
-        except ProcessLookupError:
+        if not alive(int(run.data.tags["stage.pid"])):
             client.set_terminated(run.info.run_id, "KILLED")
-        except PermissionError:
-            continue
 
 
 def parent_run(client, experiment: str) -> str:

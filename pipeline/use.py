@@ -18,7 +18,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from pipeline.errors import InputError
 from pipeline.lm.load import describe, load_model, load_tokenizer, locate, weights_hash
 from pipeline.sections import ModelParams, Quantization
-from pipeline.steering.base import Attachable, Coefficient, Steering, load_steering
+from pipeline.steering.base import Attachable, Coefficient, Steering, check_fits, load_steering
 
 FILES = ["*.json", "*.safetensors"]  # of an adapter on the hub: nothing that could run code
 DTYPES = ("float32", "bfloat16", "float16")
@@ -39,8 +39,6 @@ def load_base(
     if quantization not in (kinds := get_args(Quantization)):
         raise InputError(f"quantization {quantization!r} is unknown: take {', '.join(kinds)}")
     folder = locate(source, revision)
-    if not (folder / "config.json").exists():
-        raise InputError(f"{source} holds no config.json, so it is no model: name a model's folder or a hub id")
     section = ModelParams(source=source, revision=revision, dtype="float32", batch_size=1, template_options={})
     manifest = describe("", section, quantization)
     saved = AutoConfig.from_pretrained(folder).dtype or torch.float32
@@ -65,10 +63,9 @@ def load_adapter(source: str | Path, model: PreTrainedModel, revision: str | Non
     Raises InputError where it cannot be found or read, and for a model with another fingerprint than its own base.
     """
     folder, own = find_adapter(source, revision), fingerprint(model)
-    try:
-        return load_steering(folder, own, model.device)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder} was not saved by this version of the project ({error!r}): fit the method again") from None
+    steering = load_steering(folder, own, model.device)
+    check_fits(model, steering, folder)
+    return steering
 
 
 def find_adapter(source: str | Path, revision: str | None = None) -> Path:

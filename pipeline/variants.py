@@ -28,7 +28,7 @@ def whole(name: str, steering: Sections, seen: tuple[str, ...] = ()) -> Sections
     parent = section.get("method", name)
     if parent == name:
         return {**section, "method": name}
-    if parent not in steering:
+    if not isinstance(parent, str) or parent not in steering:
         raise ValueError(f"steering.{name}: method {parent!r} has no section: there are {', '.join(steering)}")
     above = whole(parent, steering, (*seen, name))
     return {**above, **section, "method": above["method"]}
@@ -41,6 +41,8 @@ def with_loss(name: str, section: Sections, losses: Sections) -> Sections:
     wanted = section["loss"]
     changes = {"of": wanted} if isinstance(wanted, str) else dict(wanted) if isinstance(wanted, dict) else {}
     of = changes.pop("of", None)
-    if of not in losses:
+    if not isinstance(of, str) or of not in losses:
         raise ValueError(f"steering.{name}: loss {wanted!r} names none of {', '.join(losses)}: write an id, or {{of: id, ...}}")
+    if not isinstance(losses[of], dict):
+        raise ValueError(f"losses.{of} is {losses[of]!r}: it must be a section of fields")
     return {**section, "loss": {**losses[of], **changes}}

@@ -113,7 +113,7 @@ def test_missing_or_broken_files_are_named(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         load_params(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("a: [1")
-    with pytest.raises(InputError, match=r"bad\.yaml is not valid YAML"):
+    with pytest.raises(InputError, match=r"bad\.yaml cannot be read as YAML"):
         load_params(tmp_path / "bad.yaml")
 
 
@@ -140,7 +140,7 @@ def test_bad_behaviour_files_are_refused(tmp_path, text, said):
 
 
 def test_an_unknown_behaviour_lists_the_known_ones():
-    with pytest.raises(InputError, match="there are courage, diligence"):
+    with pytest.raises(InputError, match="take one of courage, diligence"):
         load_behaviour(ROOT / "data/raw/behaviours/charm.yaml")
 
 

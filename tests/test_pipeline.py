@@ -1,84 +1,22 @@
 """The real thing: `dvc repro` and `dvc exp run` on a tiny model in a clone, tracked in MLflow."""
 
 import json
-import os
 import re
-import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import polars as pl
 import pytest
 from ruamel.yaml import YAML
 
-from tests.conftest import make_tiny
+from tests.project import RUNNING, Project, environment, make_project
 
-ROOT = Path(__file__).parent.parent
-BIN = Path(sys.executable).parent
-RUNNING = re.compile(r"Running stage '([^']+)'")
 LEARNED, BASELINES = ["innerpissa", "innerpissa_norotation", "antipasto"], ["prompting", "mean_diff"]
 LOW_RANK = [f"{stage}@{method}-0" for stage in ("train", "evaluate") for method in LEARNED] + ["composition", "effects", "report"]
 
 
-def environment() -> dict[str, str]:
-    """A user's environment: tracking on, a git identity, the tests' own Python first."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "INNERPISSA_"))}
-    identity = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    return kept | identity | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-
-
-class Project:
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def run(self, *command: str, code: int = 0, **extra: str) -> str:
-        found = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, env=environment() | extra)
-        assert found.returncode == code, found.stdout[-3000:] + found.stderr[-3000:]
-        return found.stdout + found.stderr
-
-    def repro(self, **extra: str) -> list[str]:
-        return RUNNING.findall(self.run("dvc", "repro", **extra))
-
-    def parents(self) -> list:
-        from mlflow import MlflowClient
-
-        client = MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")
-        experiment = client.get_experiment_by_name("innerpissa")
-        return client.search_runs([experiment.experiment_id], "tags.kind = 'pipeline'", order_by=["attributes.start_time"])
-
-    def children(self, parent) -> dict[str, object]:
-        from mlflow import MlflowClient
-
-        client = MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")
-        query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
-        return {run.info.run_name: run for run in client.search_runs([parent.info.experiment_id], query)}
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Project:
-    """A clone whose bundled model is a tiny random one, with a small study."""
-    folder = tmp_path_factory.mktemp("clone") / "project"
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file() and not name.startswith(("models/", "reports/", "tests/", "dvc.lock")):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    make_tiny(folder / "models/reference")
-    yaml = YAML()
-    params = yaml.load(folder / "params.yaml")
-    params.update(methods=LEARNED, seeds=[0], baselines=BASELINES, coefficients=[-1.0, 0.0, 1.0], rank=16)
-    params["pairs"]["max_pairs"], params["training"]["epochs"] = 24, 2
-    params["statistics"].update(bootstrap=100, min_items=2)
-    params["evalsets"]["reference"].update(target_dilemmas=6, other_dilemmas=1)
-    yaml.dump(params, folder / "params.yaml")
-    it = Project(folder)
-    it.run("git", "init", "-q")
-    it.run("git", "add", "-A")
-    it.run("git", "commit", "-qm", "start")
-    return it
+    return make_project(tmp_path_factory.mktemp("clone") / "project", LEARNED, BASELINES)
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,10 @@ def read_tables(folder: Path) -> dict[str, pl.DataFrame]:
         try:
             found = pl.read_csv(file, infer_schema=False) if file.suffix == ".csv" else pl.read_parquet(file)
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise InputError(f"{file} cannot be read as a table: {str(error).splitlines()[0]}") from None
+            said = str(error).partition("\n")[0]
+            raise InputError(f"{file} cannot be read as a table ({said}): restore or correct it") from None
+        if found.is_empty():
+            raise InputError(f"{file} holds no rows: restore it, or take it out of the folder")
         tables[str(file)] = found
     if not tables:
         raise InputError(f"{folder} holds no CSV or parquet file: point evalsets.daily_dilemmas.source at DailyDilemmas")
@@ -65,6 +68,11 @@ def find(tables: dict[str, pl.DataFrame], columns: list[str]) -> tuple[str, pl.D
     matching = {name: table for name, table in tables.items() if set(columns) <= set(table.columns)}
     if not matching:
         return None
+    for name, table in matching.items():
+        if odd := next((column for column in columns if table.schema[column].is_nested()), None):
+            raise InputError(
+                f"{name}: column {odd!r} is {table.schema[odd]}, must be text: write lists as text, e.g. ['honesty']"
+            )
     parts = [table.select(pl.col(column).cast(pl.String) for column in columns) for table in matching.values()]
     return next(iter(matching)), pl.concat(parts)
 
@@ -72,9 +80,19 @@ def find(tables: dict[str, pl.DataFrame], columns: list[str]) -> tuple[str, pl.D
 def required(tables: dict[str, pl.DataFrame], columns: list[str], source: str) -> tuple[str, pl.DataFrame]:
     if found := find(tables, columns):
         return found
-    name, table = max(tables.items(), key=lambda item: len(set(columns) & set(item[1].columns)))
-    missing = [column for column in columns if column not in table.columns]
-    raise InputError(f"{source}: no table has the columns {', '.join(columns)}; the nearest, {name}, lacks {', '.join(missing)}")
+    wanted = [AUTHORS, columns]  # it may be meant for either schema
+    name, needed, missing = min(
+        (
+            (name, schema, [column for column in schema if column not in table.columns])
+            for name, table in tables.items()
+            for schema in wanted
+        ),
+        key=lambda found: len(found[2]) / len(found[1]),
+    )
+    raise InputError(
+        f"{source}: no table has the columns {', '.join(needed)}; the nearest, {name}, lacks {', '.join(missing)}: "
+        "add or rename them"
+    )
 
 
 def parse_list(text: str | None, file: str, column: str) -> list[str | None]:
@@ -84,7 +102,9 @@ def parse_list(text: str | None, file: str, column: str) -> list[str | None]:
         if not isinstance(found, list) or not all(isinstance(x, str | None) for x in found):
             raise ValueError
     except (ValueError, SyntaxError):
-        raise InputError(f"{file}: column {column!r} holds {text!r}, must be a list of strings") from None
+        raise InputError(
+            f"{file}: column {column!r} holds {text!r}, must be a list of strings: write it as ['honesty', 'trust']"
+        ) from None
     return found
 
 
@@ -92,12 +112,16 @@ def normalise(value: str) -> str:
     return " ".join(value.lower().split())
 
 
+def check_action_type(file: str, action_type: str | None) -> None:
+    if action_type not in ("to_do", "not_to_do"):
+        raise InputError(f"{file}: column 'action_type' holds {action_type!r}, must be to_do or not_to_do: correct it")
+
+
 def item_columns(file: str, dilemma: str | None, situation: str | None, action_type: str | None, action: str | None) -> dict:
     for column, cell in {"dilemma": dilemma, "dilemma_situation": situation, "action": action}.items():
         if not (cell or "").strip():
-            raise InputError(f"{file}: a row of dilemma {dilemma!r} has an empty {column!r}")
-    if action_type not in ("to_do", "not_to_do"):
-        raise InputError(f"{file}: column 'action_type' holds {action_type!r}, must be to_do or not_to_do")
+            raise InputError(f"{file}: a row of dilemma {dilemma!r} has an empty {column!r}: fill it in, or take the dilemma out")
+    check_action_type(file, action_type)
     prompt = dilemma_prompt(str(situation), str(action))
     return {"item_id": f"{dilemma}-{action_type}", "dilemma_id": dilemma, "action_type": action_type, "prompt": prompt}
 
@@ -116,11 +140,12 @@ def from_authors(file: str, table: pl.DataFrame) -> pl.DataFrame:
 
 def from_hub(tables: dict[str, pl.DataFrame], source: str) -> pl.DataFrame:
     file, dilemmas = required(tables, HUB_ROWS, source)
-    _, parties = required(tables, HUB_PARTIES, source)
+    party_file, parties = required(tables, HUB_PARTIES, source)
     _, values = required(tables, HUB_VALUES, source)
     places = {normalise(row["value"]): row for row in values.iter_rows(named=True) if row["value"]}
     held: dict[tuple[str, str], dict[str, None]] = {}
     for row in parties.filter(pl.col("party") == "You").iter_rows(named=True):
+        check_action_type(party_file, row["action_type"])
         for value in (row["value"] or "").split(","):
             if name := normalise(value):
                 held.setdefault((row["dilemma_idx"], row["action_type"]), {})[name] = None

@@ -150,7 +150,10 @@ def select(model: PreTrainedModel, params: ModulesParams) -> list[Target]:
     width = model.config.get_text_config().hidden_size
     found = [target for target in modules if is_wanted(target, wanted, width)]
     if not found:
-        raise InputError(f"modules.target {wanted!r} matches no linear module in the chosen layers: there are {names or 'none'}")
+        raise InputError(
+            f"modules.target {wanted!r} matches no linear module in the chosen layers: there are {names or 'none'}, "
+            "so name others, or widen modules.from_depth to modules.to_depth"
+        )
     return evenly(found, params.n_modules)
 
 

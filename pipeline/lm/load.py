@@ -1,6 +1,8 @@
 """Resolve a model to files with a hash, and load it frozen."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -94,22 +97,44 @@ def weights_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
+@contextmanager
+def whole(folder: Path, what: str) -> Iterator[None]:
+    """Say in one sentence that a part of a model's folder is missing or damaged, whichever way its library says so."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        said = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        raise InputError(f"the {what} in {folder} cannot be read ({said}): copy or download the model again") from None
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    with whole(folder, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without tokenizer files
+        raise InputError(f"{folder} holds no tokenizer: copy or download the model again, tokenizer files included")
+    return tokenizer
+
+
 def describe(name: str, params: ModelParams, quantization: str | None = None) -> dict[str, Any]:
     """Return the manifest: which files the model id means, for ever, and the shapes that other stages rely on.
 
     `quantization` overrides the section's.
     """
     folder = locate(params.source, params.revision)
+    if not (folder / "config.json").exists():
+        raise InputError(f"{params.source} holds no config.json, so it is no model: name a model's folder or a hub id")
     try:
-        whole = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except ValueError:
         raise InputError(f"transformers has no code of its own for model {params.source!r}: take one that it knows") from None
-    if type(whole) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise InputError(f"model {params.source!r} is a {whole.model_type}, no causal language model: take a decoder")
-    if getattr(whole, "quantization_config", None):
+    except OSError:
+        raise InputError(f"{folder}/config.json is not valid JSON: copy or download the model again") from None
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise InputError(f"model {params.source!r} is a {config.model_type}, no causal language model: take a decoder")
+    if getattr(config, "quantization_config", None):
         raise InputError(f"model {params.source!r} is stored quantised: take its original weights, and set quantization")
-    config = whole.get_text_config()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    architecture, config = MODEL_FOR_CAUSAL_LM_MAPPING[type(decoder_config(config))].__name__, config.get_text_config()
+    tokenizer = read_tokenizer(folder)
     if not tokenizer.chat_template:
         raise InputError(f"the tokenizer of {params.source!r} has no chat template: take an instruction-tuned model")
     local = Path(params.source).is_dir()
@@ -120,22 +145,22 @@ def describe(name: str, params: ModelParams, quantization: str | None = None) ->
         "weights_sha256": weights_hash(folder),
         "quantization": quantization or params.quantization,
         "template_sha256": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
-        "architecture": MODEL_FOR_CAUSAL_LM_MAPPING[type(decoder_config(whole))].__name__,
+        "architecture": architecture,
         "layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
         "vocab_size": config.vocab_size,
     }
 
 
-def decoder_config(whole: PreTrainedConfig) -> PreTrainedConfig:
+def decoder_config(config: PreTrainedConfig) -> PreTrainedConfig:
     """Return the config of what is loaded: of a multimodal model the text decoder, where transformers has a class for it."""
-    text = whole.get_text_config()
-    return text if type(text) in MODEL_FOR_CAUSAL_LM_MAPPING else whole
+    text = config.get_text_config()
+    return text if type(text) in MODEL_FOR_CAUSAL_LM_MAPPING else config
 
 
 def load_tokenizer(manifest: dict[str, Any]) -> PreTrainedTokenizerBase:
     folder = locate(manifest["source"], manifest["revision"])
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    tokenizer = read_tokenizer(folder)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -155,8 +180,8 @@ def load_model(manifest: dict[str, Any], dtype: str, device: torch.device | str)
             f"{manifest['weights_sha256'][:12]}: run `dvc repro model` first"
         )
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "output_loading_info": True}
-    whole = AutoConfig.from_pretrained(folder)
-    if (text := decoder_config(whole)) is not whole:
+    config = AutoConfig.from_pretrained(folder)
+    if (text := decoder_config(config)) is not config:
         options |= {"config": text, "key_mapping": DECODER}
     if held := quantization_config(manifest.get("quantization", "none"), options["dtype"]):
         options |= {"quantization_config": held}
@@ -164,11 +189,10 @@ def load_model(manifest: dict[str, Any], dtype: str, device: torch.device | str)
         options |= {"device_map": "auto"}
     elif held:
         options |= {"device_map": {"": str(choose_device(str(device)))}}
-    model, found_keys = AutoModelForCausalLM.from_pretrained(folder, **options)
-    if missing := sorted(found_keys["missing_keys"]):
-        raise InputError(
-            f"{manifest['source']} holds no {missing[0]} ({len(missing)} tensors are missing): take a whole checkpoint"
-        )
+    with whole(folder, "weights"):
+        model, read = AutoModelForCausalLM.from_pretrained(folder, **options)
+    if read["missing_keys"]:  # transformers would draw them at random
+        raise InputError(f"the weights in {folder} lack {min(read['missing_keys'])}: copy or download the model again")
     keep_packed(model)
     if "device_map" not in options:
         model = model.to(choose_device(str(device)))

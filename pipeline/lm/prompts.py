@@ -36,7 +36,12 @@ def open_turn(tokenizer: PreTrainedTokenizerBase, messages: list[Message], optio
 
 def continued(tokenizer: PreTrainedTokenizerBase, messages: list[Message], reply: str, options: dict[str, Any]) -> str:
     chat = [*messages, {"role": "assistant", "content": reply}]
-    return tokenizer.apply_chat_template(chat, tokenize=False, continue_final_message=True, **options)
+    try:
+        return tokenizer.apply_chat_template(chat, tokenize=False, continue_final_message=True, **options)
+    except TemplateError as error:
+        raise InputError(
+            f"the chat template of {tokenizer.name_or_path} fails ({error}): take a model whose template is whole"
+        ) from None
 
 
 def folded(tokenizer: PreTrainedTokenizerBase, messages: list[Message], options: dict[str, Any]) -> list[Message]:
@@ -88,5 +93,7 @@ def answer_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
             sets[word].append(token)
     if not all(sets.values()):
         missing = " and ".join(word for word, ids in sets.items() if not ids)
-        raise InputError(f"the tokenizer has no single token for {missing}: this model's answers cannot be scored")
+        raise InputError(
+            f"the tokenizer has no single token for {missing}: this model's answers cannot be scored, take another one"
+        )
     return sets

@@ -6,21 +6,20 @@ from typing import Any
 import polars as pl
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from pipeline import schemas
 from pipeline.declared import Declared
 from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.lm.load import load_model, load_tokenizer
 from pipeline.paths import ITEMS, MANIFEST, PAIRS, method_file
-from pipeline.schemas import check_items
+from pipeline.schemas import check, check_items, read_table
 from pipeline.steering import METHODS
 from pipeline.steering.base import Steering, save_steering
 from pipeline.tracking import Run
 
 
 def read_manifest(model: str) -> dict[str, Any]:
-    if not MANIFEST.exists():
-        raise InputError(f"{MANIFEST} does not exist: run `dvc repro model`")
-    manifest = read_json(MANIFEST)
+    manifest = read_json(MANIFEST, "model")
     if manifest["model"] != model:
         raise InputError(f"{MANIFEST} is of {manifest['model']!r}, params.yaml says {model!r}: run `dvc repro model`")
     return manifest
@@ -34,21 +33,29 @@ def read_base(params: Declared) -> tuple[dict[str, Any], PreTrainedModel, PreTra
 
 
 def read_pairs() -> pl.DataFrame:
-    return pl.read_parquet(PAIRS / "pairs.parquet")
+    file = PAIRS / "pairs.parquet"
+    return check(read_table(file, "pairs"), schemas.PAIRS, str(file))
 
 
 def read_items() -> pl.DataFrame:
     file = ITEMS / "items.parquet"
-    return check_items(pl.read_parquet(file), str(file))
+    return check_items(read_table(file, "evalset"), str(file))
 
 
-def read_section(method: str) -> Any:
+def read_section(method: str, learned: bool) -> Any:
     """Return the typed params section of a method id, from the file that its cells depend on."""
     file = method_file(method)
     if not file.exists():
-        raise InputError(f"{file} does not exist: run `dvc repro methods`")
-    section = read_json(file)["section"]
-    return METHODS[section["method"]].section.model_validate(section)
+        raise InputError(f"{file} does not exist: name {method!r} in methods or baselines, and run `dvc repro methods`")
+    try:
+        section = read_json(file, "methods")["section"]
+        kind = METHODS[section["method"]]
+        found = kind.section.model_validate(section)
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{file} is of another version of the project: run `dvc repro methods`") from None
+    if kind.learned != learned:
+        raise InputError(f"method {method!r} is {'no ' if learned else 'a '}learned one: `dvc repro` knows which stage fits it")
+    return found
 
 
 def save_fit(

@@ -1,8 +1,7 @@
 """baselines: one method without training -> models/adapters/<method>/seed<n>/; random directions have many seeds."""
 
-import shutil
-
 from pipeline.behaviours import load_behaviour
+from pipeline.files import new_folder
 from pipeline.paths import ADAPTERS, SVD, adapter_folder, behaviour_file
 from pipeline.stages.base import log_fit, read_base, read_pairs, read_section, save_fit
 from pipeline.stages.stage import stage
@@ -13,19 +12,19 @@ from pipeline.steering.dose import calibrate, cost_function
 
 def main(method: str) -> None:
     with stage("baselines", method=method) as (params, run):
-        base, frame, section = read_base(params), read_pairs(), read_section(method)
+        base, frame, section = read_base(params), read_pairs(), read_section(method, learned=False)
         manifest, model, tokenizer = base
         train, calibration = Pairs.of(frame, "train"), Pairs.of(frame, "calibration")
         behaviour = load_behaviour(behaviour_file(params["behaviour"]))
         long = behaviour.engineered
         words = (long.positive, long.negative) if long else None
         context = Context(section, behaviour.sentences(), words, modules=params["modules"], svd=SVD)
-        shutil.rmtree(ADAPTERS / method, ignore_errors=True)
-        for seed in range(getattr(section, "directions", 1)):
-            steering, dose = METHODS[section.method].load().fit(model, tokenizer, train, calibration, context, seed), None
-            if steering.graded:
-                cost = cost_function(model, tokenizer, steering, calibration, params["dose"].measure)
-                dose = calibrate(cost, params["dose"])
-            folder = adapter_folder(method, seed)
-            save_fit(folder, steering, section, manifest, params["behaviour"], seed, dose)
-            log_fit(steering, run, folder, dose)
+        with new_folder(ADAPTERS / method) as new:
+            for seed in range(getattr(section, "directions", 1)):
+                steering, dose = METHODS[section.method].load().fit(model, tokenizer, train, calibration, context, seed), None
+                if steering.graded:
+                    cost = cost_function(model, tokenizer, steering, calibration, params["dose"].measure)
+                    dose = calibrate(cost, params["dose"])
+                folder = new / adapter_folder(method, seed).name
+                save_fit(folder, steering, section, manifest, params["behaviour"], seed, dose)
+                log_fit(steering, run, folder, dose)

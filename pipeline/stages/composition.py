@@ -52,7 +52,7 @@ def main() -> None:
         wanted, rows = params["composition"], []
         with new_folder(COMPOSITION) as folder:
             if wanted.behaviours:
-                base, section = read_base(params), read_section(wanted.method)
+                base, section = read_base(params), read_section(wanted.method, learned=True)
                 behaviours = {name: load_behaviour(behaviour_file(name)) for name in wanted.behaviours}
                 adapters = [
                     train(base, pairs_of(one, base[2], params), section, params, name, wanted.seed, folder / name)[0]

@@ -2,8 +2,9 @@
 
 from importlib import import_module
 
+from pipeline.behaviours import target_of
 from pipeline.files import new_folder
-from pipeline.paths import ITEMS
+from pipeline.paths import ITEMS, behaviour_file
 from pipeline.schemas import check_items, labels
 from pipeline.stages.stage import stage
 
@@ -13,6 +14,7 @@ def main() -> None:
         name = params["evalset"]
         build_items = import_module(f"pipeline.evalsets.{name}").build_items
         items = check_items(build_items(params[f"evalsets.{name}"], params["behaviour"]), f"evaluation set {name}")
+        target_of(behaviour_file(params["behaviour"]), name, labels(items))  # before anything is trained for it
         print(f"{items.height} items, {len(labels(items))} labels; the first:\n{items['prompt'][0]}")
         run.log({"items": items.height, "dilemmas": items["dilemma_id"].n_unique(), "labels": len(labels(items))})
         with new_folder(ITEMS) as new:

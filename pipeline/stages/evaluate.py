@@ -18,7 +18,7 @@ from pipeline.paths import ADAPTERS, BASE, PROMPTS, adapter_folder, scores_folde
 from pipeline.schemas import CALIBRATED, COHERENCE, RAW, REASONING, SCORES, check
 from pipeline.stages.base import read_base, read_items
 from pipeline.stages.stage import stage
-from pipeline.steering.base import Steering, load_steering
+from pipeline.steering.base import Steering, check_fits, load_steering
 from pipeline.tracking import Run
 
 TABLES = {"scores": SCORES, "reasoning": REASONING, "coherence": COHERENCE}
@@ -80,6 +80,7 @@ def run_cells(params: Declared, run: Run, method: str, seeds: list[int], folder)
         source, steering, dose, coefficients = adapter_folder(method, seed), None, None, [0.0]
         if method != BASE:
             steering = load_steering(source, manifest["weights_sha256"], model.device)
+            check_fits(model, steering, source)
             dose, coefficients = read_json(source / "steering.json")["dose"], params["coefficients"]
         wanted = doses(steering, coefficients, dose)
         different = list(dict.fromkeys(c for _, c in wanted))

@@ -27,7 +27,7 @@ from pipeline.paths import (
     scores_folder,
 )
 from pipeline.rendering import as_html, write_table
-from pipeline.schemas import MEAN
+from pipeline.schemas import MEAN, read_table
 from pipeline.stages.stage import stage
 from pipeline.statistics_tables import SECTIONS, statistics_tables
 from pipeline.tracking import read_records
@@ -58,7 +58,7 @@ def caption(params: Declared, arms: pl.DataFrame, synthetic: bool) -> str:
 
 def histories(params: Declared) -> dict[str, dict[int, pl.DataFrame]]:
     return {
-        method: {seed: pl.read_parquet(adapter_folder(method, seed) / "history.parquet") for seed in params["seeds"]}
+        method: {seed: read_table(adapter_folder(method, seed) / "history.parquet", "train") for seed in params["seeds"]}
         for method in params["methods"]
     }
 
@@ -75,7 +75,7 @@ def draw(params: Declared, effects: pl.DataFrame, oracle: list, text: str) -> di
 
 def certificates(params: Declared) -> dict[tuple[str, int], dict]:
     cells = [(method, seed) for method in params["methods"] for seed in params["seeds"]]
-    return {cell: read_json(adapter_folder(*cell) / "certificate.json") for cell in cells}
+    return {cell: read_json(adapter_folder(*cell) / "certificate.json", "train") for cell in cells}
 
 
 def ablations(params: Declared, arms: pl.DataFrame, equal: pl.DataFrame) -> pl.DataFrame:
@@ -97,16 +97,16 @@ def stage_records(params: Declared) -> list[dict]:
 
 def read_further(name: str) -> pl.DataFrame:
     """Return a table of the further statistics, whose columns may be empty for thousands of rows."""
-    return pl.read_csv(REPORTS / f"{name}.csv", infer_schema_length=None)
+    return read_table(REPORTS / f"{name}.csv", "effects", infer_schema_length=None)
 
 
 def main() -> None:
     with stage("report") as (params, run):
         effects, arms, values, equal, composition, coherence = (
-            pl.read_csv(REPORTS / f"{name}.csv", schema_overrides={"seed": pl.String}) for name in SOURCES
+            read_table(REPORTS / f"{name}.csv", "effects composition", schema_overrides={"seed": pl.String}) for name in SOURCES
         )
         further = {name: read_further(name) for name in FURTHER}
-        oracle, manifest = read_json(REPORTS / "oracle.json"), read_json(MANIFEST)
+        oracle, manifest = read_json(REPORTS / "oracle.json", "effects"), read_json(MANIFEST, "model")
         synthetic = synthetic_note(params)
         unit = tables.nearest_to_one(arms)
         shown = {
@@ -145,7 +145,7 @@ def main() -> None:
 
 def publish(run, effects: pl.DataFrame) -> None:
     """Put the headline metrics, the dose charts and all of reports/ on the MLflow parent run."""
-    headline = read_json(REPORTS / "metrics.json")
+    headline = read_json(REPORTS / "metrics.json", "effects")
     run.curve([(0, {f"{m}/{k}": v for m, row in headline.items() for k, v in row.items()})], parent=True)
     doses = effects.filter(pl.col("seed") == MEAN).iter_rows(named=True)
     # Steps are whole numbers, so the chart of dose counts in thousandths of the coefficient.

@@ -18,7 +18,7 @@ def main(method: str, seed: int) -> None:
     with stage("train", method=method, seed=seed) as (params, run):
         base, frame, folder = read_base(params), read_pairs(), adapter_folder(method, seed)
         split = Pairs.of(frame, "train"), Pairs.of(frame, "calibration")
-        steering, dose = train(base, split, read_section(method), params, params["behaviour"], seed, folder)
+        steering, dose = train(base, split, read_section(method, learned=True), params, params["behaviour"], seed, folder)
         log_fit(steering, run, folder, dose)
 
 

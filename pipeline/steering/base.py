@@ -131,17 +131,40 @@ def load_steering(folder: Path, weights_sha256: str, device: torch.device) -> St
     """Read a saved method to a device; refuse one that was fitted on another base model."""
     if not (folder / "steering.json").exists():
         raise InputError(f"{folder} holds no steering.json: fit the method first (`dvc repro`)")
-    about = read_json(folder / "steering.json")
+    about, file = read_json(folder / "steering.json"), f"{folder}/steering.safetensors"
+    if not isinstance(about, dict) or not {"weights_sha256", "method", "metadata"} <= about.keys():
+        raise InputError(f"{folder}/steering.json lacks weights_sha256, method or metadata: fit the method again")
+    if about["method"] not in METHODS:
+        known = ", ".join(METHODS)
+        raise InputError(f"{folder} holds the method {about['method']!r}, which is none of {known}: fit one of these")
     if about["weights_sha256"] != weights_sha256:
         raise InputError(
-            f"{folder} was fitted on weights {about['weights_sha256'][:12]}, this base model has {weights_sha256[:12]}: "
+            f"{folder} was fitted on weights {str(about['weights_sha256'])[:12]}, this base model has {weights_sha256[:12]}: "
             "load the base it was made for, or fit it again"
         )
     try:
-        tensors = load_file(folder / "steering.safetensors", device=str(device))
+        tensors = load_file(file, device=str(device))
     except (SafetensorError, FileNotFoundError) as error:
-        raise InputError(f"{folder}/steering.safetensors cannot be read ({error}): fit the method again") from None
+        raise InputError(f"{file} cannot be read ({error}): fit the method again") from None
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise InputError(f"{folder}: tensor {name} is not finite: fit the method again with a lower learning rate")
-    return METHODS[about["method"]].load().load(tensors, about["metadata"])
+    try:
+        return METHODS[about["method"]].load().load(tensors, about["metadata"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise InputError(f"{file} and steering.json do not fit together ({said}): fit the method again") from None
+
+
+@torch.no_grad()
+def check_fits(model: PreTrainedModel, steering: Attachable, folder: Path) -> None:
+    """Refuse a loaded method whose tensors have not the shapes of the model's modules: two tokens are run through it."""
+    ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+    try:
+        with steering.steer(model, 1.0):
+            model(input_ids=ids, use_cache=False)
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, ValueError, RuntimeError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder} does not fit {type(model).__name__} ({said}): fit the method again on this model") from None

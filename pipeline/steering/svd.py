@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -68,7 +69,10 @@ def read_cache(folder: Path, name: str, rank: int | None, device: torch.device) 
     file = folder / f"{name}.safetensors"
     if not file.exists():
         raise InputError(f"{name} is not in the SVD cache {folder}: run `dvc repro svd`")
-    found = load_file(file, device=str(device))
+    try:
+        found = load_file(file, device=str(device))
+    except SafetensorError as error:
+        raise InputError(f"{file} cannot be read ({error}): run `dvc repro svd`") from None
     if rank is not None and rank > len(found["S"]):
         raise InputError(
             f"rank {rank} is above the {len(found['S'])} cached singular values of {name}: "

@@ -1,0 +1,78 @@
+"""A real project to run: a clone whose bundled model is a tiny random one, with a small study."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from tests.conftest import ROOT, make_tiny
+
+BIN = Path(sys.executable).parent
+RUNNING = re.compile(r"Running stage '([^']+)'")
+
+
+def environment() -> dict[str, str]:
+    """A user's environment: tracking on, a git identity, the tests' own Python first."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "INNERPISSA_"))}
+    identity = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    return kept | identity | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+
+
+class Project:
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def run(self, *command: str, code: int = 0, **extra: str) -> str:
+        found = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, env=environment() | extra)
+        assert found.returncode == code, found.stdout[-3000:] + found.stderr[-3000:]
+        return found.stdout + found.stderr
+
+    def repro(self, **extra: str) -> list[str]:
+        return RUNNING.findall(self.run("dvc", "repro", **extra))
+
+    def parents(self) -> list:
+        from mlflow import MlflowClient
+
+        client = MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("innerpissa")
+        return client.search_runs([experiment.experiment_id], "tags.kind = 'pipeline'", order_by=["attributes.start_time"])
+
+    def children(self, parent) -> dict[str, object]:
+        from mlflow import MlflowClient
+
+        client = MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")
+        query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+        return {run.info.run_name: run for run in client.search_runs([parent.info.experiment_id], query)}
+
+
+def shrink(file: Path, methods: list[str], baselines: list[str]) -> None:
+    """Make params.yaml a study of seconds."""
+    yaml = YAML()
+    params = yaml.load(file)
+    params.update(methods=methods, seeds=[0], baselines=baselines, coefficients=[-1.0, 0.0, 1.0], rank=16)
+    params["pairs"]["max_pairs"], params["training"]["epochs"] = 24, 2
+    params["statistics"].update(bootstrap=100, min_items=2)
+    params["evalsets"]["reference"].update(target_dilemmas=6, other_dilemmas=1)
+    yaml.dump(params, file)
+
+
+def make_project(folder: Path, methods: list[str], baselines: list[str]) -> Project:
+    """Clone the working tree without its results, shrink the study and commit it."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file() and not name.startswith(("models/", "reports/", "tests/", "dvc.lock")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    make_tiny(folder / "models/reference")
+    shrink(folder / "params.yaml", methods, baselines)
+    project = Project(folder)
+    project.run("git", "init", "-q")
+    project.run("git", "add", "-A")
+    project.run("git", "commit", "-qm", "start")
+    return project

@@ -1,0 +1,213 @@
+"""doctor: nothing wrong in a whole set-up, and every planted fault named with its remedy."""
+
+import json
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+from dvc.rwlock import SCHEMA as RWLOCK
+
+from pipeline import doctor
+from pipeline.doctor import Finding, machine, study, workspace
+from tests.conftest import ROOT
+from tests.test_bad_input_stages import cut, edit
+from tests.test_bad_input_stages import delete as delete_file
+
+Usage = namedtuple("Usage", "total used free")
+CHECKS = {check.__name__: check for module in (machine, workspace, study) for check in module.CHECKS}
+
+
+def git(*words: str) -> None:
+    subprocess.run(["git", *words], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory) -> Path:
+    """A clone's files, committed, with an identity of its own."""
+    folder = tmp_path_factory.mktemp("doctor") / "project"
+    folder.mkdir()
+    for name in ("pyproject.toml", "params.yaml", "dvc.yaml", ".gitignore", ".dvcignore"):
+        shutil.copy(ROOT / name, folder)
+    (folder / ".dvc").mkdir()
+    shutil.copy(ROOT / ".dvc/config", folder / ".dvc")
+    for name in ("data/raw", "models/reference"):
+        shutil.copytree(ROOT / name, folder / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        git("init", "-q")
+        git("config", "user.name", "Test")
+        git("config", "user.email", "test@example.org")
+        git("add", "-A")
+        git("commit", "-qm", "start")
+    return folder
+
+
+@pytest.fixture
+def here(template, tmp_path, monkeypatch) -> Path:
+    """A copy to spoil, with only this Python's environment on the path and no settings of the user's."""
+    folder = shutil.copytree(template, tmp_path / "project")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    for name in ("MLFLOW_TRACKING_URI", "INNERPISSA_TRACKING", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+def test_a_whole_set_up_has_nothing_wrong(here, capsys):
+    findings = doctor.examine(doctor.checks())
+    assert [finding for finding in findings if finding.state == "wrong"] == []
+    assert len(findings) == len(CHECKS)
+    doctor.main()
+    assert "wrong" not in capsys.readouterr().out
+
+
+def test_doctor_imports_nothing_heavy(here):
+    code = "import sys; from pipeline.doctor import checks, examine; examine(checks());"
+    heavy = "print([m for m in ('torch', 'transformers', 'mlflow', 'polars', 'dvc') if m in sys.modules])"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "INNERPISSA_TRACKING": "off"}
+    found = subprocess.run([sys.executable, "-c", code + heavy], capture_output=True, text=True, check=True, env=environment)
+    assert found.stdout.strip().endswith("[]") or shutil.which("nvidia-smi")
+
+
+def replace(name: str, old: str, new: str):
+    def spoil(folder: Path, patch) -> None:
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new))
+
+    return spoil
+
+
+def delete(name: str):
+    return lambda folder, _: delete_file(name)(folder)
+
+
+def put(name: str, content: str):
+    def spoil(folder: Path, patch) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+
+    return spoil
+
+
+def variable(name: str, value: str):
+    return lambda _, patch: patch.setenv(name, value)
+
+
+def locked_by(pid: int):
+    holder = {"pid": pid, "cmd": "dvc repro"}
+    return put(".dvc/tmp/rwlock", json.dumps(RWLOCK({"write": {"/a": holder}, "read": {"/b": [holder]}})))
+
+
+def database(*statements: str):
+    def spoil(folder: Path, patch) -> None:
+        connection = sqlite3.connect(folder / "mlflow.db")
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+        connection.close()
+
+    return spoil
+
+
+def without_git(folder: Path, patch) -> None:
+    shutil.rmtree(folder / ".git")
+    patch.setenv("GIT_CEILING_DIRECTORIES", str(folder.parent))
+
+
+def conflict(folder: Path, patch) -> None:
+    for branch, text in (("one", "1"), ("two", "2")):
+        git("checkout", "-qb", branch, "HEAD" if branch == "one" else "HEAD~1")
+        (folder / "params.yaml").write_text(text)
+        git("commit", "-qam", branch)
+    subprocess.run(["git", "merge", "one"], capture_output=True)
+
+
+def shards(folder: Path, patch) -> None:
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
+    (folder / "models/reference/model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def qwen(folder: Path, patch, **changes) -> None:
+    edit(folder / "params.yaml", lambda p: (p.update(model="qwen3-600m"), p["models"]["qwen3-600m"].update(changes)))
+
+
+FAULTS = [
+    ("python", replace("pyproject.toml", ">=3.11,<3.14", ">=3.99"), "wrong", r"the project needs >=3\.99", r"\.venv"),
+    ("python", delete("pyproject.toml"), "wrong", r"pyproject\.toml does not exist: run doctor from the project's root", "correct"),
+    ("packages", replace("pyproject.toml", "safetensors>=0.6", "safetensors>=99"), "wrong", r"safetensors is .*, needed is >=99", "pip install"),
+    ("packages", replace("pyproject.toml", '"safetensors>=0.6', '"no-such-package>=1'), "wrong", "no-such-package is missing", "pip install"),
+    ("disk", lambda _, patch: patch.setattr(machine.shutil, "disk_usage", lambda _: Usage(1, 1, 2**20)), "wrong", r"0\.0 GiB free", "dvc gc"),
+    ("memory", lambda _, patch: patch.setattr(machine, "available_memory", lambda: 2**28), "wrong", r"0\.2 GiB free, reference needs about 1\.0", "smaller"),
+    ("device", replace("params.yaml", "device: auto", "device: abacus"), "wrong", "asks for 'abacus'", "device: auto"),
+    ("quantisation", lambda f, _: edit(f / "params.yaml", lambda p: p.update(quantization="4bit")), "ok", "4bit, by bitsandbytes", ""),
+    ("repository", lambda _, patch: patch.setenv("PATH", "/nowhere"), "wrong", "git is not on the PATH", "install git"),
+    ("repository", without_git, "wrong", "in no git repository", "git clone"),
+    ("repository", lambda *_: git("update-ref", "-d", "HEAD"), "wrong", "has no commit", "git commit"),
+    ("identity", lambda *_: git("config", "--unset", "user.email"), "wrong", r"user\.email not set", "git config user.email"),
+    ("index", conflict, "wrong", r"unresolved conflicts in params\.yaml", "git add"),
+    ("index", put(".git/index.lock", ""), "wrong", "locked", r"rm .*index\.lock"),
+    ("index", put("pipeline/new.py", ""), "note", r"not in git: pipeline/new\.py", "git add"),
+    ("dvc", delete(".dvc/config"), "wrong", r"no \.dvc/config", r"git checkout \.dvc"),
+    ("dvc", variable("PATH", "/usr/bin:/bin"), "wrong", "stages would run elsewhere, or not at all", "activate"),
+    ("cache", put(".dvc/cache", "a file"), "wrong", r"\.dvc/cache cannot be written", "dvc cache dir"),
+    ("cache", put(".dvc/config.local", "[cache]\n    dir = /proc/version/cache\n"), "wrong", "/proc/version/cache cannot be written", "dvc cache dir"),
+    ("lock", put(".dvc/tmp/rwlock", "{"), "wrong", "is damaged", r"rm \.dvc/tmp/rwlock"),
+    ("lock", locked_by(1999999999), "note", "held by process 1999999999, which was killed", "dvc repro"),
+    ("lock", locked_by(os.getpid()), "note", f"process {os.getpid()} runs dvc here", "wait"),
+    ("killed_runs", put("data/scores/.base.new1999999999/half", ""), "note", r"1 half-written, such as data/scores/\.base\.new", "dvc repro"),
+    ("parameters", replace("params.yaml", "rank: 64", "rnak: 64"), "wrong", "Field required|rnak", "correct"),
+    ("behaviours", delete("data/raw/behaviours/kindness.yaml"), "wrong", "'kindness' has no file", "correct"),
+    ("behaviours", replace("data/raw/behaviours/honesty.yaml", "  reference:", "  elsewhere:"), "wrong", "no target for 'reference'", "add one"),
+    ("suffixes", lambda f, _: shutil.rmtree(f / "data/raw/suffixes"), "wrong", r"holds no \*\.json", "git checkout"),
+    ("suffixes", put("data/raw/suffixes/facts.json", "["), "wrong", r"facts\.json is not valid JSON", "git checkout"),
+    ("model", lambda f, _: cut("models/reference/model.safetensors")(f), "wrong", r"model\.safetensors is not whole", "git checkout models/reference"),
+    ("model", delete("models/reference/model.safetensors"), "wrong", r"holds no \*\.safetensors", "copy"),
+    ("model", delete("models/reference/tokenizer.json"), "wrong", r"holds no tokenizer\.json", "copy"),
+    ("model", shards, "wrong", r"holds no model-2\.safetensors", "copy"),
+    ("model", qwen, "wrong", "HF_HUB_OFFLINE forbids", "unset"),
+    ("model", lambda f, patch: (qwen(f, patch), patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)), "note", "not in the hub's cache yet", "downloads"),
+    ("model", lambda f, patch: qwen(f, patch, source="a/b/c/d"), "wrong", "neither a folder nor a hub id", "correct"),
+    ("tracking", variable("INNERPISSA_TRACKING", "off"), "note", "off", "unset"),
+    ("tracking", variable("MLFLOW_TRACKING_URI", "http://127.0.0.1:9"), "wrong", "does not answer", "make ui"),
+    ("tracking", variable("MLFLOW_TRACKING_URI", "./mlruns"), "wrong", "no server and no sqlite store", "unset"),
+    ("tracking", variable("MLFLOW_TRACKING_URI", "sqlite:////proc/version/all.db"), "wrong", "cannot be written", "owner"),
+    ("tracking", put("mlflow.db", "no database, but long enough to be looked at as one" * 40), "wrong", "is no database", "move"),
+    ("tracking", database("create table alembic_version (version_num text)", "create table runs (a int)"), "wrong", "half-migrated", "move"),
+    ("tracking", database("create table runs (a int)", "create table _alembic_tmp_latest_metrics (a int)"), "wrong", "half-migrated", "move"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("check", "spoil", "state", "said", "remedy"), FAULTS, ids=[f"{i}-{fault[0]}" for i, fault in enumerate(FAULTS)]
+)
+def test_a_planted_fault_is_named_with_its_remedy(here, monkeypatch, check, spoil, state, said, remedy):
+    spoil(here, monkeypatch)
+    [found] = doctor.examine([CHECKS[check]])
+    assert found.state == state, found
+    assert re.search(said, found.said), found
+    assert re.search(remedy, found.remedy), found
+
+
+def test_every_check_has_a_planted_fault():
+    assert {fault[0] for fault in FAULTS} == set(CHECKS)
+
+
+def test_what_is_wrong_decides_the_exit_code_and_stands_in_the_table(monkeypatch, capsys):
+    made = [lambda: Finding("a", "note", "[odd] markup", "wait"), lambda: Finding("b", "wrong", "broken", "mend it")]
+    monkeypatch.setattr(doctor, "checks", lambda: made[:1])
+    doctor.main()
+    monkeypatch.setattr(doctor, "checks", lambda: made)
+    with pytest.raises(SystemExit) as left:
+        doctor.main()
+    assert left.value.code == 1
+    shown = capsys.readouterr().out
+    assert "[odd] markup" in shown
+    assert "mend it" in shown
