@@ -11,9 +11,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from pipeline.chat import HELP, Chat, dial, listed
+from pipeline.chat import HELP, Chat, dial
 from pipeline.cli import app
 from pipeline.errors import InputError
+from pipeline.opening import listed
 from pipeline.steering.base import save_steering
 from pipeline.steering.prompting import Prompting
 from tests.conftest import ROOT

@@ -1,4 +1,4 @@
-"""effects: raw scores -> reports/effects.csv, arms.csv, values.csv, equal_cost.csv, metrics.json."""
+"""effects: raw scores -> reports/effects.csv, arms.csv, values.csv, equal_cost.csv, metrics.json, adapters.json."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import polars as pl
 
 from pipeline.behaviours import load_behaviour
 from pipeline.errors import InputError
-from pipeline.files import new_file, write_json
+from pipeline.files import new_file, read_json, write_json
 from pipeline.metrics.study import analyse, headline
 from pipeline.paths import BASE, REPORTS, behaviour_file, cell_folders, scores_folder
 from pipeline.schemas import SCORES, check, labels
@@ -38,6 +38,10 @@ def main() -> None:
             with new_file(REPORTS / f"{name}.csv") as file:
                 getattr(study, name).write_csv(file)
         write_json(REPORTS / "oracle.json", study.oracle)
+        adapters = {
+            name: hash for own in folders.values() for cell in own for name, hash in read_json(cell / "adapters.json").items()
+        }
+        write_json(REPORTS / "adapters.json", {"evalset": params["evalset"], "adapters": adapters})
         metrics = headline(study)
         write_json(REPORTS / "metrics.json", metrics)
         run.log({f"{method}/{name}": value for method, row in metrics.items() for name, value in row.items()})

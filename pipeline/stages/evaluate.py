@@ -7,12 +7,12 @@ import polars as pl
 
 from pipeline.declared import Declared
 from pipeline.evalsets.scoring import score
-from pipeline.files import new_folder, read_json
+from pipeline.files import new_folder, read_json, write_json
 from pipeline.paths import ADAPTERS, BASE, adapter_folder, scores_folder
 from pipeline.schemas import CALIBRATED, RAW, SCORES, check
 from pipeline.stages.base import read_base, read_items
 from pipeline.stages.stage import stage
-from pipeline.steering.base import Steering, load_steering
+from pipeline.steering.base import Steering, adapter_hash, load_steering
 from pipeline.tracking import Run
 
 
@@ -47,12 +47,13 @@ def run_cells(params: Declared, run: Run, method: str, seeds: list[int], folder)
     """Score the given seeds of a method with one loaded model."""
     manifest, model, tokenizer = read_base(params)
     name, items = params["model"], read_items()
-    parts = []
+    parts, adapters = [], {}
     for seed in seeds:
         source, steering, dose, coefficients = adapter_folder(method, seed), None, None, [0.0]
         if method != BASE:
             steering = load_steering(source, manifest["weights_sha256"], model.device)
             dose, coefficients = read_json(source / "steering.json")["dose"], params["coefficients"]
+            adapters[f"{method}/{source.name}"] = adapter_hash(source)
         wanted = doses(steering, coefficients, dose)
         records = score(
             model, tokenizer, items.to_dicts(), steering, list(dict.fromkeys(c for _, c in wanted)),
@@ -71,6 +72,7 @@ def run_cells(params: Declared, run: Run, method: str, seeds: list[int], folder)
     check(frame, SCORES, f"the scores of {method}")
     with new_folder(folder) as new:
         frame.write_parquet(new / "scores.parquet")
+        write_json(new / "adapters.json", adapters)
         raw = frame.filter(pl.col("dose") == RAW)
         means = raw.group_by("coefficient", maintain_order=True).agg(pl.col("choice_mass", "nll").mean()).sort("coefficient")
         run.metrics |= {f"{k}_at_{r['coefficient']:g}": r[k] for r in means.to_dicts() for k in ("choice_mass", "nll")}

@@ -1,5 +1,6 @@
 """The protocol of every steering method, and how a fitted one is saved and loaded."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -127,6 +128,19 @@ def save_steering(folder: Path, method: str, steering: Steering, about: dict[str
             steering.history.write_parquet(new / "history.parquet")
 
 
+def base_name(about: dict[str, Any]) -> str:
+    """Return what is known of the base that a method was fitted on: its id, and its folder, or its hub id and commit."""
+    source, revision = about.get("source"), about.get("revision")
+    where = f"{source} at {revision[:12]}" if revision else source
+    return " ".join(part for part in (about.get("model"), f"({where})" if where else None) if part) or "a model without a name"
+
+
+def adapter_hash(folder: Path) -> str:
+    """Return the sha256 of a saved method: its tensors and its metadata."""
+    files = [(folder / name).read_bytes() for name in ("steering.json", "steering.safetensors")]
+    return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in files)).hexdigest()
+
+
 def load_steering(folder: Path, weights_sha256: str, device: torch.device) -> Steering:
     """Read a saved method to a device; refuse one that was fitted on another base model."""
     if not (folder / "steering.json").exists():
@@ -134,8 +148,8 @@ def load_steering(folder: Path, weights_sha256: str, device: torch.device) -> St
     about = read_json(folder / "steering.json")
     if about["weights_sha256"] != weights_sha256:
         raise InputError(
-            f"{folder} was fitted on weights {about['weights_sha256'][:12]}, this base model has {weights_sha256[:12]}: "
-            "load the base it was made for, or fit it again"
+            f"{folder} was fitted on weights {about['weights_sha256'][:12]} of {base_name(about)}, this base model has "
+            f"{weights_sha256[:12]}: load the base it was made for, or fit it again"
         )
     try:
         tensors = load_file(folder / "steering.safetensors", device=str(device))
