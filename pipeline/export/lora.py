@@ -52,4 +52,5 @@ def write_lora(folder: Path, peft_model: PeftModel, source: str, revision: str |
     """Write adapter_model.safetensors and adapter_config.json, which names the base by its source."""
     config = peft_model.peft_config["default"]
     config.base_model_name_or_path, config.revision = source, revision
+    config.target_modules = sorted(config.target_modules)  # peft made a set of them, which has no order of its own
     peft_model.save_pretrained(str(folder), save_embedding_layers=False)
