@@ -60,9 +60,13 @@ def load_adapter(source: str | Path, model: PreTrainedModel, revision: str | Non
 
     Raises InputError where it cannot be found or read, and for a model with another fingerprint than its own base.
     """
-    folder, own = find_adapter(source, revision), fingerprint(model)
+    return read_adapter(find_adapter(source, revision), fingerprint(model), model.device)
+
+
+def read_adapter(folder: Path, weights_sha256: str, device: torch.device) -> Steering:
+    """Return a saved adapter of the base with these weights; refuse what is none."""
     try:
-        return load_steering(folder, own, model.device)
+        return load_steering(folder, weights_sha256, device)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{folder} was not saved by this version of the project ({error!r}): fit the method again") from None
 

@@ -19,8 +19,8 @@ from pipeline.files import new_folder, write_json
 from pipeline.lm.forward import token_positions
 from pipeline.lm.prompts import pad_left, tokenize
 from pipeline.opening import Opened, open_adapter, read_about
-from pipeline.steering.base import adapter_hash, load_steering
-from pipeline.use import find_adapter, steer
+from pipeline.steering.base import adapter_hash
+from pipeline.use import find_adapter, read_adapter, steer
 
 RECORD = "export.json"  # marks a folder as an export, which --force may replace
 QUESTIONS = ["Who are you?", "Is it right to tell a friend a small lie?", "What is in the box?"]
@@ -55,7 +55,7 @@ def check_target(target: Path, force: bool) -> None:
 def write(new: Path, folder: Path, to: str, coefficient: float, base: str | None, about: dict[str, Any]) -> dict[str, float]:
     """Write one form; return how far its logits are from the steered model's where it is a model."""
     if to in ("hub", "vector"):  # the adapter's own files say it all
-        steering = load_steering(folder, about.get("weights_sha256", ""), torch.device("cpu"))
+        steering = read_adapter(folder, about.get("weights_sha256", ""), torch.device("cpu"))
         if to == "hub":
             copy_adapter(new, folder)
         else:
