@@ -11,8 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pipeline.errors import InputError
 from pipeline.lm.forward import token_positions
 from pipeline.lm.prompts import Message, pad_left, tokenize
-from pipeline.steering.base import Attachable
-from pipeline.use import steer
+from pipeline.steering.base import Attachable, attached
 
 
 @torch.no_grad()
@@ -39,8 +38,9 @@ def answers(
     stops, generator = stop_tokens(model, tokenizer), torch.Generator().manual_seed(seed)
     rows: list[list[int]] = [[] for _ in coefficients]
     running, fed, cache = [True] * len(rows), ids, None
+    hooks = adapter.hooks(model, torch.tensor(coefficients, dtype=torch.float32))
     for _ in range(max_new_tokens):
-        with steer(model, adapter, torch.tensor(coefficients, dtype=torch.float32)):
+        with attached(model, hooks):
             found = model(
                 input_ids=fed, attention_mask=mask, position_ids=token_positions(mask)[:, -fed.shape[1] :],
                 past_key_values=cache, use_cache=True, logits_to_keep=1,

@@ -1,7 +1,6 @@
 """What every learned method shares: one small trained module beside each target module, one coefficient for all."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import polars as pl
@@ -11,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.errors import InputError
 from pipeline.sections import LearnedParams
-from pipeline.steering.base import Coefficient, Context, Pairs, attached, is_zero
+from pipeline.steering.base import Coefficient, Context, Hooked, Hooks, Pairs, is_zero
 from pipeline.steering.losses import make_loss
 from pipeline.steering.optimise import optimise
 
@@ -43,7 +42,7 @@ class LearnedModule(nn.Module):
         raise NotImplementedError
 
 
-class Adapter:
+class Adapter(Hooked):
     """A set of `LearnedModule`s by dotted module name. Subclasses say how they are built and rebuilt."""
 
     graded = True
@@ -98,18 +97,15 @@ class Adapter:
         for module in self.modules.values():
             module.flip()
 
-    @contextmanager
-    def steer(self, model, coefficient: Coefficient) -> Iterator[None]:
+    def hooks(self, model, coefficient: Coefficient) -> Hooks:
         if is_zero(coefficient):
-            yield
-            return
+            return []
         doses, index = torch.unique(torch.as_tensor(coefficient, dtype=torch.float32), return_inverse=True)
         on_device = doses.to(model.device), index.to(model.device)
         hooks = {
             name: guarded(module.hook(model.get_submodule(name), *on_device), index) for name, module in self.modules.items()
         }
-        with attached(model, hooks):
-            yield
+        return list(hooks.items())
 
     def rewrite(self, messages, coefficient: float):
         return messages
@@ -126,4 +122,5 @@ class Adapter:
         for key, tensor in tensors.items():
             name, _, field = key.rpartition(".")
             own.setdefault(name, {})[field] = tensor
-        return cls({name: cls.rebuild(found, metadata) for name, found in own.items()}, metadata)
+        # Frozen: what is loaded is for use, and hooks can then fold what no gradient needs apart.
+        return cls({name: cls.rebuild(found, metadata).requires_grad_(False) for name, found in own.items()}, metadata)

@@ -21,6 +21,7 @@ from pipeline.sections import ModulesParams, Section, TrainingParams
 from pipeline.steering import METHODS
 
 Coefficient = float | Tensor  # one for all rows of a batch, or one per row [b]
+Hooks = list[tuple[str, Callable]]  # forward hooks, each with the dotted name of its module
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,10 @@ class Pairs:
 
 class Attachable(Protocol):
     """What scoring needs of a method."""
+
+    def hooks(self, model: PreTrainedModel, coefficient: Coefficient) -> Hooks:
+        """Return what steers the model; made once, it may be attached again and again while nothing is trained."""
+        ...
 
     def steer(self, model: PreTrainedModel, coefficient: Coefficient) -> AbstractContextManager[None]:
         """Attach to the model for the duration of a `with` block."""
@@ -110,12 +115,24 @@ def is_zero(coefficient: Coefficient) -> bool:
 
 
 @contextmanager
-def attached(model: PreTrainedModel, hooks: dict[str, Callable]) -> Iterator[None]:
-    """Keep one forward hook on each named module for the duration of a `with` block."""
+def attached(model: PreTrainedModel, hooks: Hooks) -> Iterator[None]:
+    """Keep forward hooks on the named modules for the duration of a `with` block."""
     with ExitStack() as stack:
-        for name, hook in hooks.items():
+        for name, hook in hooks:
             stack.callback(model.get_submodule(name).register_forward_hook(hook).remove)
         yield
+
+
+class Hooked:
+    """A method that steers by forward hooks alone."""
+
+    def hooks(self, model: PreTrainedModel, coefficient: Coefficient) -> Hooks:
+        return []
+
+    @contextmanager
+    def steer(self, model: PreTrainedModel, coefficient: Coefficient) -> Iterator[None]:
+        with attached(model, self.hooks(model, coefficient)):
+            yield
 
 
 def save_steering(folder: Path, method: str, steering: Steering, about: dict[str, Any]) -> None:

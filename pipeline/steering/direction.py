@@ -5,8 +5,6 @@
 so that c = 1 adds, over all sites together, about as much as the persona itself moves the states.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 import polars as pl
@@ -19,10 +17,10 @@ from pipeline.lm.forward import ROWS, last_hidden, layer_output, read_layers
 from pipeline.lm.layers import depth_to_layer, layers_prefix
 from pipeline.lm.prompts import pad_left, tokenize
 from pipeline.sections import DirectionParams
-from pipeline.steering.base import Coefficient, Context, Pairs, at_rows, attached, is_zero
+from pipeline.steering.base import Coefficient, Context, Hooked, Hooks, Pairs, at_rows, is_zero
 
 
-class Direction:
+class Direction(Hooked):
     """One vector per site, a module by its dotted name; subclasses say how it comes from the pair differences."""
 
     graded: ClassVar[bool] = True
@@ -53,14 +51,11 @@ class Direction:
         steering.summary = {"mean_norm": norms.mean().item()}
         return steering
 
-    @contextmanager
-    def steer(self, model: PreTrainedModel, coefficient: Coefficient) -> Iterator[None]:
+    def hooks(self, model: PreTrainedModel, coefficient: Coefficient) -> Hooks:
         if is_zero(coefficient):
-            yield
-            return
+            return []
         hooks = {site: addition(vector, coefficient) for site, vector in zip(self.sites, self.vectors, strict=True)}
-        with attached(model, hooks):
-            yield
+        return list(hooks.items())
 
     def rewrite(self, messages, coefficient: float):
         return messages
