@@ -120,4 +120,4 @@ def no_weight(steering: Steering, site: str | None = None) -> str:
     if isinstance(steering, Prompting):
         return f"{name} changes the words of the chat and nothing of the model: export it with --to hub"
     where = f"the output of {site}, which has no bias to hold it" if site else "modules' outputs, which is no change of a weight"
-    return f"{name} adds a vector to {where}: export it with --to vector, gguf or hub"
+    return f"{name} adds a vector to {where}: export it with --to vector, hub or, for whole layers, gguf"
