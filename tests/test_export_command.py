@@ -134,8 +134,23 @@ def test_what_gguf_has_no_place_for_is_refused(place, model):
 
 def evaluate(place, name, hash) -> None:
     """Write what the stage `effects` writes, of one adapter."""
-    rows = [{"method": name, "seed": seed, "coefficient": c, "target_effect": c / 8 + seed, "ci_low": 0.1, "ci_high": 0.2,
-             "side_effect": 0.05, "delta_nll": 0.3, "n_items": 10, "n_dilemmas": 5} for seed in (0, 1) for c in (-1.0, 1.0)]  # fmt: skip
+    rows = [
+        {
+            "method": name,
+            "seed": str(seed),
+            "coefficient": c,
+            "target_effect": c / 8 + seed,
+            "ci_low": 0.1,
+            "ci_high": 0.2,
+            "side_effect": 0.05,
+            "delta_nll": 0.3,
+            "n_items": 10,
+            "n_dilemmas": 5,
+        }
+        for seed in (0, 1)
+        for c in (-1.0, 1.0)
+    ]
+    rows.append(rows[0] | {"seed": "mean", "target_effect": 7.0})  # the table holds rows over seeds too
     place.mkdir()
     pl.DataFrame(rows).write_csv(place / "effects.csv")
     (place / "adapters.json").write_text(json.dumps({"evalset": "reference", "adapters": {f"{name}/seed0": hash}}))

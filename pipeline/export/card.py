@@ -36,7 +36,7 @@ def evaluation(adapter: Path, reports: Path = REPORTS) -> dict[str, Any]:
         return {}
     method, seed = cell.rsplit("/seed", 1)
     frame = pl.read_csv(table, infer_schema_length=None)
-    rows = frame.filter(pl.col("method") == method, pl.col("seed") == int(seed)).sort("coefficient")
+    rows = frame.filter(pl.col("method") == method, pl.col("seed").cast(pl.String) == seed).sort("coefficient")
     return {"cell": cell, "evalset": known["evalset"], "rows": rows.to_dicts()}
 
 
