@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
@@ -12,13 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.errors import InputError
-from pipeline.files import read_json
 from pipeline.generation import answers
 from pipeline.lm.prompts import Message
-from pipeline.params import load_params
-from pipeline.sections import ModelParams
+from pipeline.opening import open_adapter
 from pipeline.steering.base import Steering
-from pipeline.use import find_adapter, load_adapter, load_base
 
 Answer = Callable[[list[Message], list[float]], Iterator[list[str]]]
 HELP = """\
@@ -138,45 +134,20 @@ def named(coefficients: list[float]) -> str:
 def open_answer(
     adapter: str, base: str | None, device: str, max_new_tokens: int, temperature: float, seed: int
 ) -> tuple[Answer, Steering]:
-    """Load a model and an adapter as the command line names them; return what answers a chat, and the adapter.
-
-    `base` is an id of params.yaml, a folder or a hub id; without one it is the id recorded with the adapter.
-    """
-    folder = find_adapter(adapter)
-    name = base or recorded_model(folder)
-    entry = listed(name)
-    if not entry and not base:
-        raise InputError(f"{adapter} was made for model {name!r}, which params.yaml does not list: name the base with --model")
-    source, dtype, revision = (entry.source, entry.dtype, entry.revision) if entry else (name, None, None)
-    model, tokenizer, _ = load_base(source, dtype, device, revision, recorded_form(folder))
-    loaded = load_adapter(folder, model)
-    options = entry.template_options if entry else {}
+    """Return what answers a chat, and the adapter; `adapter`, `base` and `device` as in `open_adapter`."""
+    opened = open_adapter(adapter, base, device)
 
     def answer(messages: list[Message], coefficients: list[float]) -> Iterator[list[str]]:
-        return answers(model, tokenizer, loaded, messages, coefficients, max_new_tokens, options, temperature, seed)
+        return answers(
+            opened.model,
+            opened.tokenizer,
+            opened.adapter,
+            messages,
+            coefficients,
+            max_new_tokens,
+            opened.options,
+            temperature,
+            seed,
+        )
 
-    return answer, loaded
-
-
-def recorded_model(folder: Path) -> str:
-    file = folder / "steering.json"
-    if not file.exists():
-        raise InputError(f"{folder} holds no steering.json: fit the method first (`dvc repro`)")
-    try:
-        return read_json(file)["model"]
-    except (KeyError, TypeError, InputError):
-        raise InputError(f"{file} does not say which model it was made for: name the base with --model") from None
-
-
-def recorded_form(folder: Path) -> str:
-    """Return in which form of the base an adapter was fitted; what may be wrong with its file, `load_adapter` says."""
-    try:
-        return read_json(folder / "steering.json")["quantization"]
-    except (FileNotFoundError, KeyError, TypeError, InputError):
-        return "none"
-
-
-def listed(model: str) -> ModelParams | None:
-    """Return the entry of params.yaml, where there is one, that has this id or this source."""
-    models = load_params().models if Path("params.yaml").exists() else {}
-    return next((entry for name, entry in models.items() if model in (name, entry.source)), None)
+    return answer, opened.adapter

@@ -152,6 +152,29 @@ def chat(
     call("chat", "main_chat", coefficients, adapter, model, device, max_new_tokens, temperature, seed)
 
 
+@app.command()
+def export(
+    adapter: Annotated[
+        str, typer.Argument(help="A saved adapter: a folder such as models/adapters/innerpissa/seed0, or a hub id.")
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="bake: a checkpoint with the change in its weights. lora: an exact LoRA for peft. hub: the adapter itself with "
+            "a model card. vector: control vectors as safetensors. gguf: the same for llama.cpp."
+        ),
+    ],
+    out: Annotated[str, typer.Option(help="The folder to write.")],
+    coefficient: Annotated[
+        float, typer.Option("--coefficient", "-c", help="The dose that is fixed in the export; hub keeps the dial.")
+    ] = 1.0,
+    model: Base = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export in that folder.")] = False,
+) -> None:
+    """Write an adapter in a form that other software reads."""
+    call("export.command", "main", adapter, to, coefficient, out, model, force)
+
+
 @reference.command()
 def build(
     out: Annotated[str, typer.Option(help="The folder to write.")] = "models/reference",

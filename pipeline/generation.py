@@ -11,8 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pipeline.errors import InputError
 from pipeline.lm.decoding import check_logits, decode, stop_tokens
 from pipeline.lm.prompts import Message, open_turn, pad_left, tokenize
-from pipeline.steering.base import Attachable
-from pipeline.use import steer
+from pipeline.steering.base import Attachable, attached
 
 
 def answers(
@@ -31,15 +30,13 @@ def answers(
     texts = [open_turn(tokenizer, chat, options or {}) for chat in rewritten]
     ids, mask = pad_left(tokenize(tokenizer, texts), tokenizer.pad_token_id or 0, model.device)
     stops, generator = stop_tokens(model, tokenizer), torch.Generator().manual_seed(seed)
+    hooks = adapter.hooks(model, torch.tensor(coefficients, dtype=torch.float32))
 
     def pick(logits: Tensor) -> Tensor:
         check_logits(logits, coefficients)
         return choose(logits, temperature, generator)
 
-    rows = torch.tensor(coefficients, dtype=torch.float32)
-    for found in decode(
-        model, ids, mask, max_new_tokens, pick, lambda row: row[-1] in stops, lambda: steer(model, adapter, rows)
-    ):
+    for found in decode(model, ids, mask, max_new_tokens, pick, lambda row: row[-1] in stops, lambda: attached(model, hooks)):
         yield [readable(tokenizer, [token for token in row if token not in stops]) for row in found]
 
 

@@ -62,10 +62,18 @@ def load_adapter(source: str | Path, model: PreTrainedModel, revision: str | Non
 
     Raises InputError where it cannot be found or read, and for a model with another fingerprint than its own base.
     """
-    folder, own = find_adapter(source, revision), fingerprint(model)
-    steering = load_steering(folder, own, model.device)
+    folder = find_adapter(source, revision)
+    steering = read_adapter(folder, fingerprint(model), model.device)
     check_fits(model, steering, folder)
     return steering
+
+
+def read_adapter(folder: Path, weights_sha256: str, device: torch.device) -> Steering:
+    """Return a saved adapter of the base with these weights; refuse what is none."""
+    try:
+        return load_steering(folder, weights_sha256, device)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder} was not saved by this version of the project ({error!r}): fit the method again") from None
 
 
 def find_adapter(source: str | Path, revision: str | None = None) -> Path:

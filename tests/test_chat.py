@@ -11,9 +11,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from pipeline.chat import HELP, Chat, dial, listed
+from pipeline.chat import HELP, Chat, dial
 from pipeline.cli import app
 from pipeline.errors import InputError
+from pipeline.opening import listed
 from pipeline.steering.base import save_steering
 from pipeline.steering.prompting import Prompting
 from tests.conftest import ROOT
@@ -188,4 +189,4 @@ def test_a_refusal_is_one_sentence_and_exit_code_2(place):
 def test_another_base_is_refused(place, monkeypatch):
     found = invoke(place, monkeypatch, "steer", "Hello", "--adapter", "other")
     assert isinstance(found.exception, InputError)
-    assert "other was fitted on weights aaaaaaaaaaaa, this base model has" in str(found.exception)
+    assert "other was fitted on weights aaaaaaaaaaaa of reference, this base model has" in str(found.exception)

@@ -34,7 +34,8 @@ def saved(tmp_path_factory, manifest, tokenizer, pairs, sections, behaviour, mod
             sections[name], behaviour.sentences(), None, rank=16, modules=modules, training=training, svd=svd_folder
         )
         fitted = METHODS[name].load().fit(base, tokenizer, *pairs, context, seed=0)
-        save_steering(root / name, name, fitted, {"model": "tiny", "weights_sha256": manifest["weights_sha256"]})
+        about = {"model": "tiny", "source": "some/tiny", "revision": "0123456789abcdef"}
+        save_steering(root / name, name, fitted, about | {"weights_sha256": manifest["weights_sha256"]})
     return root
 
 
@@ -109,7 +110,8 @@ def test_another_base_is_refused_by_name(tmp_path, saved, manifest):
     other, _, fingerprint = load_base(str(make_tiny(tmp_path / "other", seed=1)), device="cpu")
     with pytest.raises(InputError) as found:
         load_adapter(saved / "innerpissa", other)
-    assert f"was fitted on weights {manifest['weights_sha256'][:12]}, this base model has {fingerprint[:12]}" in str(found.value)
+    wanted = f"was fitted on weights {manifest['weights_sha256'][:12]} of tiny (some/tiny at 0123456789ab), this base model has"
+    assert f"{wanted} {fingerprint[:12]}: load the base it was made for" in str(found.value)
 
 
 def test_a_model_of_unknown_weights_is_refused(saved, model):

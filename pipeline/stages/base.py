@@ -62,14 +62,8 @@ def save_fit(
     folder: Path, steering: Steering, section: Any, manifest: dict, behaviour: str, seed: int, dose: dict | None
 ) -> None:
     """Save a fitted method with its calibrated dose (none where the coefficient has no size)."""
-    about = {
-        "behaviour": behaviour,
-        "seed": seed,
-        "model": manifest["model"],
-        "quantization": manifest["quantization"],
-        "dose": dose,
-    }
-    save_steering(folder, section.method, steering, about | {"weights_sha256": manifest["weights_sha256"]})
+    base = {key: manifest[key] for key in ("model", "source", "revision", "quantization", "weights_sha256")}
+    save_steering(folder, section.method, steering, {"behaviour": behaviour, "seed": seed, "dose": dose} | base)
 
 
 def log_fit(steering: Steering, run: Run, folder: Path, dose: dict | None) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 
 from pipeline.behaviours import target_of
-from pipeline.files import new_file, write_json
+from pipeline.files import new_file, read_json, write_json
 from pipeline.metrics.coherence import TABLE, coherence_table
 from pipeline.metrics.question import Question
 from pipeline.metrics.study import analyse, headline
@@ -45,6 +45,10 @@ def main() -> None:
             else:
                 pl.DataFrame(schema=TABLE).write_csv(file)
         write_json(REPORTS / "oracle.json", study.oracle)
+        adapters = {
+            name: hash for own in folders.values() for cell in own for name, hash in read_json(cell / "adapters.json").items()
+        }
+        write_json(REPORTS / "adapters.json", {"evalset": params["evalset"], "adapters": adapters})
         metrics = headline(study)
         write_json(REPORTS / "metrics.json", metrics)
         run.log({f"{method}/{name}": value for method, row in metrics.items() for name, value in row.items()})

@@ -13,12 +13,12 @@ from pipeline.declared import Declared
 from pipeline.evalsets.coherence import free_texts
 from pipeline.evalsets.reasoning import LIMIT, reason
 from pipeline.evalsets.scoring import score
-from pipeline.files import new_folder, read_json
+from pipeline.files import new_folder, read_json, write_json
 from pipeline.paths import ADAPTERS, BASE, PROMPTS, adapter_folder, scores_folder
 from pipeline.schemas import CALIBRATED, COHERENCE, RAW, REASONING, SCORES, check
 from pipeline.stages.base import read_base, read_items
 from pipeline.stages.stage import stage
-from pipeline.steering.base import Steering, check_fits, load_steering
+from pipeline.steering.base import Steering, adapter_hash, check_fits, load_steering
 from pipeline.tracking import Run
 
 TABLES = {"scores": SCORES, "reasoning": REASONING, "coherence": COHERENCE}
@@ -76,12 +76,14 @@ def run_cells(params: Declared, run: Run, method: str, seeds: list[int], folder)
     manifest, model, tokenizer = read_base(params)
     name, items = params["model"], read_items()
     parts: dict[str, list[pl.DataFrame]] = {}
+    adapters: dict[str, str] = {}
     for seed in seeds:
         source, steering, dose, coefficients = adapter_folder(method, seed), None, None, [0.0]
         if method != BASE:
             steering = load_steering(source, manifest["weights_sha256"], model.device)
             check_fits(model, steering, source)
             dose, coefficients = read_json(source / "steering.json")["dose"], params["coefficients"]
+            adapters[f"{method}/{source.name}"] = adapter_hash(source)
         wanted = doses(steering, coefficients, dose)
         different = list(dict.fromkeys(c for _, c in wanted))
         cell = {"model": name, "behaviour": params["behaviour"], "method": method, "seed": seed, "evalset": params["evalset"]}
@@ -107,6 +109,7 @@ def run_cells(params: Declared, run: Run, method: str, seeds: list[int], folder)
         if "reasoning" in parts:
             closed_by = pl.concat(parts["reasoning"])["closed_by"]
             run.metrics |= {"reasoning_texts": len(closed_by), "reasoning_cut": closed_by.to_list().count(LIMIT)}
+        write_json(new / "adapters.json", adapters)
         raw = frame.filter(pl.col("dose") == RAW)
         means = raw.group_by("coefficient", maintain_order=True).agg(pl.col("choice_mass", "nll").mean()).sort("coefficient")
         run.metrics |= {f"{k}_at_{r['coefficient']:g}": r[k] for r in means.to_dicts() for k in ("choice_mass", "nll")}

@@ -1,7 +1,6 @@
 """What every learned method shares: one small trained module beside each target module, one coefficient for all."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import polars as pl
@@ -13,7 +12,7 @@ from pipeline.errors import InputError
 from pipeline.lm.load import device_of
 from pipeline.lm.quantization import memory
 from pipeline.sections import LearnedParams
-from pipeline.steering.base import Coefficient, Context, Pairs, attached, is_zero
+from pipeline.steering.base import Coefficient, Context, Hooked, Hooks, Pairs, is_zero
 from pipeline.steering.losses import make_loss
 from pipeline.steering.optimise import optimise
 
@@ -45,7 +44,7 @@ class LearnedModule(nn.Module):
         raise NotImplementedError
 
 
-class Adapter:
+class Adapter(Hooked):
     """A set of `LearnedModule`s by dotted module name. Subclasses say how they are built and rebuilt."""
 
     graded = True
@@ -102,21 +101,18 @@ class Adapter:
         for module in self.modules.values():
             module.flip()
 
-    @contextmanager
-    def steer(self, model, coefficient: Coefficient) -> Iterator[None]:
+    def hooks(self, model, coefficient: Coefficient) -> Hooks:
         if is_zero(coefficient):
-            yield
-            return
+            return []
         doses, index = torch.unique(torch.as_tensor(coefficient, dtype=torch.float32), return_inverse=True)
-        hooks = {}
+        hooks: Hooks = []
         for name, module in self.modules.items():
             target = model.get_submodule(name)
             place = device_of(target)
             if next(module.parameters()).device != place:
                 module.to(place)
-            hooks[name] = guarded(module.hook(target, doses.to(place), index.to(place)), index)
-        with attached(model, hooks):
-            yield
+            hooks.append((name, guarded(module.hook(target, doses.to(place), index.to(place)), index)))
+        return hooks
 
     def rewrite(self, messages, coefficient: float):
         return messages
@@ -133,4 +129,5 @@ class Adapter:
         for key, tensor in tensors.items():
             name, _, field = key.rpartition(".")
             own.setdefault(name, {})[field] = tensor
-        return cls({name: cls.rebuild(found, metadata) for name, found in own.items()}, metadata)
+        # Frozen: what is loaded is for use, and hooks can then fold what no gradient needs apart.
+        return cls({name: cls.rebuild(found, metadata).requires_grad_(False) for name, found in own.items()}, metadata)

@@ -1,5 +1,6 @@
 """The protocol of every steering method, and how a fitted one is saved and loaded."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from pipeline.sections import ModulesParams, Section, TrainingParams
 from pipeline.steering import METHODS
 
 Coefficient = float | Tensor  # one for all rows of a batch, or one per row [b]
+Hooks = list[tuple[str, Callable]]  # forward hooks, each with the dotted name of its module
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ class Pairs:
 
 class Attachable(Protocol):
     """What scoring needs of a method."""
+
+    def hooks(self, model: PreTrainedModel, coefficient: Coefficient) -> Hooks:
+        """Return what steers the model; made once, it may be attached again and again while nothing is trained."""
+        ...
 
     def steer(self, model: PreTrainedModel, coefficient: Coefficient) -> AbstractContextManager[None]:
         """Attach to the model for the duration of a `with` block."""
@@ -109,12 +115,24 @@ def is_zero(coefficient: Coefficient) -> bool:
 
 
 @contextmanager
-def attached(model: PreTrainedModel, hooks: dict[str, Callable]) -> Iterator[None]:
-    """Keep one forward hook on each named module for the duration of a `with` block."""
+def attached(model: PreTrainedModel, hooks: Hooks) -> Iterator[None]:
+    """Keep forward hooks on the named modules for the duration of a `with` block."""
     with ExitStack() as stack:
-        for name, hook in hooks.items():
+        for name, hook in hooks:
             stack.callback(model.get_submodule(name).register_forward_hook(hook).remove)
         yield
+
+
+class Hooked:
+    """A method that steers by forward hooks alone."""
+
+    def hooks(self, model: PreTrainedModel, coefficient: Coefficient) -> Hooks:
+        return []
+
+    @contextmanager
+    def steer(self, model: PreTrainedModel, coefficient: Coefficient) -> Iterator[None]:
+        with attached(model, self.hooks(model, coefficient)):
+            yield
 
 
 def save_steering(folder: Path, method: str, steering: Steering, about: dict[str, Any]) -> None:
@@ -125,6 +143,19 @@ def save_steering(folder: Path, method: str, steering: Steering, about: dict[str
         write_json(new / "steering.json", content)
         if steering.history is not None:
             steering.history.write_parquet(new / "history.parquet")
+
+
+def base_name(about: dict[str, Any]) -> str:
+    """Return what is known of the base that a method was fitted on: its id, and its folder, or its hub id and commit."""
+    source, revision = about.get("source"), about.get("revision")
+    where = f"{source} at {revision[:12]}" if revision else source
+    return " ".join(part for part in (about.get("model"), f"({where})" if where else None) if part) or "a model without a name"
+
+
+def adapter_hash(folder: Path) -> str:
+    """Return the sha256 of a saved method: its tensors and its metadata."""
+    files = [(folder / name).read_bytes() for name in ("steering.json", "steering.safetensors")]
+    return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in files)).hexdigest()
 
 
 def load_steering(folder: Path, weights_sha256: str, device: torch.device) -> Steering:
@@ -139,8 +170,8 @@ def load_steering(folder: Path, weights_sha256: str, device: torch.device) -> St
         raise InputError(f"{folder} holds the method {about['method']!r}, which is none of {known}: fit one of these")
     if about["weights_sha256"] != weights_sha256:
         raise InputError(
-            f"{folder} was fitted on weights {str(about['weights_sha256'])[:12]}, this base model has {weights_sha256[:12]}: "
-            "load the base it was made for, or fit it again"
+            f"{folder} was fitted on weights {str(about['weights_sha256'])[:12]} of {base_name(about)}, this base model has "
+            f"{weights_sha256[:12]}: load the base it was made for, or fit it again"
         )
     try:
         tensors = load_file(file, device=str(device))

@@ -3,25 +3,19 @@
 Additions of SVD adapters and LoRA on the same module add up in any order; a DoRA scales what was attached before it.
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from pipeline.steering.base import Attachable, Coefficient
+from pipeline.steering.base import Attachable, Coefficient, Hooked, Hooks
 
 
 @dataclass(frozen=True)
-class Composed:
+class Composed(Hooked):
     """Fitted methods with a weight each: at coefficient c (one, or one per row) each is attached at c times its weight."""
 
     parts: list[tuple[Attachable, float]]
 
-    @contextmanager
-    def steer(self, model, coefficient: Coefficient) -> Iterator[None]:
-        with ExitStack() as attached:
-            for steering, weight in self.parts:
-                attached.enter_context(steering.steer(model, coefficient * weight))
-            yield
+    def hooks(self, model, coefficient: Coefficient) -> Hooks:
+        return [hook for steering, weight in self.parts for hook in steering.hooks(model, coefficient * weight)]
 
     def rewrite(self, messages, coefficient: float):
         for steering, weight in self.parts:

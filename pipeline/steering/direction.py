@@ -5,8 +5,6 @@
 so that c = 1 adds, over all sites together, about as much as the persona itself moves the states.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 import polars as pl
@@ -20,10 +18,10 @@ from pipeline.lm.layers import depth_to_layer, layers_prefix
 from pipeline.lm.load import device_of
 from pipeline.lm.prompts import pad_left, tokenize
 from pipeline.sections import DirectionParams
-from pipeline.steering.base import Coefficient, Context, Pairs, at_rows, attached, is_zero
+from pipeline.steering.base import Coefficient, Context, Hooked, Hooks, Pairs, at_rows, is_zero
 
 
-class Direction:
+class Direction(Hooked):
     """One vector per site, a module by its dotted name; subclasses say how it comes from the pair differences."""
 
     graded: ClassVar[bool] = True
@@ -54,16 +52,13 @@ class Direction:
         steering.summary = {"mean_norm": norms.mean().item()}
         return steering
 
-    @contextmanager
-    def steer(self, model: PreTrainedModel, coefficient: Coefficient) -> Iterator[None]:
+    def hooks(self, model: PreTrainedModel, coefficient: Coefficient) -> Hooks:
         if is_zero(coefficient):
-            yield
-            return
+            return []
         hooks = {}
         for site, vector in zip(self.sites, self.vectors, strict=True):
             hooks[site] = addition(vector.to(device_of(model.get_submodule(site))), coefficient)
-        with attached(model, hooks):
-            yield
+        return list(hooks.items())
 
     def rewrite(self, messages, coefficient: float):
         return messages

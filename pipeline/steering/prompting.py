@@ -3,8 +3,6 @@
 The words are the persona sentence that the contrast pairs use, or the behaviour's long engineered prompt (as AxBench's).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Self
 
 import polars as pl
@@ -13,10 +11,10 @@ from torch import Tensor
 from pipeline.errors import InputError
 from pipeline.lm.prompts import Message
 from pipeline.sections import PromptingParams
-from pipeline.steering.base import Coefficient, Context, Pairs
+from pipeline.steering.base import Context, Hooked, Pairs
 
 
-class Prompting:
+class Prompting(Hooked):
     graded = False
     history: pl.DataFrame | None = None
 
@@ -33,10 +31,6 @@ class Prompting:
         if not context.engineered:
             raise InputError("the behaviour has no engineered prompts: add `engineered` to its file, or take wording: persona")
         return cls(*context.engineered, section.placement)
-
-    @contextmanager
-    def steer(self, model, coefficient: Coefficient) -> Iterator[None]:
-        yield
 
     def rewrite(self, messages: list[Message], coefficient: float) -> list[Message]:
         if coefficient == 0:

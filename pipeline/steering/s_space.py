@@ -12,8 +12,6 @@ changes sign with u, but u v^T stays. So each pair is signed such that the texts
 v; then c > 0 moves that input's output towards the positive persona, however the decomposition came out.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 import polars as pl
@@ -25,12 +23,12 @@ from transformers import PreTrainedModel
 from pipeline.lm.layers import select
 from pipeline.lm.load import device_of
 from pipeline.sections import SSpaceParams
-from pipeline.steering.base import Coefficient, Context, Pairs, at_rows, attached, is_zero
+from pipeline.steering.base import Coefficient, Context, Hooked, Hooks, Pairs, at_rows, is_zero
 from pipeline.steering.direction import addition, site_states
 from pipeline.steering.svd import Factors, read_cache
 
 
-class SSpace:
+class SSpace(Hooked):
     """Per module, by dotted name: a vector [o] of the additive form, or U [o, r], V [i, r] and change S delta [r]."""
 
     graded: ClassVar[bool] = True
@@ -65,11 +63,9 @@ class SSpace:
         steering.summary = {"mean_norm": sum(norms) / len(norms)}
         return steering
 
-    @contextmanager
-    def steer(self, model: PreTrainedModel, coefficient: Coefficient) -> Iterator[None]:
+    def hooks(self, model: PreTrainedModel, coefficient: Coefficient) -> Hooks:
         if is_zero(coefficient):
-            yield
-            return
+            return []
         hooks = {}
         for name, parts in self.modules.items():
             place = device_of(model.get_submodule(name))
@@ -77,8 +73,7 @@ class SSpace:
             hooks[name] = (
                 addition(here["vector"], coefficient) if "vector" in here else rescaling(**here, coefficient=coefficient)
             )
-        with attached(model, hooks):
-            yield
+        return list(hooks.items())
 
     def rewrite(self, messages, coefficient: float):
         return messages
