@@ -77,7 +77,17 @@ class Adapter:
         steering = cls(modules, section.model_dump(include=set(cls.shape_fields)))
         loss = make_loss(section.loss, steering.outputs())
         history, summary = optimise(
-            model, tokenizer, steering, last_layer, loss, train, calibration, training, section.lr, generator
+            model,
+            tokenizer,
+            steering,
+            last_layer,
+            loss,
+            train,
+            calibration,
+            training,
+            section.lr,
+            generator,
+            context.scratch,
         )
         count = sum(parameter.numel() for parameter in steering.parameters())
         steering.history, steering.summary = history, summary | {"modules": len(modules), "parameters": count}
