@@ -69,6 +69,8 @@ class Params(Section):
     """How many singular triples of each target module an adapter may turn and scale."""
     device: str
     """auto, cpu, cuda, cuda:N or mps."""
+    processes: int = Field(ge=1)
+    """How many processes share training and scoring, each with a whole model on a GPU of its own or on the CPU."""
     models: dict[Id, ModelParams]
     pairs: PairsParams
     modules: ModulesParams

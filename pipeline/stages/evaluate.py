@@ -8,28 +8,32 @@ import polars as pl
 from pipeline.declared import Declared
 from pipeline.evalsets.scoring import score
 from pipeline.files import new_folder, read_json
+from pipeline.lm import processes
 from pipeline.paths import ADAPTERS, BASE, adapter_folder, scores_folder
 from pipeline.schemas import CALIBRATED, RAW, SCORES, check
+from pipeline.scratch import Scratch
 from pipeline.stages.base import read_base, read_items
-from pipeline.stages.stage import stage
+from pipeline.stages.stage import scratch, stage
 from pipeline.steering.base import Steering, load_steering
 from pipeline.tracking import Run
 
 
 def main(method: str, seed: int) -> None:
-    with stage("evaluate", method=method, seed=seed) as (params, run):
-        run_cells(params, run, method, [seed], scores_folder(method, seed))
+    cell: dict[str, str | int] = {"method": method, "seed": seed}
+    with stage("evaluate", **cell) as (params, run), scratch("evaluate", params, **cell) as kept:
+        run_cells(params, run, kept, method, [seed], scores_folder(method, seed))
 
 
 def main_baselines(method: str) -> None:
-    with stage("evaluate_baselines", method=method) as (params, run):
+    cell = {"method": method}
+    with stage("evaluate_baselines", **cell) as (params, run), scratch("evaluate_baselines", params, **cell) as kept:
         seeds = sorted(int(folder.name.removeprefix("seed")) for folder in (ADAPTERS / method).glob("seed*"))
-        run_cells(params, run, method, seeds, scores_folder(method))
+        run_cells(params, run, kept, method, seeds, scores_folder(method))
 
 
 def main_base() -> None:
-    with stage("base") as (params, run):
-        run_cells(params, run, BASE, [0], scores_folder(BASE))
+    with stage("base") as (params, run), scratch("base", params) as kept:
+        run_cells(params, run, kept, BASE, [0], scores_folder(BASE))
 
 
 def doses(steering: Steering | None, coefficients: list[float], dose: dict | None) -> list[tuple[str, float]]:
@@ -43,9 +47,10 @@ def doses(steering: Steering | None, coefficients: list[float], dose: dict | Non
     return [(RAW, c) for c in moved] + [(CALIBRATED, sign * dose["coefficient"]) for sign in (-1, 1)]
 
 
-def run_cells(params: Declared, run: Run, method: str, seeds: list[int], folder) -> None:
+def run_cells(params: Declared, run: Run, kept: Scratch, method: str, seeds: list[int], folder) -> None:
     """Score the given seeds of a method with one loaded model."""
     manifest, model, tokenizer = read_base(params)
+    run.usage.watch(model)
     name, items = params["model"], read_items()
     parts = []
     for seed in seeds:
@@ -56,11 +61,13 @@ def run_cells(params: Declared, run: Run, method: str, seeds: list[int], folder)
         wanted = doses(steering, coefficients, dose)
         records = score(
             model, tokenizer, items.to_dicts(), steering, list(dict.fromkeys(c for _, c in wanted)),
-            params[f"models.{name}.batch_size"], params[f"models.{name}.template_options"],
+            params[f"models.{name}.batch_size"], params[f"models.{name}.template_options"], kept,
         )  # fmt: skip
         cell = {"model": name, "behaviour": params["behaviour"], "method": method, "seed": seed, "evalset": params["evalset"]}
         by_dose = pl.DataFrame({"dose": [kind for kind, _ in wanted], "coefficient": [c for _, c in wanted]})
         parts.append(pl.DataFrame([{**cell, **record} for record in records]).join(by_dose, on="coefficient"))
+    if not processes.is_main():
+        return
     dilemmas = items.select("item_id", "dilemma_id")
     frame = (
         pl.concat(parts)
