@@ -67,7 +67,7 @@ def scratch(name: str, params: Declared, **item: str | int) -> Iterator[Scratch]
     for file in stage_files(name, cell):
         with file.open("rb") as handle:
             digest.update(f"\0{file}\0{hashlib.file_digest(handle, 'sha256').hexdigest()}".encode())
-    kept = Scratch(ROOT / ".dvc" / "tmp" / "scratch" / title(name, cell) / digest.hexdigest()[:16])
+    kept = Scratch(ROOT / ".dvc" / "tmp" / "scratch" / f"{title(name, cell)}-{digest.hexdigest()[:16]}")
     yield kept
     if IS_MAIN:
         kept.clear()
