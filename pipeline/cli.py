@@ -1,12 +1,15 @@
 """The command line: one command per DVC stage, and the reference model's own. Heavy imports happen inside the commands."""
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Annotated
 
 import typer
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, disk_problem
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,7 +31,35 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps or sprea
 
 
 def call(module: str, function: str, *arguments) -> None:
-    getattr(import_module(f"pipeline.{module}"), function)(*arguments)
+    with guarded():
+        getattr(import_module(f"pipeline.{module}"), function)(*arguments)
+
+
+def share(module: str, function: str, *arguments) -> None:
+    """Call a stage that several processes may share."""
+    call("launch", "share", module, function, *arguments)
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Turn what a user can do something about into one sentence and an exit code."""
+    try:
+        yield
+    except InputError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if not (said := disk_problem(error)):
+            raise
+        fail(said)
+
+
+def fail(said: str) -> None:
+    number = os.environ.get("RANK", "0")
+    print(f"error: {said}" if number == "0" else f"error in process {number}: {said}", file=sys.stderr)
+    sys.exit(2)
 
 
 @app.command()
@@ -64,7 +95,7 @@ def methods() -> None:
 @app.command()
 def train(method: Method, seed: Seed) -> None:
     """Train one learned method with one seed."""
-    call("stages.train", "main", method, seed)
+    share("stages.train", "main", method, seed)
 
 
 @app.command()
@@ -76,19 +107,19 @@ def baselines(method: Method) -> None:
 @app.command()
 def base() -> None:
     """Score the untouched model."""
-    call("stages.evaluate", "main_base")
+    share("stages.evaluate", "main_base")
 
 
 @app.command()
 def evaluate(method: Method, seed: Seed) -> None:
     """Score one trained adapter at all coefficients."""
-    call("stages.evaluate", "main", method, seed)
+    share("stages.evaluate", "main", method, seed)
 
 
 @app.command()
 def evaluate_baselines(method: Method) -> None:
     """Score one baseline, all its seeds, at all coefficients."""
-    call("stages.evaluate", "main_baselines", method)
+    share("stages.evaluate", "main_baselines", method)
 
 
 @app.command()
@@ -192,8 +223,4 @@ def measure(folder: Annotated[str, typer.Argument(help="The model's folder.")] =
 
 
 def main() -> None:
-    try:
-        app()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    app()

@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
@@ -23,13 +24,29 @@ def stage_name(stage: str) -> str:
 def stage_params(stage: str, item: dict[str, str] | None = None) -> Declared:
     """Validate params.yaml as a whole and return what `stage` declares of it, typed."""
     params = load_params()
+    keys = declared(stage, "params", params, item)
+    return Declared({key: lookup(params, key) for key in keys})
+
+
+def stage_files(stage: str, item: dict[str, str] | None = None) -> list[Path]:
+    """Return every file that `stage` declares as a dependency and that exists, in the order of their names."""
+    found = [Path(dep) for dep in declared(stage, "deps", load_params(), item)]
+    files = {file for path in found for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()}
+    return sorted(file for file in files if "__pycache__" not in file.parts)
+
+
+def declared(stage: str, field: str, params: Params, item: dict[str, str] | None) -> list[str]:
+    """Return a list of dvc.yaml with its ${...} filled in."""
+    cell = {f"item.{key}": value for key, value in (item or {}).items()}
+
+    def fill(match: re.Match) -> str:
+        return cell[match[1]] if match[1] in cell else str(lookup(params, match[1]))
+
     try:
-        declared = read_yaml("dvc.yaml")["stages"][stage].get("params", [])
+        entries = read_yaml("dvc.yaml")["stages"][stage].get(field, [])
     except (KeyError, TypeError, AttributeError):
         raise InputError(f"dvc.yaml has no stage {stage!r}: restore it by `git checkout dvc.yaml`") from None
-    fields = {"model": params.model, "evalset": params.evalset} | {f"item.{k}": v for k, v in (item or {}).items()}
-    keys = [re.sub(r"\$\{([a-z._]+)\}", lambda match: fields[match[1]], key) for key in declared]
-    return Declared({key: lookup(params, key) for key in keys})
+    return [re.sub(r"\$\{([a-z._]+)\}", fill, entry) for entry in entries]
 
 
 def lookup(params: Params, key: str) -> Any:

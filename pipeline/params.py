@@ -75,6 +75,8 @@ class Params(Section):
     """auto, cpu, cuda, cuda:N or mps; or spread: over all GPUs, and what they cannot hold in main memory and on disk."""
     quantization: Quantization | None = None
     """none, 8bit or 4bit for whichever model is chosen; null takes what its section says."""
+    processes: int = Field(ge=1)
+    """How many processes share training and scoring, each with a whole model on a GPU of its own or on the CPU."""
     models: dict[Id, ModelParams]
     pairs: PairsParams
     modules: ModulesParams

@@ -17,6 +17,7 @@ from typing import Any
 from pipeline.declared import Declared
 from pipeline.files import alive, read_json, write_json
 from pipeline.params import read_yaml
+from pipeline.usage import Usage
 
 # DVC_ROOT is the user's checkout even when the stage runs in a queue's temporary workspace.
 ROOT = Path(os.environ.get("DVC_ROOT") or ".").resolve()
@@ -24,6 +25,7 @@ ROOT = Path(os.environ.get("DVC_ROOT") or ".").resolve()
 URI = os.environ.get("MLFLOW_TRACKING_URI")
 EXPERIMENT = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "innerpissa"
 HOST = socket.gethostname()
+IS_MAIN = os.environ.get("RANK", "0") == "0"  # of several processes that share a stage, only the first tracks
 RECORD = "stage.json"  # inside a stage's output: what to show when DVC takes that output from its cache
 
 
@@ -117,11 +119,12 @@ class Run:
     def __init__(self, stage: str):
         self.stage = stage
         self.metrics: dict[str, float] = {}
+        self.usage = Usage()
         self.client: Any = None
         self.experiment = self.parent = self.child = ""
 
     def open(self, params: Declared) -> None:
-        if os.environ.get("INNERPISSA_TRACKING", "on") == "off":
+        if os.environ.get("INNERPISSA_TRACKING", "on") == "off" or not IS_MAIN:
             return
         from filelock import FileLock
 
@@ -211,10 +214,10 @@ def tracked(stage: str, params: Declared) -> Iterator[Run]:
     run = Run(stage)
     run.open(params)
     signal.signal(signal.SIGTERM, lambda *_: exit(143))
-    start = time.perf_counter()
     try:
         yield run
-        run.curve([(0, {"seconds": time.perf_counter() - start})])
+        run.curve([(0, run.usage.figures())])
+        print(f"{stage}: {run.usage}")
     except BaseException as error:
         run.close("FAILED" if isinstance(error, Exception) else "KILLED")
         raise

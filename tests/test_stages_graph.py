@@ -14,8 +14,8 @@ ROOT = Path(__file__).parent.parent
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 # What every stage runs through but no result depends on: parsing, paths, files, progress, tracking.
 CALM = frozenset({
-    "pipeline.errors", "pipeline.files", "pipeline.declared", "pipeline.params", "pipeline.paths", "pipeline.progress", "pipeline.sections",
-    "pipeline.tracking", "pipeline.stages.stage", "pipeline.stages.base", "pipeline.steering", "pipeline.evalsets", "pipeline.lm",
+    "pipeline.errors", "pipeline.files", "pipeline.declared", "pipeline.params", "pipeline.paths", "pipeline.progress", "pipeline.scratch", "pipeline.sections",
+    "pipeline.tracking", "pipeline.usage", "pipeline.stages.stage", "pipeline.stages.base", "pipeline.steering", "pipeline.evalsets", "pipeline.lm",
     "pipeline.stages", "pipeline.metrics", "pipeline.reference", "pipeline", "pipeline.schemas",
 })  # fmt: skip
 MODULE = {"base": "evaluate", "evaluate_baselines": "evaluate"}

@@ -1,5 +1,7 @@
 """The training loop: it lowers the loss, keeps the best checkpoint, orients on calibration pairs, and repeats exactly."""
 
+from types import SimpleNamespace
+
 import polars as pl
 import pytest
 import torch
@@ -108,20 +110,30 @@ def test_accumulated_micro_batches_are_one_batch(model, tokenizer, pairs, contex
 
 
 def test_averaged_gradients_of_equal_terms_are_the_batchs_gradient():
-    from pipeline.steering.optimise import accumulate
+    from pipeline.steering.descend import accumulate
+    from pipeline.steering.pieces import Pieces
 
     weight, rows = torch.nn.Parameter(torch.tensor(2.0)), torch.arange(1.0, 8.0)
 
-    def terms(_split, part, _progress):
-        return {"square": (weight * rows[part]).square().mean()}
+    class Planted:
+        steering = SimpleNamespace(parameters=lambda: [weight])
 
-    found = accumulate(terms, None, list(range(7)), 3, 0.0)
+        def outputs(self, split, part, width):
+            return [weight * rows[part].expand(2, -1)]
+
+        def blank(self, split, part, width):
+            return [torch.zeros(2, len(part))]
+
+        def terms(self, split, part, outputs, progress):
+            return {"square": outputs[0].square().mean()}
+
+    split = SimpleNamespace(width=lambda part: 0)
+    found = accumulate(Pieces(Planted(), 3), split, list(range(7)), 3, 0.0)
     torch.testing.assert_close(weight.grad, (2 * weight * rows.square().mean()).detach())
     torch.testing.assert_close(found["square"], (weight * rows).square().mean().detach())
 
 
 def test_the_ramp_counts_optimiser_steps_and_checkpoints_are_compared_at_full_weight(model, tokenizer, pairs, context, training):
-    from pipeline.steering import optimise
     from pipeline.steering.antiparallel import AntiParallelLoss
 
     seen, plain = [], AntiParallelLoss.__call__
@@ -131,7 +143,6 @@ def test_the_ramp_counts_optimiser_steps_and_checkpoints_are_compared_at_full_we
         return plain(self, observed, progress)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(optimise.torch.nn.utils, "clip_grad_norm_", torch.nn.utils.clip_grad_norm_)
         patch.setattr(AntiParallelLoss, "__call__", watch)
         METHODS["antipasto"].load().fit(model, tokenizer, *pairs, context("antipasto"), seed=0)
     assert [progress for trained, progress in seen if trained] == pytest.approx([step / 9 for step in range(9)])

@@ -14,6 +14,7 @@ from pipeline.evalsets.prompt import ANSWER_PREFIX
 from pipeline.lm.batches import in_batches
 from pipeline.lm.forward import last_hidden, to_logits, token_nll, token_positions
 from pipeline.lm.prompts import THINK, Message, answer_tokens, chat_text, open_turn, pad_left
+from pipeline.scratch import Scratch
 from pipeline.steering.base import Attachable
 
 SCORED_FROM = "\nSituation:"  # the NLL is over the tokens from here on: the same for every method
@@ -73,7 +74,7 @@ def check_head(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> None:
 def score(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: list[dict[str, Any]], steering: Attachable | None,
     coefficients: list[float], batch_size: int, options: dict[str, Any], *, answer_prefix: str = ANSWER_PREFIX,
-    replies: Replies | None = None,
+    replies: Replies | None = None, scratch: Scratch | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Return one record per item and coefficient: log_odds of Yes (nats), choice_mass, nll (nats per token).
 
@@ -94,7 +95,7 @@ def score(
         chosen = ((left <= scored) & (left > said)).to(model.device)
         return score_batch(model, ids, mask, chosen, answers, steering, torch.tensor([row.coefficient for row in part]))
 
-    figures = in_batches(rows, batch_size, work, "scoring").tolist()
+    figures = in_batches(rows, batch_size, work, "scoring", scratch).tolist()
     names = ("log_odds", "choice_mass", "nll")
     records = [
         {"item_id": row.item_id, "coefficient": row.coefficient, **dict(zip(names, values, strict=True))}

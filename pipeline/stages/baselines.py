@@ -14,6 +14,7 @@ def main(method: str) -> None:
     with stage("baselines", method=method) as (params, run):
         base, frame, section = read_base(params), read_pairs(), read_section(method, learned=False)
         manifest, model, tokenizer = base
+        run.usage.watch(model)
         train, calibration = Pairs.of(frame, "train"), Pairs.of(frame, "calibration")
         behaviour = load_behaviour(behaviour_file(params["behaviour"]))
         long = behaviour.engineered

@@ -18,7 +18,7 @@ from pipeline.pairs import build_pairs, load_suffixes, renderer
 from pipeline.paths import COMPOSITION, REPORTS, SUFFIXES, behaviour_file
 from pipeline.stages.base import read_base, read_section
 from pipeline.stages.stage import stage
-from pipeline.stages.train import train
+from pipeline.stages.train import fit, keep
 from pipeline.steering.base import Pairs, Steering
 from pipeline.steering.compose import Composed
 
@@ -54,10 +54,12 @@ def main() -> None:
             if wanted.behaviours:
                 base, section = read_base(params), read_section(wanted.method, learned=True)
                 behaviours = {name: load_behaviour(behaviour_file(name)) for name in wanted.behaviours}
-                adapters = [
-                    train(base, pairs_of(one, base[2], params), section, params, name, wanted.seed, folder / name)[0]
-                    for name, one in behaviours.items()
-                ]
+                run.usage.watch(base[1])
+                adapters = []
+                for name, one in behaviours.items():
+                    split = pairs_of(one, base[2], params)
+                    adapters.append(fit(base, split, section, params, wanted.seed))
+                    keep(adapters[-1], base, split[1], section, params, name, wanted.seed, folder / name)
                 for name, one in behaviours.items():
                     items = build_items(params["evalsets.reference"], name)
                     scores = score_grid(base, adapters, items, params)

@@ -14,10 +14,12 @@ from pipeline.evalsets.coherence import free_texts
 from pipeline.evalsets.reasoning import LIMIT, reason
 from pipeline.evalsets.scoring import score
 from pipeline.files import new_folder, read_json, write_json
+from pipeline.lm import processes
 from pipeline.paths import ADAPTERS, BASE, PROMPTS, adapter_folder, scores_folder
 from pipeline.schemas import CALIBRATED, COHERENCE, RAW, REASONING, SCORES, check
+from pipeline.scratch import Scratch
 from pipeline.stages.base import read_base, read_items
-from pipeline.stages.stage import stage
+from pipeline.stages.stage import scratch, stage
 from pipeline.steering.base import Steering, adapter_hash, check_fits, load_steering
 from pipeline.tracking import Run
 
@@ -25,19 +27,21 @@ TABLES = {"scores": SCORES, "reasoning": REASONING, "coherence": COHERENCE}
 
 
 def main(method: str, seed: int) -> None:
-    with stage("evaluate", method=method, seed=seed) as (params, run):
-        run_cells(params, run, method, [seed], scores_folder(method, seed))
+    cell: dict[str, str | int] = {"method": method, "seed": seed}
+    with stage("evaluate", **cell) as (params, run), scratch("evaluate", params, **cell) as kept:
+        run_cells(params, run, kept, method, [seed], scores_folder(method, seed))
 
 
 def main_baselines(method: str) -> None:
-    with stage("evaluate_baselines", method=method) as (params, run):
+    cell = {"method": method}
+    with stage("evaluate_baselines", **cell) as (params, run), scratch("evaluate_baselines", params, **cell) as kept:
         seeds = sorted(int(folder.name.removeprefix("seed")) for folder in (ADAPTERS / method).glob("seed*"))
-        run_cells(params, run, method, seeds, scores_folder(method))
+        run_cells(params, run, kept, method, seeds, scores_folder(method))
 
 
 def main_base() -> None:
-    with stage("base") as (params, run):
-        run_cells(params, run, BASE, [0], scores_folder(BASE))
+    with stage("base") as (params, run), scratch("base", params) as kept:
+        run_cells(params, run, kept, BASE, [0], scores_folder(BASE))
 
 
 def doses(steering: Steering | None, coefficients: list[float], dose: dict | None) -> list[tuple[str, float]]:
@@ -53,7 +57,7 @@ def doses(steering: Steering | None, coefficients: list[float], dose: dict | Non
 
 def measure(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: list[dict[str, Any]], steering: Steering | None,
-    coefficients: list[float], params: Declared,
+    coefficients: list[float], params: Declared, kept: Scratch,
 ) -> dict[str, list[dict[str, Any]]]:  # fmt: skip
     """Return the records of each table that the parameters ask for; with reasoning, answers are read after it."""
     name, wanted = params["model"], params["generation"]
@@ -64,16 +68,19 @@ def measure(
         limits = wanted.reasoning_tokens, wanted.reasoning_opening
         found["reasoning"] = reason(model, tokenizer, items, steering, coefficients, size, options, *limits, prefix)
         replies = {(record["item_id"], record["coefficient"]): record["text"] for record in found["reasoning"]}
-    found["scores"] = score(model, tokenizer, items, steering, coefficients, size, options, answer_prefix=prefix, replies=replies)
+    found["scores"] = score(
+        model, tokenizer, items, steering, coefficients, size, options, answer_prefix=prefix, replies=replies, scratch=kept
+    )
     if wanted.coherence_tokens:
         prompts = read_json(PROMPTS / f"{wanted.coherence_prompts}.json")
         found["coherence"] = free_texts(model, tokenizer, prompts, steering, coefficients, size, options, wanted.coherence_tokens)
     return found
 
 
-def run_cells(params: Declared, run: Run, method: str, seeds: list[int], folder) -> None:
+def run_cells(params: Declared, run: Run, kept: Scratch, method: str, seeds: list[int], folder) -> None:
     """Score the given seeds of a method with one loaded model."""
     manifest, model, tokenizer = read_base(params)
+    run.usage.watch(model)
     name, items = params["model"], read_items()
     parts: dict[str, list[pl.DataFrame]] = {}
     adapters: dict[str, str] = {}
@@ -88,10 +95,12 @@ def run_cells(params: Declared, run: Run, method: str, seeds: list[int], folder)
         different = list(dict.fromkeys(c for _, c in wanted))
         cell = {"model": name, "behaviour": params["behaviour"], "method": method, "seed": seed, "evalset": params["evalset"]}
         by_dose = pl.DataFrame({"dose": [kind for kind, _ in wanted], "coefficient": [c for _, c in wanted]})
-        for table, records in measure(model, tokenizer, items.to_dicts(), steering, different, params).items():
+        for table, records in measure(model, tokenizer, items.to_dicts(), steering, different, params, kept).items():
             rows = [{**cell, **record} for record in records]
             kinds = {column: kind for column, kind in TABLES[table].items() if column in rows[0]}
             parts.setdefault(table, []).append(pl.DataFrame(rows, schema_overrides=kinds).join(by_dose, on="coefficient"))
+    if not processes.is_main():
+        return
     dilemmas = items.select("item_id", "dilemma_id")
     frame = (
         pl.concat(parts["scores"])

@@ -1,11 +1,16 @@
-"""What every stage does around its own work: declared parameters, tracking, and the guard against late edits."""
+"""What every stage does around its own work: declared parameters, tracking, several processes, the guard against late edits."""
 
 import contextlib
+import hashlib
+import os
 from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
 
-from pipeline.declared import Declared, stage_name, stage_params
+from pipeline.declared import Declared, stage_files, stage_name, stage_params
 from pipeline.errors import InputError
-from pipeline.tracking import Run, tracked
+from pipeline.scratch import Scratch
+from pipeline.tracking import IS_MAIN, ROOT, Run, tracked
 
 
 @contextlib.contextmanager
@@ -16,8 +21,53 @@ def stage(name: str, **item: str | int) -> Iterator[tuple[Declared, Run]]:
     """
     cell = {key: str(value) for key, value in item.items()}
     params = stage_params(name, cell)
-    title = "@".join([name, "-".join(cell.values())]) if cell else name
-    with tracked(stage_name(title), params) as run:
+    with shared(params), tracked(stage_name(title(name, cell)), params) as run:
         yield params, run
         if stage_params(name, cell) != params:
             raise InputError("params.yaml changed while the stage was running: run `dvc repro` again")
+
+
+def title(name: str, cell: dict[str, str]) -> str:
+    return "@".join([name, "-".join(cell.values())]) if cell else name
+
+
+@contextlib.contextmanager
+def shared(params: Declared) -> Iterator[None]:
+    """Join the other processes, of which only the first one speaks; a stage that declares no `processes` is the first one's."""
+    if "WORLD_SIZE" not in os.environ:
+        yield
+    elif "processes" in params:
+        from pipeline.lm.processes import joined
+
+        with joined(params["device"]), contextlib.nullcontext() if IS_MAIN else silence():
+            yield
+    elif IS_MAIN:
+        yield
+    else:
+        raise SystemExit(0)
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+@contextlib.contextmanager
+def scratch(name: str, params: Declared, **item: str | int) -> Iterator[Scratch]:
+    """Yield a place for what a cell has so far, found again by a run of the same cell, and emptied when the body succeeds.
+
+    Its name holds a hash of the parameters, files and library versions that determine the cell. It lies in the user's checkout,
+    because the workspace of a queued experiment does not outlive it.
+    """
+    cell = {key: str(value) for key, value in item.items()}
+    digest = hashlib.sha256(repr(sorted(params.items())).encode())
+    for package in ("torch", "transformers"):
+        digest.update(version(package).encode())
+    for file in stage_files(name, cell):
+        with file.open("rb") as handle:
+            digest.update(f"\0{file}\0{hashlib.file_digest(handle, 'sha256').hexdigest()}".encode())
+    kept = Scratch(ROOT / ".dvc" / "tmp" / "scratch" / f"{title(name, cell)}-{digest.hexdigest()[:16]}")
+    yield kept
+    if IS_MAIN:
+        kept.clear()

@@ -5,35 +5,47 @@ from typing import Any
 
 from pipeline.declared import Declared
 from pipeline.files import new_folder, write_json
+from pipeline.lm import processes
 from pipeline.paths import SVD, adapter_folder
+from pipeline.scratch import Scratch
 from pipeline.stages.base import log_fit, read_base, read_pairs, read_section, save_fit
-from pipeline.stages.stage import stage
+from pipeline.stages.stage import scratch, stage
 from pipeline.steering import METHODS
-from pipeline.steering.base import Context, Pairs, Steering, load_steering
+from pipeline.steering.base import Context, Pairs, load_steering
 from pipeline.steering.certificate import certificate, check
 from pipeline.steering.dose import calibrate, cost_function
 
 
 def main(method: str, seed: int) -> None:
-    with stage("train", method=method, seed=seed) as (params, run):
+    cell: dict[str, str | int] = {"method": method, "seed": seed}
+    with stage("train", **cell) as (params, run), scratch("train", params, **cell) as kept:
         base, frame, folder = read_base(params), read_pairs(), adapter_folder(method, seed)
-        split = Pairs.of(frame, "train"), Pairs.of(frame, "calibration")
-        steering, dose = train(base, split, read_section(method, learned=True), params, params["behaviour"], seed, folder)
-        log_fit(steering, run, folder, dose)
+        run.usage.watch(base[1])
+        split, section = (Pairs.of(frame, "train"), Pairs.of(frame, "calibration")), read_section(method, learned=True)
+        steering = fit(base, split, section, params, seed, kept)
+        if processes.is_main():
+            dose = keep(steering, base, split[1], section, params, params["behaviour"], seed, folder)
+            log_fit(steering, run, folder, dose)
 
 
-def train(
-    base: tuple, split: tuple[Pairs, Pairs], section: Any, params: Declared, behaviour: str, seed: int, folder: Path
-) -> tuple[Steering, dict]:
-    """Fit, find the dose, save, and certify what was saved; the folder exists only if all went well."""
+def fit(base: tuple, split: tuple[Pairs, Pairs], section: Any, params: Declared, seed: int, kept: Scratch | None = None) -> Any:
+    _, model, tokenizer = base
+    context = Context(
+        section=section, rank=params["rank"], modules=params["modules"], training=params["training"], svd=SVD, scratch=kept
+    )
+    return METHODS[section.method].load().fit(model, tokenizer, *split, context, seed)
+
+
+def keep(
+    steering: Any, base: tuple, calibration: Pairs, section: Any, params: Declared, behaviour: str, seed: int, folder: Path
+) -> dict:
+    """Find the dose, save, and certify what was saved; the folder exists only if all went well. Returns the dose."""
     manifest, model, tokenizer = base
-    context = Context(section=section, rank=params["rank"], modules=params["modules"], training=params["training"], svd=SVD)
-    steering = METHODS[section.method].load().fit(model, tokenizer, *split, context, seed)
-    dose = calibrate(cost_function(model, tokenizer, steering, split[1], params["dose"].measure), params["dose"])
+    dose = calibrate(cost_function(model, tokenizer, steering, calibration, params["dose"].measure), params["dose"])
     with new_folder(folder) as new:
         save_fit(new, steering, section, manifest, behaviour, seed, dose)
         loaded = load_steering(new, manifest["weights_sha256"], model.device)
-        found = certificate(model, tokenizer, steering, loaded, split[1].neutral[:4])
+        found = certificate(model, tokenizer, steering, loaded, calibration.neutral[:4])
         write_json(new / "certificate.json", found)
         check(found, section.max_angle if getattr(section, "angle_bound", None) == "spectral" else None)
-    return steering, dose
+    return dose

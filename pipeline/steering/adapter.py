@@ -78,7 +78,17 @@ class Adapter(Hooked):
         steering = cls(modules, section.model_dump(include=set(cls.shape_fields)))
         loss = make_loss(section.loss, steering.outputs())
         history, summary = optimise(
-            model, tokenizer, steering, last_layer, loss, train, calibration, training, section.lr, generator
+            model,
+            tokenizer,
+            steering,
+            last_layer,
+            loss,
+            train,
+            calibration,
+            training,
+            section.lr,
+            generator,
+            context.scratch,
         )
         count = sum(parameter.numel() for parameter in steering.parameters())
         held = sum(tensor.nbytes for tensor in steering.tensors().values()) / 2**20

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pipeline.errors import InputError
 from pipeline.files import new_folder, read_json, write_json
 from pipeline.lm.prompts import Message
+from pipeline.scratch import Scratch
 from pipeline.sections import ModulesParams, Section, TrainingParams
 from pipeline.steering import METHODS
 
@@ -37,6 +38,8 @@ class Context:
     modules: ModulesParams | None = None
     training: TrainingParams | None = None
     svd: Path | None = None
+    scratch: Scratch | None = None
+    """Where long training keeps what it needs to go on after an interruption."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pipeline.lm.forward import last_hidden, read_layers
 from pipeline.lm.prompts import pad_left, tokenize
 
 if TYPE_CHECKING:
-    from pipeline.steering.optimise import Trainable
+    from pipeline.steering.objective import Trainable
 
 
 @torch.no_grad()

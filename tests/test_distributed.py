@@ -1,0 +1,153 @@
+"""Several processes give the results of one, to rounding: gradients, training, scores; and so do pieces of a micro-batch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.evalsets.prompt import dilemma_prompt
+from pipeline.evalsets.scoring import score
+from pipeline.lm import processes
+from pipeline.lm.layers import decoder_layers
+from pipeline.lm.load import load_model, load_tokenizer
+from pipeline.steering import METHODS
+from pipeline.steering.contrast import base_pass, pair_tensors
+from pipeline.steering.losses import make_loss
+from pipeline.steering.objective import Objective, Split
+from pipeline.steering.optimise import reference
+from pipeline.steering.pieces import Pieces
+
+ROOT = Path(__file__).parent.parent
+ITEMS = [{"item_id": str(i), "prompt": dilemma_prompt("You are a nurse. " * (1 + i), "lie about the lamp")} for i in range(5)]
+SETTINGS = {"rotation_init_std": 0.04, "scale_init_std": 0.04, "lr": 2e-2}
+
+
+def work(model, tokenizer, pairs, context) -> dict:
+    """Train and score; what each process has at the end."""
+    fitted = METHODS["innerpissa"].load().fit(model, tokenizer, *pairs, context, seed=0)
+    scores = [list(record.values())[1:] for record in score(model, tokenizer, ITEMS, fitted, [-1.0, 1.0], 4, {})]
+    return {
+        "tensors": fitted.tensors(), "history": torch.tensor(fitted.history.drop("split").fill_null(0).to_numpy()),
+        "scores": torch.tensor(scores), "summary": fitted.summary,
+    }  # fmt: skip
+
+
+def one_of_several(folder: str) -> None:
+    """The body of each process that torchrun starts."""
+    given = torch.load(f"{folder}/given.pt", weights_only=False)
+    with processes.joined("cpu"):
+        assert processes.count() == 2
+        manifest = given["manifest"]
+        found = work(
+            load_model(manifest, "float32", torch.device("cpu")), load_tokenizer(manifest), given["pairs"], given["context"]
+        )
+        torch.save(found, f"{folder}/found{processes.number()}.pt")
+
+
+def test_two_processes_give_the_results_of_one(model, tokenizer, pairs, context, manifest, tmp_path):
+    given = context("innerpissa", **SETTINGS)
+    torch.save({"pairs": pairs, "context": given, "manifest": manifest}, tmp_path / "given.pt")
+    code = f"from tests.test_distributed import one_of_several; one_of_several({str(tmp_path)!r})"
+    (tmp_path / "body.py").write_text(code)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        str(tmp_path / "body.py"),
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    one = work(model, tokenizer, pairs, given)
+    first, second = (torch.load(tmp_path / f"found{number}.pt", weights_only=False) for number in range(2))
+    for key, tensor in one["tensors"].items():
+        assert torch.equal(first["tensors"][key], second["tensors"][key])
+        torch.testing.assert_close(first["tensors"][key], tensor, rtol=1e-3, atol=1e-4)
+    for key in ("history", "scores"):
+        torch.testing.assert_close(first[key], one[key], rtol=1e-3, atol=1e-3)
+        assert torch.equal(first[key], second[key])
+
+
+@pytest.fixture
+def objective(request, model, tokenizer, pairs, context):
+    """The objective of a method whose adapter is away from its start, where the gradients are not yet all there."""
+    given = context(request.param, **SETTINGS)
+    cls, generator = METHODS[request.param].load(), torch.Generator().manual_seed(0)
+    modules, _ = cls.build(model, tokenizer, pairs[0], given, generator)
+    steering = cls(modules, {})
+    loss, layer = make_loss(given.section.loss, steering.outputs()), decoder_layers(model)[3]
+    data = pair_tensors(tokenizer, pairs[0], 2, model.device)
+    split = Split(data, base_pass(model, layer, data, 2, 8, loss.reads_distribution))
+    loss.prepare(reference(model, tokenizer, pairs[0], 3, split.base.states))
+    return Objective(model, layer, steering, loss, 2), split
+
+
+def gradients(objective, split, room: int) -> tuple[list, dict]:
+    pieces = Pieces(objective, room)
+    for parameter in pieces.parameters:
+        parameter.grad = None
+    with torch.enable_grad():
+        found = pieces.terms(split, list(range(7)), 0.6)
+    return [parameter.grad for parameter in pieces.parameters], found
+
+
+@pytest.mark.parametrize("objective", ["innerpissa", "antipasto"], indirect=True)
+def test_pieces_have_the_gradient_of_the_whole(objective):
+    whole, terms = gradients(*objective, 7)
+    assert max(gradient.abs().max() for gradient in whole) > 1e-3
+    for room in (3, 1):
+        parts, same = gradients(*objective, room)
+        for key, value in terms.items():
+            torch.testing.assert_close(same[key], value, rtol=1e-3, atol=1e-4)
+        for found, expected in zip(parts, whole, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-3 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("objective", ["innerpissa"], indirect=True)
+@pytest.mark.parametrize("late", [False, True], ids=["forward", "backward"])
+def test_out_of_memory_in_training_halves_and_changes_no_gradient(objective, late, monkeypatch, capsys):
+    whole, _ = gradients(*objective, 7)
+    scarce = {"limit": 3}
+    if late:
+        plain = torch.autograd.grad
+        failed = []
+
+        def grad(*arguments, **options):
+            if len(failed) < 1:
+                failed.append(1)
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return plain(*arguments, **options)
+
+        monkeypatch.setattr(torch.autograd, "grad", grad)
+    else:
+        outputs = objective[0].outputs
+
+        def small(split, rows, width):
+            if len(rows) > scarce["limit"]:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return outputs(split, rows, width)
+
+        monkeypatch.setattr(objective[0], "outputs", small)
+    parts, _ = gradients(*objective, 7)
+    assert "training: out of memory with 7 rows at once, going on with 3" in capsys.readouterr().out
+    for found, expected in zip(parts, whole, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-3 * expected.abs().max().item())
+
+
+def test_a_stage_starts_its_processes_itself_and_passes_its_exit_code_on(tmp_path):
+    for name in ("params.yaml", "dvc.yaml"):
+        text = (ROOT / name).read_text()
+        (tmp_path / name).write_text(text.replace("processes: 1\n", "processes: 2\n"))
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pipeline", "base"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert found.returncode == 2, found.stderr
+    said = [line for line in found.stderr.splitlines() if line.startswith("error")]
+    assert any("models/base/manifest.json does not exist: run `dvc repro model`" in line for line in said)
+    assert "Traceback" not in found.stderr

@@ -1,0 +1,95 @@
+"""Training that is killed goes on with the same bits; a loss that is no number stops it and keeps the best state."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.errors import InputError
+from pipeline.scratch import Scratch
+from pipeline.steering import METHODS
+from pipeline.steering.innerpissa import InnerPissa
+
+ROOT = Path(__file__).parent.parent
+STEPS = 9
+BODY = """
+import os, signal, sys, torch
+from dataclasses import replace
+from pathlib import Path
+from pipeline.lm.load import load_model, load_tokenizer
+from pipeline.scratch import Scratch
+from pipeline.steering import METHODS
+folder, stop = Path(sys.argv[1]), int(sys.argv[2])
+given = torch.load(folder / "given.pt", weights_only=False)
+plain, calls = torch.nn.utils.clip_grad_norm_, []
+
+def clip(*arguments):
+    calls.append(1)
+    if len(calls) == stop:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(*arguments)
+
+torch.nn.utils.clip_grad_norm_ = clip
+model = load_model(given["manifest"], "float32", torch.device("cpu"))
+context = replace(given["context"], scratch=Scratch(folder / "kept", seconds=float(sys.argv[3])))
+tokenizer = load_tokenizer(given["manifest"])
+fitted = METHODS[given["method"]].load().fit(model, tokenizer, *given["pairs"], context, seed=0)
+torch.save((fitted.tensors(), fitted.history.to_dicts(), fitted.summary, len(calls)), folder / "found.pt")
+"""
+
+
+def start(folder: Path, stop: int = 0, seconds: float = 0) -> int:
+    (folder / "body.py").write_text(BODY)
+    command = [sys.executable, str(folder / "body.py"), str(folder), str(stop), str(seconds)]
+    return subprocess.run(command, cwd=ROOT, env=__import__("os").environ | {"PYTHONPATH": str(ROOT)}).returncode
+
+
+@pytest.mark.parametrize(("method", "seconds", "left"), [("antipasto", 0, STEPS - 4), ("lora", 3600, STEPS - 3)])
+def test_killed_training_ends_with_the_same_bits(method, seconds, left, model, tokenizer, pairs, context, manifest, tmp_path):
+    """Killed in its fifth step: with a checkpoint at each step four are done, with one at each validation three."""
+    given = context(method, lr=2e-2)
+    torch.save({"pairs": pairs, "context": given, "manifest": manifest, "method": method}, tmp_path / "given.pt")
+    assert start(tmp_path, stop=5, seconds=seconds) == -9
+    assert not (tmp_path / "found.pt").exists()
+    assert start(tmp_path, seconds=seconds) == 0
+    tensors, history, summary, calls = torch.load(tmp_path / "found.pt", weights_only=False)
+    assert calls == left
+    whole = METHODS[method].load().fit(model, tokenizer, *pairs, given, seed=0)
+    assert all(torch.equal(tensor, tensors[key]) for key, tensor in whole.tensors().items())
+    assert history == whole.history.to_dicts()
+    assert summary == whole.summary
+
+
+def test_a_loss_that_is_no_number_names_the_step_and_keeps_the_best_state(
+    model, tokenizer, pairs, context, tmp_path, monkeypatch
+):
+    from pipeline.steering.losses import ContrastiveLoss
+
+    plain = ContrastiveLoss.__call__
+
+    def breaks(self, observed, progress):
+        found = plain(self, observed, progress)
+        return {key: value * float("nan") if progress == 4 / STEPS else value for key, value in found.items()}
+
+    monkeypatch.setattr(ContrastiveLoss, "__call__", breaks)
+    scratch = Scratch(tmp_path / "kept", seconds=3600)
+    given = replace(context("lora", lr=2e-2), scratch=scratch)
+    with pytest.raises(InputError, match=r"the loss is nan at step 5: lower the method's lr \(0.02\); the best state, of step 3"):
+        METHODS["lora"].load().fit(model, tokenizer, *pairs, given, seed=0)
+    kept = Scratch(tmp_path / "kept").file("training").read()
+    assert kept["step"] == 3
+    assert all(tensor.isfinite().all() for tensor in kept["best"])
+
+
+def test_a_loss_that_is_no_number_from_the_start_does_not_blame_the_learning_rate(model, tokenizer, pairs, context, monkeypatch):
+    from pipeline.steering.losses import ContrastiveLoss
+
+    plain = ContrastiveLoss.__call__
+    monkeypatch.setattr(
+        ContrastiveLoss, "__call__", lambda self, *seen: {k: v * float("inf") for k, v in plain(self, *seen).items()}
+    )
+    with pytest.raises(InputError, match="before any training: take dtype float32"):
+        InnerPissa.fit(model, tokenizer, *pairs, context("innerpissa"), seed=0)
