@@ -20,6 +20,7 @@ from pipeline.sections import (
     ModelParams,
     ModulesParams,
     PairsParams,
+    ScoringParams,
     Section,
     StatisticsParams,
     SvdParams,
@@ -84,6 +85,7 @@ class Params(Section):
     composition: CompositionParams
     """Two adapters, to be attached at once."""
     evalsets: dict[Id, Any]
+    scoring: ScoringParams
     statistics: StatisticsParams
 
     @field_validator("coefficients")

@@ -244,6 +244,12 @@ class DailyDilemmasParams(Section):
     """Keep the first n dilemmas by id; null keeps all."""
 
 
+class ScoringParams(Section):
+    reuse: bool
+    """Run what several rows share once: layers below the first steered one for all coefficients, and the beginning of a
+    dilemma for both its actions. Equal to rounding; false runs every row in full."""
+
+
 class StatisticsParams(Section):
     bootstrap: int = Field(ge=100)
     """Resamples of the cluster bootstrap."""

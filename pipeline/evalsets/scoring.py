@@ -5,14 +5,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.errors import InputError
 from pipeline.evalsets.prompt import ANSWER_PREFIX
+from pipeline.evalsets.units import Unit, plan, unit_rows, unit_states
 from pipeline.lm.batches import in_batches
-from pipeline.lm.forward import last_hidden, to_logits, token_nll, token_positions
+from pipeline.lm.bundles import Rows
+from pipeline.lm.forward import last_hidden, state_nll, to_logits, token_positions
 from pipeline.lm.prompts import Message, answer_tokens, chat_text, pad_left
+from pipeline.lm.trunk import trunk_depth
 from pipeline.steering.base import Attachable
 
 SCORED_FROM = "\nSituation:"  # the NLL is over the tokens from here on: the same for every method
@@ -20,7 +24,7 @@ SCORED_FROM = "\nSituation:"  # the NLL is over the tokens from here on: the sam
 
 @dataclass(frozen=True)
 class Row:
-    """One forward row: an item under one coefficient. `scored` counts the last tokens that enter the NLL."""
+    """An item under one coefficient. `scored` counts the last tokens that enter the NLL."""
 
     item_id: str
     coefficient: float
@@ -61,47 +65,67 @@ def check_head(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> None:
 @torch.no_grad()
 def score(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: list[dict[str, Any]], steering: Attachable | None,
-    coefficients: list[float], batch_size: int, options: dict[str, Any],
+    coefficients: list[float], batch_size: int, options: dict[str, Any], reuse: bool = True,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Return one record per item and coefficient: log_odds of Yes (nats), choice_mass, nll (nats per token).
 
-    Rows are sorted by length, so that a batch holds all coefficients of an item and little padding. Logits exist at the
-    last position and, in chunks, where the NLL needs them.
+    Forward rows are sorted by length, so that a batch holds all coefficients of a dilemma and little padding. With `reuse`
+    two texts share the row of their common beginning, and layers below the first steered one run once per batch and
+    text. Logits exist at the last position and, in chunks, where the NLL needs them.
     """
-    rows = sorted(make_rows(tokenizer, items, steering, coefficients, options), key=lambda row: len(row.ids))
+    rows = make_rows(tokenizer, items, steering, coefficients, options)
+    units, places = plan([(row.ids, row.scored, row.coefficient) for row in rows], reuse)
+    most, depth = max(len(unit.scored) for unit in units), trunk_depth(model, steering.touched()) if reuse and steering else 0
     answers = {word: torch.tensor(ids, device=model.device) for word, ids in answer_tokens(tokenizer).items()}
-    check_head(model, *pad_left([rows[-1].ids], tokenizer.pad_token_id, model.device))
+    check_head(model, *pad_left([max((row.ids for row in rows), key=len)], tokenizer.pad_token_id, model.device))
+    if most > 1 or depth:
+        check_reuse(model, steering, units[-2:], depth, tokenizer.pad_token_id)
 
-    def work(part: list[Row]) -> Tensor:
-        ids, mask = pad_left([row.ids for row in part], tokenizer.pad_token_id, model.device)
-        scored = torch.tensor([row.scored for row in part])
-        chosen = (torch.arange(ids.shape[1]) >= ids.shape[1] - scored[:, None]).to(model.device)
-        return score_batch(model, ids, mask, chosen, answers, steering, torch.tensor([row.coefficient for row in part]))
+    def work(part: list[Unit]) -> Tensor:
+        laid, index = unit_rows(part, tokenizer.pad_token_id, model.device)
+        hidden = unit_states(model, steering, part, laid, index, depth)
+        found = figures(model, hidden, laid.take(index), [unit.scored for unit in part], answers)
+        return F.pad(found, (0, 0, 0, most - found.shape[1]), value=math.nan).cpu()
 
-    figures = in_batches(rows, batch_size, work, "scoring").tolist()
+    found = in_batches(units, max(1, batch_size // most), work, "scoring")
     names = ("log_odds", "choice_mass", "nll")
     records = [
-        {"item_id": row.item_id, "coefficient": row.coefficient, **dict(zip(names, values, strict=True))}
-        for row, values in zip(rows, figures, strict=True)
+        {"item_id": row.item_id, "coefficient": row.coefficient, **dict(zip(names, found[place].tolist(), strict=True))}
+        for row, place in zip(rows, places, strict=True)
     ]
-    if not all(math.isfinite(value) for values in figures for value in values):
-        bad = sorted({record["coefficient"] for record in records if not math.isfinite(record["log_odds"])})
+    if bad := sorted({r["coefficient"] for r in records if not all(math.isfinite(r[name]) for name in names)}):
         raise InputError(f"scores are not finite at coefficients {bad}: take smaller ones")
     return records
 
 
-def score_batch(
-    model: PreTrainedModel, ids: Tensor, mask: Tensor, chosen: Tensor, answers: dict[str, Tensor],
-    steering: Attachable | None, coefficients: Tensor,
-) -> Tensor:  # fmt: skip
-    """Return log_odds, choice_mass and nll as columns [b, 3] of a batch of left-padded rows."""
-    if steering is None:
-        hidden = last_hidden(model, ids, mask)
-    else:
-        with steering.steer(model, coefficients):
-            hidden = last_hidden(model, ids, mask)
-    log_p = to_logits(model, hidden[:, -1]).log_softmax(-1)
-    yes, no = (log_p[:, answers[word]].logsumexp(-1) for word in ("yes", "no"))
-    flat = token_nll(model, hidden, ids, chosen)
-    nll = torch.zeros(ids.shape, device=ids.device).masked_scatter(chosen, flat).sum(-1) / chosen.sum(-1)
-    return torch.stack([yes - no, (yes.exp() + no.exp()), nll], dim=1).cpu()
+def check_reuse(model: PreTrainedModel, steering: Attachable | None, part: list[Unit], depth: int, pad_id: int) -> None:
+    """Refuse a model whose states are not those of its texts one by one, without a trunk."""
+    laid, index = unit_rows(part, pad_id, model.device)
+    together, rows = unit_states(model, steering, part, laid, index, depth), laid.take(index)
+    exact = model.dtype == torch.float32 and not getattr(model, "is_quantized", False)
+    for i, unit in enumerate(part):
+        for number, alone in enumerate(unit.apart(), start=1):
+            own, one = unit_rows([alone], pad_id, model.device)
+            expected = unit_states(model, steering, [alone], own, one, 0)[0].float()
+            found = together[i, (rows.branch[i] == 0) | (rows.branch[i] == number)].float()
+            error = ((found - expected).norm() / expected.norm()).item()
+            if not error < (1e-3 if exact else 0.1) and expected.isfinite().all():
+                raise InputError(
+                    f"{type(model).__name__} computes other states (by {error:.2g}) when texts share their beginning and "
+                    "layers are run once for all coefficients: set scoring.reuse false"
+                )
+
+
+def figures(model: PreTrainedModel, hidden: Tensor, rows: Rows, scored: list[list[int]], answers: dict[str, Tensor]) -> Tensor:
+    """Return log_odds, choice_mass and nll [b, k, 3] of up to k texts per row, of final states [b, w, d]."""
+    log_p = to_logits(model, hidden.gather(1, rows.last[..., None].expand(-1, -1, hidden.shape[-1]))).log_softmax(-1)
+    yes, no = (log_p[..., answers[word]].logsumexp(-1) for word in ("yes", "no"))
+    texts = rows.last.shape[1]
+    counts = torch.tensor([own + [0] * (texts - len(own)) for own in scored], device=hidden.device)
+    numbers = torch.arange(1, texts + 1, device=hidden.device)[:, None]
+    read = (rows.branch[:, None] == 0) | (rows.branch[:, None] == numbers)  # [b, k, w]
+    read &= rows.positions[:, None] > (rows.positions.gather(1, rows.last) - counts)[..., None]
+    row, column = read.any(1).nonzero(as_tuple=True)
+    flat = state_nll(model, hidden[row, rows.before[row, column]], rows.ids[row, column])
+    nll = torch.zeros(rows.ids.shape, device=hidden.device).index_put((row, column), flat)
+    return torch.stack([yes - no, yes.exp() + no.exp(), (nll[:, None] * read).sum(-1) / counts], dim=-1)

@@ -40,7 +40,7 @@ def score_grid(base: tuple, adapters: list[Steering], items: pl.DataFrame, param
         both = Composed(list(zip(adapters, (first, second), strict=True)))
         records: list[dict[str, Any]] = score(
             model, tokenizer, items.to_dicts(), both, [1.0],
-            params[f"models.{name}.batch_size"], params[f"models.{name}.template_options"],
+            params[f"models.{name}.batch_size"], params[f"models.{name}.template_options"], params["scoring"].reuse,
         )  # fmt: skip
         parts += [{**record, "first": first, "second": second} for record in records]
     return pl.DataFrame(parts).join(items.select("item_id", "dilemma_id"), on="item_id", maintain_order="left")

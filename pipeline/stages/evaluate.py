@@ -56,7 +56,7 @@ def run_cells(params: Declared, run: Run, method: str, seeds: list[int], folder)
         wanted = doses(steering, coefficients, dose)
         records = score(
             model, tokenizer, items.to_dicts(), steering, list(dict.fromkeys(c for _, c in wanted)),
-            params[f"models.{name}.batch_size"], params[f"models.{name}.template_options"],
+            params[f"models.{name}.batch_size"], params[f"models.{name}.template_options"], params["scoring"].reuse,
         )  # fmt: skip
         cell = {"model": name, "behaviour": params["behaviour"], "method": method, "seed": seed, "evalset": params["evalset"]}
         by_dose = pl.DataFrame({"dose": [kind for kind, _ in wanted], "coefficient": [c for _, c in wanted]})
