@@ -36,13 +36,17 @@ def make_rows(
     tokenizer: PreTrainedTokenizerBase, items: list[dict[str, Any]], steering: Attachable | None, coefficients: list[float],
     options: dict[str, Any],
 ) -> list[Row]:  # fmt: skip
-    """Tokenise each distinct chat once; one row per item and coefficient."""
+    """Render and tokenise each distinct chat once; one row per item and coefficient."""
     texts: dict[str, None] = {}
+    rendered: dict[str, str] = {}
     wanted = []
     for item in items:
         chat: list[Message] = [{"role": "user", "content": item["prompt"]}]
         for c in coefficients:
-            text = chat_text(tokenizer, steering.rewrite(chat, c) if steering else chat, ANSWER_PREFIX, options)
+            told = steering.rewrite(chat, c) if steering else chat
+            if (key := str(told)) not in rendered:
+                rendered[key] = chat_text(tokenizer, told, ANSWER_PREFIX, options)
+            text = rendered[key]
             texts[text] = None
             wanted.append((item["item_id"], c, text))
     encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
