@@ -206,6 +206,27 @@ def export(
     call("export.command", "main", adapter, to, coefficient, out, model, force)
 
 
+@app.command()
+def bench(
+    model: Annotated[str, typer.Option(help="A model's folder or a hub id.")] = "models/reference",
+    layers: Annotated[int | None, typer.Option(help="Make a random Qwen3 of so many layers, with the model's tokenizer.")] = None,
+    width: Annotated[int, typer.Option(help="The random model's hidden size.")] = 1024,
+    device: Device = "auto",
+    repeats: Annotated[int, typer.Option(help="Pairs of runs per ratio.")] = 5,
+    dilemmas: Annotated[int, typer.Option(help="Dilemmas to score, two actions each.")] = 32,
+    tokens: Annotated[int, typer.Option(help="Tokens to decode.")] = 32,
+    out: Annotated[str | None, typer.Option(help="A JSON file to write.")] = None,
+) -> None:
+    """Measure speed and memory as ratios, each taken over pairs of runs in turn (A B A B) in this process.
+
+    Evaluation is held against the bare forward passes of its de-duplicated tokens: each dilemma's common beginning and its
+    two ends, run once below the first adapted layer and once per coefficient above, without adapter, NLL or tokenising.
+    Training against a peft LoRA step of 2 forwards + 1 backward on the same rows, modules and rank. Decoding against the
+    base model.
+    """
+    call("bench.command", "main", model, layers, width, device, repeats, dilemmas, tokens, out)
+
+
 @reference.command()
 def build(
     out: Annotated[str, typer.Option(help="The folder to write.")] = "models/reference",

@@ -23,6 +23,7 @@ from pipeline.sections import (
     ModulesParams,
     PairsParams,
     Quantization,
+    ScoringParams,
     Section,
     Seed,
     StatisticsParams,
@@ -94,6 +95,8 @@ class Params(Section):
     evalsets: dict[Id, Any]
     generation: GenerationParams
     """What a model writes freely during evaluation: reasoning before an answer, and texts to measure coherence on."""
+    scoring: ScoringParams
+    """How items are run."""
     statistics: StatisticsParams
 
     @field_validator("coefficients")

@@ -265,6 +265,12 @@ class GenerationParams(Section):
     """Which open prompts: a file data/raw/prompts/<id>.json (open for real models, reference for the bundled one)."""
 
 
+class ScoringParams(Section):
+    reuse: bool
+    """Run what several rows share once: layers below the first steered one for all coefficients, and the beginning of a
+    dilemma for both its actions. Equal to rounding; false runs every row in full."""
+
+
 class StatisticsParams(Section):
     bootstrap: int = Field(ge=100)
     """Resamples of the cluster bootstrap."""

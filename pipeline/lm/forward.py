@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-CHUNK = 4096  # tokens whose logits exist at once
+CHUNK = 4096  # tokens whose logits exist at once,
+LOGITS = 1 << 26  # unless they are more than this many: 256 MiB in float32
 ROWS = 64  # texts per forward pass without gradients, where nothing else says how many
 
 
@@ -32,17 +33,26 @@ def to_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     return cap * torch.tanh(logits / cap) if cap else logits
 
 
+def chunks(model: PreTrainedModel, count: int) -> list[slice]:
+    """Return slices of `count` tokens, each small enough that its logits [tokens, v] may exist."""
+    size = max(1, min(CHUNK, LOGITS // model.config.get_text_config().vocab_size))
+    return [slice(start, start + size) for start in range(0, count, size)]
+
+
+def state_nll(model: PreTrainedModel, states: Tensor, targets: Tensor) -> Tensor:
+    """Return -log p (nats) [n] of tokens [n], each predicted from a final hidden state [n, d]."""
+    parts = [
+        F.cross_entropy(to_logits(model, states[part]), targets[part], reduction="none") for part in chunks(model, len(targets))
+    ]
+    return torch.cat(parts)
+
+
 def token_nll(model: PreTrainedModel, hidden: Tensor, ids: Tensor, chosen: Tensor) -> Tensor:
     """Return -log p (nats) of the tokens ids[chosen], flat, each predicted from the position before it.
 
     Shapes: hidden [b, t, d], ids [b, t], chosen [b, t] bool with the first column false.
     """
-    states, targets = hidden[:, :-1][chosen[:, 1:]], ids[chosen]
-    parts = [
-        F.cross_entropy(to_logits(model, states[i : i + CHUNK]), targets[i : i + CHUNK], reduction="none")
-        for i in range(0, len(targets), CHUNK)
-    ]
-    return torch.cat(parts)
+    return state_nll(model, hidden[:, :-1][chosen[:, 1:]], ids[chosen])
 
 
 def token_shift(model: PreTrainedModel, hidden: Tensor, ids: Tensor, chosen: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,11 +62,11 @@ def token_shift(model: PreTrainedModel, hidden: Tensor, ids: Tensor, chosen: Ten
     """
     states, others, targets = hidden[:, :-1][chosen[:, 1:]], base[:, :-1][chosen[:, 1:]], ids[chosen]
     losses, shifts = [], []
-    for i in range(0, len(targets), CHUNK):
-        log_p = to_logits(model, states[i : i + CHUNK]).log_softmax(-1)
+    for part in chunks(model, len(targets)):
+        log_p = to_logits(model, states[part]).log_softmax(-1)
         with torch.no_grad():
-            own = to_logits(model, others[i : i + CHUNK]).softmax(-1)
-        losses.append(F.nll_loss(log_p, targets[i : i + CHUNK], reduction="none"))
+            own = to_logits(model, others[part]).softmax(-1)
+        losses.append(F.nll_loss(log_p, targets[part], reduction="none"))
         shifts.append((log_p.exp() - own).abs().sum(-1) / 2)
     return torch.cat(losses), torch.cat(shifts)
 
@@ -65,8 +75,8 @@ def token_entropy(model: PreTrainedModel, hidden: Tensor, chosen: Tensor) -> Ten
     """Return the entropy (nats) of the distribution that predicts each chosen token, flat; shapes as in `token_nll`."""
     states = hidden[:, :-1][chosen[:, 1:]]
     parts = []
-    for i in range(0, len(states), CHUNK):
-        log_p = to_logits(model, states[i : i + CHUNK]).log_softmax(-1)
+    for part in chunks(model, len(states)):
+        log_p = to_logits(model, states[part]).log_softmax(-1)
         parts.append(-(log_p.exp() * log_p).sum(-1))
     return torch.cat(parts)
 
@@ -75,8 +85,8 @@ def token_kl(model: PreTrainedModel, base: Tensor, hidden: Tensor, chosen: Tenso
     """Return KL(base || steered) in nats of each chosen token's prediction, flat; final states [b, t, d] of both."""
     first, second = (states[:, :-1][chosen[:, 1:]] for states in (base, hidden))
     parts = []
-    for i in range(0, len(first), CHUNK):
-        log_p, log_q = (to_logits(model, states[i : i + CHUNK]).log_softmax(-1) for states in (first, second))
+    for part in chunks(model, len(first)):
+        log_p, log_q = (to_logits(model, states[part]).log_softmax(-1) for states in (first, second))
         parts.append(F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1))
     return torch.cat(parts)
 

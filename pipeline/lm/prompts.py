@@ -1,5 +1,6 @@
 """Chat texts and answer tokens."""
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -84,6 +85,7 @@ def pad_left(rows: list[list[int]], pad_id: int, device: torch.device) -> tuple[
     return ids.to(device), mask.long().to(device)
 
 
+@lru_cache(maxsize=4)  # reading a whole vocabulary takes seconds where it is large
 def answer_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
     """Return the ids of every token that is exactly Yes, or No, up to case, white space, quotes and markdown marks."""
     sets: dict[str, list[int]] = {"yes": [], "no": []}

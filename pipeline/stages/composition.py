@@ -41,7 +41,7 @@ def score_grid(base: tuple, adapters: list[Steering], items: pl.DataFrame, param
         records: list[dict[str, Any]] = score(
             model, tokenizer, items.to_dicts(), both, [1.0],
             params[f"models.{name}.batch_size"], params[f"models.{name}.template_options"],
-            answer_prefix=params[f"models.{name}.answer_prefix"],
+            answer_prefix=params[f"models.{name}.answer_prefix"], reuse=params["scoring"].reuse,
         )  # fmt: skip
         parts += [{**record, "first": first, "second": second} for record in records]
     return pl.DataFrame(parts).join(items.select("item_id", "dilemma_id"), on="item_id", maintain_order="left")

@@ -69,8 +69,9 @@ def measure(
         found["reasoning"] = reason(model, tokenizer, items, steering, coefficients, size, options, *limits, prefix)
         replies = {(record["item_id"], record["coefficient"]): record["text"] for record in found["reasoning"]}
     found["scores"] = score(
-        model, tokenizer, items, steering, coefficients, size, options, answer_prefix=prefix, replies=replies, scratch=kept
-    )
+        model, tokenizer, items, steering, coefficients, size, options,
+        answer_prefix=prefix, replies=replies, reuse=params["scoring"].reuse, scratch=kept,
+    )  # fmt: skip
     if wanted.coherence_tokens:
         prompts = read_json(PROMPTS / f"{wanted.coherence_prompts}.json")
         found["coherence"] = free_texts(model, tokenizer, prompts, steering, coefficients, size, options, wanted.coherence_tokens)

@@ -127,6 +127,9 @@ class Adapter(Hooked):
     def rewrite(self, messages, coefficient: float):
         return messages
 
+    def touched(self) -> list[str]:
+        return list(self.modules)
+
     def tensors(self) -> dict[str, Tensor]:
         return {f"{name}.{key}": value for name, module in self.modules.items() for key, value in module.state_dict().items()}
 

@@ -72,6 +72,10 @@ class Attachable(Protocol):
         """Return the chat as this method would put it; all but prompting leave it alone."""
         ...
 
+    def touched(self) -> list[str]:
+        """Return the dotted names of the modules whose outputs it changes; what lies below them is the base model's."""
+        ...
+
 
 class Steering(Attachable, Protocol):
     """A fitted method. Coefficient 0 is the base model, bit for bit."""

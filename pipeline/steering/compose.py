@@ -21,3 +21,6 @@ class Composed(Hooked):
         for steering, weight in self.parts:
             messages = steering.rewrite(messages, coefficient * weight)
         return messages
+
+    def touched(self) -> list[str]:
+        return [name for steering, _ in self.parts for name in steering.touched()]

@@ -63,6 +63,9 @@ class Direction(Hooked):
     def rewrite(self, messages, coefficient: float):
         return messages
 
+    def touched(self) -> list[str]:
+        return self.sites
+
     def tensors(self) -> dict[str, Tensor]:
         return {"vectors": self.vectors}
 

@@ -42,6 +42,9 @@ class Prompting(Hooked):
         told = {"role": "user", "content": f"{sentence} {messages[first]['content']}"}
         return [*messages[:first], told, *messages[first + 1 :]]
 
+    def touched(self) -> list[str]:
+        return []
+
     def tensors(self) -> dict[str, Tensor]:
         return {}
 

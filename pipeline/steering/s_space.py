@@ -78,6 +78,9 @@ class SSpace(Hooked):
     def rewrite(self, messages, coefficient: float):
         return messages
 
+    def touched(self) -> list[str]:
+        return list(self.modules)
+
     def tensors(self) -> dict[str, Tensor]:
         return {f"{name}.{key}": tensor for name, parts in self.modules.items() for key, tensor in parts.items()}
 

@@ -1,0 +1,63 @@
+"""Two pieces of work timed in turn, and what their ratio should be."""
+
+import io
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+Work = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row of the table: a median over pairs of runs with its range, and the bound that it should keep, if any."""
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    at_most: float | None = None
+    at_least: float | None = None
+
+    @property
+    def met(self) -> bool | None:
+        if self.at_most is None and self.at_least is None:
+            return None
+        return (self.at_most is None or self.value <= self.at_most) and (self.at_least is None or self.value >= self.at_least)
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self) | {"met": self.met}
+
+
+def seconds(work: Work, device: torch.device) -> float:
+    """Return the wall time of some work, the device's queue included."""
+    wait(device)
+    start = time.perf_counter()
+    with redirect_stdout(io.StringIO()):  # progress bars
+        work()
+    wait(device)
+    return time.perf_counter() - start
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def ratio(
+    name: str, first: Work, second: Work, repeats: int, device: torch.device, scale: float = 1.0, **bounds: float
+) -> Figure:
+    """Return `scale` times the ratio of the two times, median over `repeats` pairs of runs A B A B ..., after one of each.
+
+    Other load on the machine slows both runs of a pair alike, so the ratio holds where the times do not.
+    """
+    seconds(first, device), seconds(second, device)
+    found = [scale * seconds(first, device) / seconds(second, device) for _ in range(repeats)]
+    return Figure(name, statistics.median(found), min(found), max(found), **bounds)

@@ -1,0 +1,80 @@
+"""Our training step against peft's LoRA on the same rows, modules and rank.
+
+Ours: both signs of c in one forward pass over the pairs' texts twice, the base model's part cached, the study's contrastive
+loss, one backward pass, AdamW. peft: the texts once per sign, so two forward passes, the mean NLL of the same tokens, one
+backward pass, AdamW.
+"""
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+
+from pipeline.bench.ratios import Figure, ratio
+from pipeline.bench.subject import Subject
+from pipeline.lm.forward import token_nll
+from pipeline.lm.layers import decoder_layers, depth_to_layer
+from pipeline.steering.contrast import base_pass, pair_tensors, run
+from pipeline.steering.losses import make_loss
+from pipeline.steering.observed import Observed
+from pipeline.steering.optimise import reference
+
+
+class Ours:
+    def __init__(self, subject: Subject):
+        params = subject.params
+        self.model, self.adapter, self.size, self.last = (
+            subject.model, subject.adapter, params.training.batch_size, params.training.last_tokens,
+        )  # fmt: skip
+        index = min(depth_to_layer(self.model, params.training.loss_depth), len(decoder_layers(self.model)) - 1)
+        self.layer = decoder_layers(self.model)[index]
+        self.data = pair_tensors(subject.tokenizer, subject.pairs, self.last, self.model.device)
+        self.loss = make_loss(params.steering["innerpissa"].loss, self.adapter.outputs())
+        self.base = base_pass(self.model, self.layer, self.data, self.last, 2 * self.size, self.loss.reads_distribution)
+        self.loss.prepare(reference(self.model, subject.tokenizer, subject.pairs, index, self.base.states))
+        self.optimizer = torch.optim.AdamW(self.adapter.parameters(), lr=1e-6)
+        self.rows = list(range(min(self.size, len(self.data.lengths))))
+
+    def __call__(self) -> None:
+        batch = self.data.batch(self.rows)
+        base = self.base.batch(self.rows, batch.ids.shape[-1])
+        with torch.enable_grad():
+            with self.adapter.steer(self.model, torch.tensor([1.0, -1.0]).repeat_interleave(2 * len(self.rows))):
+                found = run(self.model, self.layer, batch, self.last, repeats=2, base=base.final)
+            seen = Observed(found.states, found.nll, base.states, base.nll, batch.chosen, found.shift, base.entropy)
+            descend(self.optimizer, self.adapter.parameters(), torch.stack(list(self.loss(seen, 1.0).values())).sum())
+
+
+class Peft:
+    """The same modules of a copy of the model, since peft changes the model that it is given."""
+
+    def __init__(self, subject: Subject, ours: Ours):
+        batch = ours.data.batch(ours.rows)
+        self.ids, self.mask, self.chosen = (tensor.flatten(0, 1) for tensor in (batch.ids, batch.mask, batch.chosen))
+        config = LoraConfig(r=subject.params.rank, lora_alpha=subject.params.rank, target_modules=subject.adapter.touched())
+        self.model = get_peft_model(copy.deepcopy(subject.model), config)
+        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-6)
+
+    def __call__(self) -> None:
+        inner = self.model.get_base_model()
+        with torch.enable_grad():
+            losses = []
+            for _ in range(2):
+                hidden = inner.base_model(input_ids=self.ids, attention_mask=self.mask, use_cache=False).last_hidden_state
+                losses.append(token_nll(inner, hidden, self.ids, self.chosen).mean())
+            descend(self.optimizer, self.parameters, torch.stack(losses).sum())
+
+
+def descend(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+
+
+def training(subject: Subject, repeats: int) -> list[Figure]:
+    ours = Ours(subject)
+    return [ratio("training step / peft LoRA step", ours, Peft(subject, ours), repeats, subject.model.device, at_most=1.2)]

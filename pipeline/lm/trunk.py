@@ -1,0 +1,57 @@
+"""The decoder layers below the first one that a method touches: run once per text, whatever the coefficients are."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from pipeline.lm.forward import layer_output
+from pipeline.lm.layers import decoder_layers, layers_prefix
+
+Output = Tensor | tuple
+
+
+def trunk_depth(model: PreTrainedModel, touched: list[str]) -> int:
+    """Return how many layers lie below every named module; 0 without names, or for a module outside the layers."""
+    found = [re.match(rf"{re.escape(layers_prefix(model))}\.(\d+)(\.|$)", name) for name in touched]
+    return min((int(match[1]) if match else 0 for match in found), default=0)
+
+
+@contextmanager
+def standing_in(layers: list[nn.Module], output: Callable[[], Output]) -> Iterator[None]:
+    """Let layers return `output()` without running; what was set on them before, e.g. by accelerate, comes back."""
+    own = [layer.__dict__.get("forward") for layer in layers]
+    try:
+        for layer in layers:
+            layer.forward = lambda *_, **__: output()
+        yield
+    finally:
+        for layer, forward in zip(layers, own, strict=True):
+            del layer.forward
+            if forward is not None:
+                layer.forward = forward
+
+
+def run_trunk(model: PreTrainedModel, depth: int, forward: Callable[[], object]) -> Output:
+    """Return what leaves layer `depth` - 1 in `forward()`, in which no layer above runs."""
+    layers = list(decoder_layers(model))
+    held: list[Output] = []
+    handle = layers[depth - 1].register_forward_hook(lambda _module, _inputs, output: held.append(output))
+    try:
+        with standing_in(layers[depth:], lambda: held[0]):
+            forward()
+    finally:
+        handle.remove()
+    return held[0]
+
+
+@contextmanager
+def on_trunk(model: PreTrainedModel, depth: int, held: Output, index: Tensor) -> Iterator[None]:
+    """Let forward passes over rows `index` [b] of the texts begin at layer `depth`, with the states `held` of the texts."""
+    states = layer_output(held)
+    rows = states[index.to(states.device)]
+    whole = (rows, *held[1:]) if isinstance(held, tuple) else rows
+    with standing_in(list(decoder_layers(model))[:depth], lambda: whole):
+        yield

@@ -1,0 +1,173 @@
+"""Shared beginnings and trunks: every text's figures are those of the text alone, on every decoder family."""
+
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from pipeline.errors import InputError
+from pipeline.evalsets import scoring
+from pipeline.evalsets.prompt import dilemma_prompt
+from pipeline.evalsets.reference import build_items
+from pipeline.evalsets.scoring import score
+from pipeline.evalsets.units import plan
+from pipeline.lm import forward
+from pipeline.lm.bundles import attention_mask, bundle, bundle_hidden, lay_out, pair_up
+from pipeline.lm.forward import last_hidden
+from pipeline.lm.layers import decoder_layers, layers_prefix
+from pipeline.lm.trunk import trunk_depth
+from pipeline.sections import ReferenceParams
+from pipeline.steering.compose import Composed
+from pipeline.steering.direction import Direction
+from pipeline.steering.prompting import Prompting
+from tests.architectures import CPU, FAMILIES, load_family
+
+NAMES = ("log_odds", "choice_mass", "nll")
+COEFFICIENTS = [-1.0, 0.0, 0.5, 1.0]
+
+
+@pytest.fixture(scope="module")
+def items() -> list[dict]:
+    return build_items(ReferenceParams(target_dilemmas=3, other_dilemmas=0, seed=0), "honesty").to_dicts()
+
+
+def direction(model, layers: list[int]) -> Direction:
+    torch.manual_seed(0)
+    width = model.config.get_text_config().hidden_size
+    return Direction([f"{layers_prefix(model)}.{layer}" for layer in layers], torch.randn(len(layers), width))
+
+
+def both(model, tokenizer, items, steering, coefficients, size=8):
+    return (score(model, tokenizer, items, steering, coefficients, size, {}, reuse=reuse) for reuse in (False, True))
+
+
+def assert_equal(first, second, tolerance=1e-4):
+    assert [r["item_id"] for r in first] == [r["item_id"] for r in second]
+    for one, other in zip(first, second, strict=True):
+        assert one["coefficient"] == other["coefficient"]
+        for name in NAMES:
+            assert one[name] == pytest.approx(other[name], abs=tolerance)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_gives_the_same_figures(name, tmp_path, tokenizer, items):
+    model = load_family(name, tmp_path, tokenizer).model
+    plain, reused = both(model, tokenizer, items, direction(model, [2, 3]), COEFFICIENTS)
+    assert_equal(plain, reused)
+    assert len({round(record["log_odds"], 5) for record in plain}) > 2 * len(items)
+
+
+@pytest.mark.parametrize("layers", [[0], [1, 3], [3]])
+@pytest.mark.parametrize("size", [1, 3, 64])
+def test_neither_the_depth_nor_the_batch_changes_a_figure(layers, size, model, tokenizer, items):
+    assert_equal(*both(model, tokenizer, items, direction(model, layers), COEFFICIENTS, size))
+
+
+def test_what_changes_the_text_or_nothing_is_scored_alike(model, tokenizer, items):
+    prompting = Prompting("Pretend you're an honest person.", "Pretend you're a dishonest person.", "user")
+    composed = Composed([(direction(model, [3]), 1.0), (direction(model, [2]), -0.5)])
+    for steering in (None, prompting, composed):
+        assert_equal(*both(model, tokenizer, items, steering, [-1.0, 0.0, 1.0] if steering else [0.0]))
+
+
+def test_the_trunk_ends_below_the_first_touched_module(model):
+    assert trunk_depth(model, []) == 0
+    assert trunk_depth(model, ["model.layers.3.mlp.down_proj", "model.layers.2"]) == 2
+    assert trunk_depth(model, ["model.embed_tokens", "model.layers.2"]) == 0
+    assert trunk_depth(model, Composed([(direction(model, [3]), 1.0), (direction(model, [1]), 0.0)]).touched()) == 1
+
+
+def counted(model, work) -> list[int]:
+    """Return how many tokens each layer has run on."""
+    tokens = [0] * len(decoder_layers(model))
+    real = [layer.forward for layer in decoder_layers(model)]
+
+    def count(index):
+        def forward(hidden, *arguments, **named):
+            tokens[index] += hidden.shape[0] * hidden.shape[1]
+            return real[index](hidden, *arguments, **named)
+
+        return forward
+
+    for index, layer in enumerate(decoder_layers(model)):
+        layer.forward = count(index)
+    work()
+    for layer in decoder_layers(model):
+        assert layer.forward.__name__ == "forward"  # ours: what was set before came back
+        del layer.forward
+    return tokens
+
+
+def test_less_is_run(model, tokenizer, items, monkeypatch):
+    monkeypatch.setattr(scoring, "check_head", lambda *_: None)
+    monkeypatch.setattr(scoring, "check_reuse", lambda *_: None)
+    plain, reused = (
+        counted(model, lambda reuse=reuse: score(model, tokenizer, items, direction(model, [2]), COEFFICIENTS, 64, {}, reuse=reuse))
+        for reuse in (False, True)
+    )
+    assert len(set(plain)) == 1
+    assert reused[0] == reused[1] == reused[2] / len(COEFFICIENTS)
+    assert reused[3] < 0.8 * plain[3]
+
+
+def test_identical_rows_run_once(model, tokenizer, items):
+    twice = [*items, *({**item, "item_id": f"{item['item_id']}-again"} for item in items)]
+    for reuse in (False, True):
+        once, again = (score(model, tokenizer, some, None, [0.0], 8, {}, reuse=reuse) for some in (items, twice))
+        assert [[r[name] for name in NAMES] for r in again] == 2 * [[r[name] for name in NAMES] for r in once]
+    rows = [([1, 2, 3], (1, 0), 0.0), ([1, 2, 4], (2, 0), 0.0), ([1, 2, 3], (1, 0), 0.0)]
+    units, places = plan(rows, True)
+    assert (len(units), places) == (1, [(0, 0), (0, 1), (0, 0)])
+    assert len(plan(rows, False)[0]) == 2
+
+
+def test_pairs_are_best_neighbours():
+    texts = [[1, 2, 3, 4, 9], [1, 2, 8, 8, 8], [1, 2, 3, 4, 7], [5, 5], [1, 2, 3, 0, 0]]
+    groups = pair_up(texts)
+    assert sorted(index for group in groups for index in group) == list(range(5))
+    assert [2, 0] in groups
+    assert [3] in groups
+
+
+@torch.no_grad()
+def test_states_are_those_of_the_texts_alone_beyond_the_window(model):
+    rng = random.Random(0)
+    shared = [rng.randrange(5, 500) for _ in range(30)]  # the model's window is 16
+    texts = [[*shared, *(rng.randrange(5, 500) for _ in range(n))] for n in (25, 3)]
+    rows = lay_out([bundle(texts), bundle([texts[1]])], 0, CPU)
+    hidden = bundle_hidden(model, rows)
+    for number, ids in enumerate(texts, start=1):
+        alone = last_hidden(model, torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long))
+        own = (rows.branch[0] == 0) | (rows.branch[0] == number)
+        torch.testing.assert_close(hidden[0, own], alone[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(hidden[1, -len(texts[1]) :], hidden[0, rows.branch[0] % 2 == 0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_whose_shared_states_differ_is_refused(model, tokenizer, items, monkeypatch):
+    assert model.config.sliding_window == 16
+    other = SimpleNamespace(layers=[SimpleNamespace(is_sliding=False)])  # as if its layers saw everything
+    monkeypatch.setattr("pipeline.lm.bundles.DynamicCache", lambda config: other)
+    with pytest.raises(InputError, match="scoring.reuse false"):
+        score(model, tokenizer, items, None, [0.0], 8, {})
+
+
+def test_layers_of_another_kind_are_refused(model, monkeypatch):
+    monkeypatch.setattr(model.config, "layer_types", ["linear_attention", *model.config.layer_types[1:]])
+    with pytest.raises(InputError, match="linear_attention layers.*scoring.reuse false"):
+        attention_mask(model, lay_out([bundle([[1, 2, 3], [1, 2, 4]])], 0, CPU))
+
+
+def test_logits_are_made_in_parts(model, monkeypatch):
+    monkeypatch.setattr(forward, "LOGITS", 10 * model.config.vocab_size)
+    assert [part.stop - part.start for part in forward.chunks(model, 25)] == [10, 10, 10]
+    states, targets = torch.randn(25, 64), torch.randint(5, 500, (25,))
+    few = forward.state_nll(model, states, targets)
+    monkeypatch.undo()
+    assert len(forward.chunks(model, 25)) == 1
+    torch.testing.assert_close(few, forward.state_nll(model, states, targets))
+
+
+def test_one_text_per_dilemma_works(model, tokenizer):
+    lone = [{"item_id": "a", "prompt": dilemma_prompt("You are a nurse.", "lie to the boss")}]
+    assert_equal(*both(model, tokenizer, lone, direction(model, [2]), [-1.0, 1.0]))
