@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from pipeline.appendix import ablation_table, certificates_table, whole_methods
-from pipeline.figures import COLOURS, methods_of, style
+from pipeline.figures.look import COLOURS, methods_of, style
 from pipeline.rendering import as_html, latex, markdown
 from pipeline.steering import METHODS
 from pipeline.tables import NAMES, equal_cost_table, name_of, parent, source_table
