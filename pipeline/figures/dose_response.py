@@ -42,7 +42,7 @@ def dose_response(folder: Path, effects: pl.DataFrame, oracle: list[dict[str, fl
                     axes.yaxis.tick_right()
                     axes.spines["right"].set_visible(True)
                     axes.yaxis.set_in_layout(index % COLUMNS == COLUMNS - 1)  # else there is an empty place beside it
-                axes.tick_params(labelright=method == methods[-1])
+                axes.tick_params(labelright=index % COLUMNS > 0 and method == methods[-1])
         drawing.supylabel("change of the probability of the target choice", fontsize=8)
 
 
