@@ -91,4 +91,6 @@ def texts(pair: pl.DataFrame) -> tuple[str, dict[str, str]]:
     shared = set.intersection(*map(set, lines.values()))
     first = next(iter(lines.values()))
     situation = "\n".join(line for line in first if line in shared)
-    return situation, {action: "\n".join(line for line in own if line not in shared) for action, own in sorted(lines.items())}
+    return situation, {
+        action: "\n".join(line for line in own if line not in shared) for action, own in sorted(lines.items(), reverse=True)
+    }
