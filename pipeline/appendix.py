@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.examples import Example
 from pipeline.schemas import RAW
 from pipeline.sections import LearnedParams, LoraParams
 from pipeline.tables import name_of, nearest_to_one, number, title
@@ -114,4 +115,35 @@ def coherence_table(rows: pl.DataFrame) -> pl.DataFrame:
             "Tokens": number(row["n_tokens"], 1),
         }
         for row in ordered
+    ])  # fmt: skip
+
+
+def seeds_equal_cost_table(seeds: pl.DataFrame) -> pl.DataFrame:
+    """The effect of every seed alone at its own equal-cost dose; methods with one seed are left out."""
+    several = seeds.filter(pl.len().over("method") > 1)
+    return pl.DataFrame([
+        {
+            "Method": name_of(row["method"]),
+            "Seed": str(row["seed"]),
+            "±c": f"{row['coefficient']:.2f}",
+            "Effect": number(row["effect"]),
+        }
+        for row in several.to_dicts()
+    ])  # fmt: skip
+
+
+def examples_table(found: list[Example]) -> pl.DataFrame:
+    """The single dilemmas of the page, by coefficient: probability of Yes to each action and of the target choice."""
+    return pl.DataFrame([
+        {
+            "Method": name_of(example.method),
+            "Kind": example.kind,
+            "Dilemma": example.dilemma_id,
+            "c": f"{row['coefficient']:+g}" if row["coefficient"] else "0",
+            "Yes (to do)": number(row["to_do"]),
+            "Yes (not to do)": number(row["not_to_do"]),
+            "Target choice": number(row["target"]),
+        }
+        for example in found
+        for row in example.answers.to_dicts()
     ])  # fmt: skip

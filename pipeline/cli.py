@@ -153,6 +153,16 @@ def doctor() -> None:
 
 
 @app.command()
+def compare(
+    revisions: Annotated[list[str], typer.Argument(help="DVC experiments, git revisions, or `workspace`.")],
+    out: Annotated[str, typer.Option(help="The folder to write.")] = "reports/comparison",
+    method: Annotated[list[str], typer.Option(help="Only this method; repeat for several.")] = [],  # noqa: B006
+) -> None:
+    """Render one table and one figure across experiments."""
+    call("compare", "main", revisions, out, method)
+
+
+@app.command()
 def steer(
     prompt: Annotated[str, typer.Argument(help="What to ask.")],
     adapter: Adapter,

@@ -5,43 +5,9 @@ import polars as pl
 from pipeline.tables import name_of, nearest_to_one, number, p_value
 
 DOSES = {"unit": "±1", "equal_cost": "equal cost"}
+
+
 # The report's heading and note for each table.
-SECTIONS = {
-    "differences_table": (
-        "Between methods",
-        "Effect of the row's method less the column's at equal cost, on the same dilemmas. * p &lt; 0.05 after Holm's correction "
-        "over all pairs of methods (clustered t). Intervals, and the same at ±1: differences.csv.",
-    ),
-    "sensitivity_table": (
-        "Other tests of the same slope",
-        "Clustered: the main test. Sign flips: permutation over dilemmas. Mixed: random slope by dilemma. Dilemma and seed: "
-        "clustered both ways, which asks about further seeds too; with few seeds a very wide test. Pooled: as the papers, not "
-        "calibrated.",
-    ),
-    "nll_budget_table": (
-        "At a budget of Δ NLL on the dilemmas",
-        "The effect where Δ NLL on the dilemmas reaches the budget, between measured doses, on each arm, and half the span. The "
-        "table at equal cost above takes the dose found on contrast pairs instead.",
-    ),
-    "answers_table": (
-        "How the questions are answered",
-        "Yes-bias: mean log-odds of Yes over all questions, both sides of each dilemma. Consistent: dilemmas with Yes to one of "
-        "the two mirrored questions and No to the other. Excluded: rows whose answers hold too little probability, at c or at 0.",
-    ),
-    "flips_table": (
-        "Flips",
-        "Steering F1 as AntiPaSTO defines it, with labels of the right sign, the sign of c fixed before, and the items that do "
-        "not concern the target as off-target; the mass ratio counts as 1 at most. Fixed, broken and off target at +c, weighted "
-        "by |log-odds| at 0.",
-    ),
-    "curves_table": (
-        "Shape of the dose-response",
-        "Monotone: dilemmas whose signed log-odds never falls over the coefficients. Asymmetry: effect at +c plus effect at −c. "
-        "Fit: mean signed log-odds on sign(c) ln(1 + |c|).",
-    ),
-}  # fmt: skip
-
-
 def p_or_dash(value: float | None) -> str:
     return "–" if value is None else p_value(value)
 
@@ -164,7 +130,7 @@ def curves_table(rows: pl.DataFrame, arms: pl.DataFrame) -> pl.DataFrame:
 
 
 def statistics_tables(read: dict[str, pl.DataFrame], arms: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """Return every table of `SECTIONS`, from the CSV files of the effects by name."""
+    """Return the tables of the further statistics, from the CSV files of the effects by name."""
     return {
         "differences_table": differences_table(read["differences"]),
         "sensitivity_table": sensitivity_table(read["sensitivity"]),

@@ -134,14 +134,19 @@ def seeds_table(effects: pl.DataFrame) -> pl.DataFrame:
     ])  # fmt: skip
 
 
+def half_changes(values: pl.DataFrame, coefficient: float) -> pl.DataFrame:
+    """Return method, label, `half` the change of the label's score from −c to +c, its q and n_items."""
+    half = (pl.col("coefficient").sign() * pl.col("change")).sum() / 2
+    return (
+        values.filter(pl.col("coefficient").abs() == coefficient)
+        .group_by("method", "label", maintain_order=True)
+        .agg(half.alias("half"), pl.col("q").first(), pl.col("n_items").first())
+    )
+
+
 def values_table(values: pl.DataFrame, coefficient: float) -> pl.DataFrame:
     """The change of every value from −c to +c, a column per method; * where q < 0.05 over the non-target values."""
-    pair = values.filter(pl.col("coefficient").abs() == coefficient)
-    pair = pair.with_columns(pl.col("method").map_elements(name_of, pl.String))
-    half = (pl.col("coefficient").sign() * pl.col("change")).sum() / 2
-    rows = pair.group_by("method", "label", maintain_order=True).agg(
-        half.alias("half"), pl.col("q").first(), pl.col("n_items").first()
-    )
+    rows = half_changes(values, coefficient).with_columns(pl.col("method").map_elements(name_of, pl.String))
     shown = rows.with_columns(
         pl.struct("half", "q").map_elements(lambda s: f"{s['half']:+.3f}{'*' if (s['q'] or 1) < 0.05 else ''}", pl.String)
     )

@@ -44,7 +44,7 @@ def test_one_command_makes_the_whole_study(project, done):
     ):
         assert (reports / name).stat().st_size > 200
     page = (reports / "report.html").read_text()
-    assert page.count("data:image/svg+xml") == 3
+    assert page.count("data:image/svg+xml") == 6
     assert "Synthetic." in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert set(json.loads((reports / "metrics.json").read_text())) == {*LEARNED, *BASELINES}

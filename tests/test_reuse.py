@@ -103,7 +103,9 @@ def test_less_is_run(model, tokenizer, items, monkeypatch):
     monkeypatch.setattr(scoring, "check_head", lambda *_: None)
     monkeypatch.setattr(scoring, "check_reuse", lambda *_: None)
     plain, reused = (
-        counted(model, lambda reuse=reuse: score(model, tokenizer, items, direction(model, [2]), COEFFICIENTS, 64, {}, reuse=reuse))
+        counted(
+            model, lambda reuse=reuse: score(model, tokenizer, items, direction(model, [2]), COEFFICIENTS, 64, {}, reuse=reuse)
+        )
         for reuse in (False, True)
     )
     assert len(set(plain)) == 1

@@ -2,16 +2,16 @@
 
 import base64
 import json
-from importlib.metadata import version
 from pathlib import Path
 
-import jinja2
 import polars as pl
 
-from pipeline import appendix, figures, tables
+from pipeline import appendix, figures, page, tables
 from pipeline.behaviours import load_behaviour
 from pipeline.declared import Declared
+from pipeline.examples import Example, examples, seed_effects
 from pipeline.files import new_file, new_folder, read_json
+from pipeline.manifest import manifest as reproduction
 from pipeline.paths import (
     BASE,
     COMPOSITION,
@@ -26,15 +26,15 @@ from pipeline.paths import (
     cell_folders,
     scores_folder,
 )
-from pipeline.rendering import as_html, write_table
+from pipeline.rendering import write_table
 from pipeline.schemas import MEAN, read_table
+from pipeline.stages.base import read_items
 from pipeline.stages.stage import stage
-from pipeline.statistics_tables import SECTIONS, statistics_tables
+from pipeline.statistics_tables import statistics_tables
 from pipeline.tracking import read_records
 
 SOURCES = ("effects", "arms", "values", "equal_cost", "composition", "coherence")
 FURTHER = ("sensitivity", "differences", "nll_budget", "answers", "flips", "curves")
-PACKAGES = ("torch", "transformers", "polars", "statsmodels", "dvc", "mlflow")
 SYNTHETIC = {
     "model": "The bundled reference model is a small network trained on a generated world.",
     "evalset": "The dilemmas come from the generated reference world.",
@@ -50,10 +50,8 @@ def synthetic_note(params: Declared) -> str:
 
 def caption(params: Declared, arms: pl.DataFrame, synthetic: bool) -> str:
     seeds = ", ".join(map(str, params["seeds"]))
-    world = " (synthetic)" if synthetic else ""
-    return (
-        f"{params['model']}{world}, {params['behaviour']} on {params['evalset']}; {arms['n_dilemmas'][0]} dilemmas; seeds {seeds}"
-    )
+    study = f"{params['model']}{' (synthetic)' if synthetic else ''}, {params['behaviour']} on {params['evalset']}"
+    return f"{study}; n = {arms['n_dilemmas'][0]} dilemmas; seeds {seeds}"
 
 
 def histories(params: Declared) -> dict[str, dict[int, pl.DataFrame]]:
@@ -63,14 +61,43 @@ def histories(params: Declared) -> dict[str, dict[int, pl.DataFrame]]:
     }
 
 
-def draw(params: Declared, effects: pl.DataFrame, oracle: list, text: str) -> dict[str, str]:
+def draw(params: Declared, frames: dict[str, pl.DataFrame], oracle: list, target: str, text: str) -> dict[str, str]:
     """Draw all figures into reports/figures and return the SVGs in base64."""
+    effects, arms, equal = frames["effects"], frames["arms"], frames["equal_cost"]
+    dose, unit, n_items = params["dose"], tables.nearest_to_one(arms), frames["items"].height
     with new_folder(REPORTS / "figures") as folder:
-        figures.effect_vs_coherence(folder, effects, text)
+        # The budget is a line only where it is in the units of the axis; else the rings alone mark it.
+        budget = dose.budget if dose.measure == "delta_nll" else None
+        figures.effect_vs_coherence(folder, effects, arms, equal, budget, text)
         figures.dose_response(folder, effects, oracle, text)
+        figures.forest(folder, equal, frames["seeds"], text)
+        figures.value_map(folder, frames["values"], target, unit, text)
+        figures.choice_mass(folder, effects, params["statistics"].min_choice_mass, n_items, text)
         if curves := histories(params):
             figures.training_curves(folder, curves, text)
     return {file.stem: base64.b64encode(file.read_bytes()).decode() for file in (REPORTS / "figures").glob("*.svg")}
+
+
+def read_cells(params: Declared) -> dict[str, pl.DataFrame]:
+    """Return each method's scores, all its seeds, and those of the base model under `base`."""
+    folders = cell_folders(params["methods"], params["baselines"], params["seeds"]) | {BASE: [scores_folder(BASE)]}
+    return {method: pl.concat([read_table(f / "scores.parquet", "evaluate") for f in own]) for method, own in folders.items()}
+
+
+def pick_examples(
+    params: Declared,
+    cells: dict[str, pl.DataFrame],
+    base: pl.DataFrame,
+    items: pl.DataFrame,
+    equal: pl.DataFrame,
+    target: str,
+    unit: float,
+) -> list[Example]:
+    """Return single dilemmas of the best trained method (at equal cost) and of the first kind of prompting."""
+    trained = equal.filter(pl.col("method").is_in(params["methods"])).sort("target_effect", descending=True)["method"].to_list()
+    prompts = [method for method in params["baselines"] if params["steering"][method].method == "prompting"]
+    chosen = trained[:1] + prompts[:1]
+    return [example for m in chosen for example in examples(m, cells[m], base, items, target, unit)]
 
 
 def certificates(params: Declared) -> dict[tuple[str, int], dict]:
@@ -107,13 +134,21 @@ def main() -> None:
         )
         further = {name: read_further(name) for name in FURTHER}
         oracle, manifest = read_json(REPORTS / "oracle.json", "effects"), read_json(MANIFEST, "model")
+        items = read_items()
         synthetic = synthetic_note(params)
         unit = tables.nearest_to_one(arms)
+        target = load_behaviour(behaviour_file(params["behaviour"])).targets[params["evalset"]].label
+        cells = read_cells(params)
+        base = cells.pop(BASE)
+        seeds = seed_effects(cells, base, items, target)
+        found = pick_examples(params, cells, base, items, equal, target, unit)
         shown = {
             "source_table": tables.source_table(arms, equal, params["behaviour"]),
             "equal_cost_table": tables.equal_cost_table(equal),
             "full_table": tables.full_table(arms),
             "seeds_table": tables.seeds_table(effects),
+            "seeds_equal_cost_table": appendix.seeds_equal_cost_table(seeds),
+            "examples_table": appendix.examples_table(found),
             "values_table": tables.values_table(values, unit),
             "certificates_table": appendix.certificates_table(certificates(params)),
             "composition_table": appendix.composition_table(composition),
@@ -121,24 +156,22 @@ def main() -> None:
             "ablation_table": ablations(params, arms, equal),
             **statistics_tables(further, arms),
         }
-        shown = {name: table for name, table in shown.items() if table.height}
+        shown = {name.removesuffix("_table"): table for name, table in shown.items() if table.height}
         with new_folder(REPORTS / "tables") as folder:
             for name, table in shown.items():
-                write_table(folder, name.removesuffix("_table"), table)
-        drawn = draw(params, effects, oracle, caption(params, arms, bool(synthetic)))
-        page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True).from_string(
-            Path("pipeline/report.html.jinja").read_text()
-        )
-        target = load_behaviour(behaviour_file(params["behaviour"])).targets[params["evalset"]].label
-        versions = {name: version(name) for name in PACKAGES}
-        text = page.render(
-            params=params, manifest=manifest, target=target, n_dilemmas=arms["n_dilemmas"][0], oracle=oracle, unit=unit,
-            synthetic=synthetic, further=SECTIONS, figures={"training": ""} | drawn,
-            manifest_text=json.dumps(manifest | {"packages": versions}, indent=2), params_text=Path("params.yaml").read_text(),
-            budget=params["dose"], pair=params["composition"], tables={name: as_html(table) for name, table in shown.items()},
-        )  # fmt: skip
+                write_table(folder, name, table)
+        frames = {"effects": effects, "arms": arms, "equal_cost": equal, "values": values, "seeds": seeds, "items": items}
+        drawn = draw(params, frames, oracle, target, caption(params, arms, bool(synthetic)))
+        shown.pop("examples", None)  # the page shows them with their texts
+        context = {
+            "params": params, "manifest": manifest, "synthetic": synthetic, "target": target, "oracle": oracle, "unit": unit,
+            "n_dilemmas": arms["n_dilemmas"][0], "budget": params["dose"], "pair": params["composition"], "examples": found,
+            "headline": page.headline(equal, params["methods"]), "setup": page.setup(params, arms, items),
+            "name_of": tables.name_of, "words": page.ACTIONS, "reproduction": reproduction(manifest, params),
+            "manifest_text": json.dumps(manifest, indent=2), "params_text": Path("params.yaml").read_text(),
+        }  # fmt: skip
         with new_file(REPORTS / "report.html") as file:
-            file.write_text(text)
+            file.write_text(page.render(shown, drawn, context))
         publish(run, effects)
         run.complete(stage_records(params))
 

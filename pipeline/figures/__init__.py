@@ -1,0 +1,10 @@
+"""The report's figures: SVG and PNG, the same bytes for the same content."""
+
+from pipeline.figures.choice_mass import choice_mass
+from pipeline.figures.coherence import effect_vs_coherence
+from pipeline.figures.dose_response import dose_response
+from pipeline.figures.forest import forest
+from pipeline.figures.training import training_curves
+from pipeline.figures.values import value_map
+
+__all__ = ["choice_mass", "dose_response", "effect_vs_coherence", "forest", "training_curves", "value_map"]

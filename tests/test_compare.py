@@ -1,0 +1,135 @@
+"""`pipeline compare` on a small git repository with experiments as DVC names them."""
+
+import subprocess
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from pipeline.compare import main
+from pipeline.errors import InputError
+from pipeline.revisions import resolve
+from tests.test_tables import arm
+
+PARAMS = """model: reference
+behaviour: honesty
+evalset: reference
+methods: [innerpissa]
+baselines: [prompting]
+seeds: [0]
+rank: {rank}
+"""
+LOCK = """schema: '2.0'
+stages:
+  train@innerpissa-0:
+    cmd: train
+    params:
+      params.yaml:
+        rank: {rank}
+  train@innerpissa-7:
+    cmd: train
+    params:
+      params.yaml:
+        rank: 1
+"""
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def study(rank: int, effect: float, extra: str = "") -> None:
+    """Write the results of one run into the workspace."""
+    Path("reports").mkdir(exist_ok=True)
+    Path("params.yaml").write_text(PARAMS.format(rank=rank) + extra)
+    Path("dvc.lock").write_text(LOCK.format(rank=rank))
+    rows = {"innerpissa": effect, "prompting": 0.5}
+    pl.DataFrame([arm(m, e) for m, e in rows.items()]).write_csv("reports/arms.csv")
+    equal = [arm(m, 2 * e, used=1.5, calibrated=m != "prompting") for m, e in rows.items()]
+    pl.DataFrame(equal).write_csv("reports/equal_cost.csv")
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch) -> str:
+    """HEAD at rank 8, experiments rank-16 and rank-64, and one of two baselines called twice; the workspace is rank 8."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{name}_NAME", "test")
+        monkeypatch.setenv(f"GIT_{name}_EMAIL", "test@example.org")
+    run("git", "init", "-q")
+
+    def commit() -> str:
+        run("git", "add", "-A")
+        run("git", "commit", "-qm", "a run")
+        return run("git", "rev-parse", "HEAD")
+
+    study(8, 0.01)
+    head = commit()
+    for rank, effect in ((16, 0.02), (64, 0.03)):
+        study(rank, effect)
+        run("git", "update-ref", f"refs/exps/{head[:2]}/{head[2:]}/rank-{rank}", commit())
+        run("git", "reset", "-q", "--hard", head)
+    for start in ("aa", "bb"):
+        Path("more").write_text(start)
+        run("git", "update-ref", f"refs/exps/{start}/{'0' * 38}/twice", commit())
+        run("git", "reset", "-q", "--hard", head)
+    return head
+
+
+def test_one_number_that_differs_gives_a_curve(repository, capsys):
+    main(["rank-64", "HEAD", "rank-16"], "out", [])
+    rows = pl.read_csv("out/results.csv")
+    curve = rows.filter(pl.col("method") == "innerpissa").sort("x")
+    assert curve["x"].to_list() == [8, 16, 64]
+    assert curve["target_effect"].to_list() == [0.02, 0.04, 0.06]
+    assert curve["raw_target_effect"].to_list() == [0.01, 0.02, 0.03]
+    table = Path("out/comparison.md").read_text()
+    assert "| rank-64 | 64 | InnerPiSSA | 0.030 | 0.060 | [0.050, 0.070] | 1.50 |" in table
+    assert "no dose" in table
+    assert table in capsys.readouterr().out
+    drawn = Path("out/comparison.svg").read_text()
+    assert all(f"<!-- {text} -->" in drawn for text in ("InnerPiSSA", "prompting", "rank", "8", "16", "64"))
+    assert {file.suffix for file in Path("out").iterdir()} == {".md", ".csv", ".tex", ".svg", ".png"}
+
+
+def test_several_differences_give_places_and_the_workspace_counts(repository):
+    study(8, 0.05, "quantization: 4bit\n")
+    main(["workspace", "rank-16", repository], "out", ["innerpissa"])
+    rows = pl.read_csv("out/results.csv")
+    assert rows["experiment"].to_list() == ["workspace", "rank-16", repository]
+    assert rows["x"].null_count() == 3
+    header = Path("out/comparison.csv").read_text().splitlines()[0]
+    assert "rank,quantization,Method" in header
+    assert "prompting" not in Path("out/comparison.md").read_text()
+
+
+def test_nothing_else_in_the_folder_is_touched(repository):
+    main(["HEAD", "rank-16"], "reports", [])
+    assert Path("reports/arms.csv").exists()
+
+
+@pytest.mark.parametrize(("names", "only", "said"), [
+    (["nope", "HEAD"], [], "'nope' is no experiment and no git revision: there are workspace, rank-16, rank-64, twice and"),
+    (["twice", "HEAD"], [], "2 experiments are called 'twice'"),
+    (["HEAD", "HEAD"], [], "names something twice"),
+    (["HEAD", "rank-16"], ["lora"], "none of the experiments has a method called lora"),
+])  # fmt: skip
+def test_a_wrong_name_gets_one_sentence(repository, names, only, said):
+    with pytest.raises(InputError, match=said):
+        main(names, "out", only)
+    assert not Path("out").exists()
+
+
+def test_results_of_other_parameters_are_refused(repository):
+    """A failed experiment holds its own params.yaml with its baseline's results."""
+    Path("params.yaml").write_text(PARAMS.format(rank=32))
+    with pytest.raises(InputError, match="workspace: the results are of another rank than its params.yaml"):
+        main(["workspace", "HEAD"], "out", [])
+    Path("reports/equal_cost.csv").unlink()
+    with pytest.raises(InputError, match="workspace has no reports/equal_cost.csv"):
+        main(["workspace", "HEAD"], "out", [])
+
+
+def test_a_branch_called_like_an_experiment_gives_way(repository):
+    run("git", "branch", "rank-16")
+    assert resolve("rank-16") != repository

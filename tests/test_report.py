@@ -1,0 +1,219 @@
+"""Figures, examples and the page, on planted data."""
+
+import re
+
+import polars as pl
+import pytest
+
+from pipeline import figures, page
+from pipeline.examples import AGAINST, LEAST, MOST, answers, examples, pick, seed_effects, spans
+from pipeline.figures.coherence import frontier
+from pipeline.figures.look import stacked
+from pipeline.manifest import cells, digest, locked
+from pipeline.schemas import MEAN, add_labels
+from pipeline.tables import name_of
+from tests.test_tables import arm
+
+REACH = {"innerpissa": 0.05, "antipasto_norotation": 0.03, "prompting": 0.5, "mean_diff": 0.01, "random": 0.0}
+COEFFICIENTS = (-2.0, -1.0, 1.0, 2.0)
+
+
+def planted_effects() -> pl.DataFrame:
+    rows = []
+    for method, reach in REACH.items():
+        for c in (-1.0, 1.0) if method == "prompting" else COEFFICIENTS:
+            for seed, shift in (("0", -0.01), ("1", 0.01), (MEAN, 0.0)):
+                effect = reach * c + shift
+                rows.append({
+                    "method": method, "seed": seed, "coefficient": c, "target_effect": effect, "ci_low": effect - 0.01,
+                    "ci_high": effect + 0.01, "delta_nll": 0.02 * abs(c), "choice_mass": 0.9, "answered": 0.75,
+                    "seed_min": effect - 0.01 if seed == MEAN else None, "seed_max": effect + 0.01 if seed == MEAN else None,
+                })  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def planted() -> dict[str, pl.DataFrame]:
+    arms = [arm(m, reach * c, coefficient=c, delta_nll=0.02 * c) for m, reach in REACH.items() for c in (1.0, 2.0)]
+    equal = [arm(m, r, used=1.5, calibrated=m != "prompting") for m, r in REACH.items()]
+    values = [
+        {"method": m, "label": f"Value/{label}", "coefficient": c, "change": 0.1 * c, "n_items": 9, "q": q}
+        for m in REACH for label, q in (("honesty", None), ("kindness", 0.01)) for c in (-1.0, 1.0)
+    ]  # fmt: skip
+    seeds = pl.DataFrame({"method": ["innerpissa", "innerpissa", "random"], "seed": [0, 1, 0], "effect": [0.04, 0.06, 0.01]})
+    frames = {
+        name: pl.DataFrame(rows, infer_schema_length=None)
+        for name, rows in (("arms", arms), ("equal", equal), ("values", values))
+    }
+    return frames | {"effects": planted_effects(), "seeds": seeds}
+
+
+def draw_all(folder) -> None:
+    shown = planted()
+    oracle = [{"coefficient": -1.0, "target_effect": -0.7}, {"coefficient": 1.0, "target_effect": 0.3}]
+    figures.effect_vs_coherence(folder, shown["effects"], shown["arms"], shown["equal"], 0.2, "a caption")
+    figures.dose_response(folder, shown["effects"], oracle, "a caption")
+    figures.forest(folder, shown["equal"], shown["seeds"], "a caption")
+    figures.value_map(folder, shown["values"], "Value/honesty", 1.0, "a caption")
+    figures.choice_mass(folder, shown["effects"], 0.5, 200, "a caption")
+
+
+def test_every_figure_names_its_methods_and_comes_out_the_same_twice(tmp_path):
+    """Text is drawn as paths, so that fonts do not matter; matplotlib leaves each text as a comment beside them."""
+    for folder in ("one", "two"):
+        draw_all(tmp_path / folder)
+    files = sorted((tmp_path / "one").iterdir())
+    assert len(files) == 10
+    for file in files:
+        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes(), file.name
+    for file in (tmp_path / "one").glob("*.svg"):
+        said = set(re.findall(r"<!-- (.*?) -->", file.read_text()))
+        assert {name_of(method) for method in REACH} <= said, file.name
+        assert any("a caption" in text for text in said)
+    counted = re.findall(r"<!-- (\d+) -->", (tmp_path / "one/choice_mass.svg").read_text())
+    assert counted.count("50") == sum(2 if method == "prompting" else 4 for method in REACH)  # a quarter of 200 items is excluded
+    assert "<!-- budget: 0.2 nats -->" in (tmp_path / "one/effect_vs_coherence.svg").read_text()
+
+
+def test_training_curves_have_a_panel_per_method(tmp_path):
+    history = pl.DataFrame({"split": ["train", "train", "calibration"], "step": [1, 2, 2], "loss": [1.0, 0.5, 0.7]})
+    figures.training_curves(tmp_path, {"lora": {0: history, 1: history}, "lora_antiparallel": {0: history}}, "a caption")
+    assert {"LoRA", "LoRA, antiparallel", "seed 1"} <= set(re.findall(r"<!-- (.*?) -->", (tmp_path / "training.svg").read_text()))
+
+
+def test_the_frontier_holds_what_nothing_beats_at_its_cost():
+    points = [(0.1, 0.02), (0.2, 0.01), (0.05, -0.1), (0.3, 0.05), (0.1, 0.01)]
+    assert frontier(points) == [(0.1, 0.02), (0.3, 0.05)]
+    assert frontier([(0.1, -0.2)]) == []
+
+
+@pytest.mark.parametrize(("far", "axes"), [(0.1, 1), (0.5, 2)])
+def test_a_far_value_gets_an_axis_of_its_own(far, axes):
+    from matplotlib.figure import Figure
+
+    assert len(stacked(Figure(), [0.05, -0.01], [0.05, -0.01, far], "y", (1, 3))) == axes
+
+
+@pytest.fixture
+def dilemmas() -> pl.DataFrame:
+    rows, carried = [], []
+    for index in range(6):
+        for action, carries in (("to_do", ["Value/honesty"]), ("not_to_do", ["Value/deceit"])):
+            prompt = f"Situation {index}.\nAction: {action} of {index}"
+            rows.append(
+                {"item_id": f"{index}-{action}", "dilemma_id": str(index), "action_type": action, "prompt": prompt, "values": []}
+            )
+            carried.append(carries)
+    return add_labels(pl.DataFrame(rows, schema_overrides={"values": pl.List(pl.String)}), carried)
+
+
+def scores(dilemmas: pl.DataFrame, moves: list[float], seeds: tuple[int, ...] = (0, 1)) -> pl.DataFrame:
+    """A reply that at c moves the log-odds of the honest side of dilemma i by c x moves[i]; base: even odds."""
+    rows = [
+        {
+            "item_id": item["item_id"], "dilemma_id": item["dilemma_id"], "seed": seed, "dose": dose, "coefficient": c,
+            "log_odds": c * moves[int(item["dilemma_id"])] * (1 if item["action_type"] == "to_do" else -1),
+            "choice_mass": 1.0, "nll": 1.0,
+        }
+        for item in dilemmas.to_dicts() for seed in seeds
+        for dose, c in [("raw", -1.0), ("raw", 1.0), ("calibrated", -2.0 - seed), ("calibrated", 2.0 + seed)]
+    ]  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def base(dilemmas: pl.DataFrame) -> pl.DataFrame:
+    zero = pl.lit(0.0)
+    return dilemmas.select(
+        "item_id",
+        "dilemma_id",
+        zero.alias("coefficient"),
+        zero.alias("log_odds"),
+        (zero + 1).alias("choice_mass"),
+        zero.alias("nll"),
+    )
+
+
+def test_the_examples_are_the_planted_extremes(dilemmas):
+    moved = scores(dilemmas, [0.1, 3.0, -0.5, 0.0, 2.0, 1.0])
+    found = examples("innerpissa", moved, base(dilemmas), dilemmas, "Value/honesty", 1.0)
+    kinds = [(example.kind, example.dilemma_id) for example in found]
+    assert kinds == [(MOST, "1"), (MOST, "4"), (AGAINST, "2"), (LEAST, "3"), (LEAST, "0")]
+    first = found[0]
+    assert first.situation == "Situation 1."
+    assert first.actions == {"not_to_do": "Action: not_to_do of 1", "to_do": "Action: to_do of 1"}
+    sure = 1 / (1 + 2.718281828459045**-3)
+    assert first.answers["coefficient"].to_list() == [-1, 0, 1]
+    assert first.answers["to_do"].to_list() == pytest.approx([1 - sure, 0.5, sure])
+    assert first.answers["not_to_do"].to_list() == pytest.approx([sure, 0.5, 1 - sure])
+    assert first.change == pytest.approx(sure - 0.5)
+
+
+def test_examples_do_not_claim_a_movement_that_is_not_there(dilemmas):
+    still = answers(scores(dilemmas, [0.0] * 6), base(dilemmas), dilemmas, "Value/honesty")
+    assert {kind for kind, *_ in pick(spans(still, 1.0), 2)} == {LEAST}
+
+
+def test_each_seed_stands_at_its_own_dose(dilemmas):
+    found = seed_effects({"innerpissa": scores(dilemmas, [1.0] * 6)}, base(dilemmas), dilemmas, "Value/honesty")
+    assert found["coefficient"].to_list() == [2.0, 3.0]
+    assert found["effect"].to_list() == pytest.approx([1 / (1 + 2.718281828459045**-c) - 0.5 for c in (2.0, 3.0)])
+
+
+@pytest.fixture
+def text(tmp_path, dilemmas) -> str:
+    table = pl.DataFrame({"Method": ["<b>InnerPiSSA</b>"], "Effect": ["0.1"]})
+    shown = {name: table for name in ("source", "full", "values", "a_new_one")}
+    moved = scores(dilemmas, [0.1, 3.0, -0.5, 0.0, 2.0, 1.0])
+
+    class Dose:
+        measure, budget = "kl", 0.1
+
+    context = {
+        "params": {"behaviour": "honesty", "evalset": "reference", "seeds": [0, 1]}, "manifest": {"model": "reference"},
+        "synthetic": "All of it.", "target": "Value/honesty", "oracle": [], "unit": 1.0, "n_dilemmas": 6, "budget": Dose,
+        "pair": None, "examples": examples("innerpissa", moved, base(dilemmas), dilemmas, "Value/honesty", 1.0),
+        "headline": page.headline(planted()["equal"], ["innerpissa"]), "setup": {"Model": "tiny"}, "name_of": name_of,
+        "words": page.ACTIONS, "reproduction": {"commit": "abc"}, "manifest_text": "{}", "params_text": "model: <tiny>",
+    }  # fmt: skip
+    return page.render(shown, {"forest": "AAAA"}, context)
+
+
+def test_the_page_stands_alone_and_every_table_names_its_source(text):
+    assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//", text)
+    assert "http" not in text
+    for name, source in (("source", "arms.csv"), ("full", "arms.csv"), ("values", "values.csv"), ("a_new_one", None)):
+        block = text.split(f'id="table-{name}"')[1].split("<h3")[0]
+        assert f'href="tables/{name}.csv"' in block
+        assert source is None or f'href="{source}"' in block
+    assert text.count('<p class="from">Computed from') == 5  # three tables, one figure, the examples
+    assert "Further tables" in text
+    assert "A new one" in text
+
+
+def test_the_page_escapes_and_describes(text):
+    assert "<b>InnerPiSSA</b>" not in text
+    assert "model: &lt;tiny&gt;" in text
+    assert all("alt=" in image for image in re.findall(r"<img[^>]*>", text))
+    assert "most moved against c (-0.122), dilemma 2" in text
+    assert "Of the trained methods: InnerPiSSA, +0.050" in text
+    ids = re.findall(r' id="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    anchors = set(re.findall(r'href="#([^"]+)"', text))
+    assert anchors <= set(ids)
+
+
+def test_every_entry_of_the_page_has_a_group_and_a_source():
+    assert {entry.group for entry in page.ENTRIES} <= set(page.GROUPS)
+    assert all(entry.sources for entry in page.ENTRIES)
+    assert len({entry.name for entry in page.ENTRIES}) == len(page.ENTRIES)
+
+
+def test_the_lock_hash_is_of_this_study_before_its_report(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert locked([], [], []) == {}
+    lock = "schema: '2.0'\nstages:\n  report: {cmd: a}\n  effects: {cmd: b}\n  train@lora-0: {cmd: c}\n  train@lora-7: {cmd: d}\n"
+    (tmp_path / "dvc.lock").write_text(lock)
+    found = locked(["lora"], ["pca"], [0])
+    assert set(found) == {"effects", "train@lora-0"}
+    (tmp_path / "dvc.lock").write_text(lock.replace("cmd: a", "cmd: other").replace("cmd: d", "cmd: other"))
+    assert digest(locked(["lora"], ["pca"], [0])) == digest(found)
+    assert "baselines@pca" in cells(["effects"], ["lora"], ["pca"], [0])
