@@ -73,7 +73,7 @@ def check_items(items: pl.DataFrame, what: str) -> pl.DataFrame:
     if items["item_id"].is_duplicated().any():
         twice = items.filter(pl.col("item_id").is_duplicated())["item_id"][0]
         raise InputError(f"{what}: item_id {twice!r} occurs twice: keep one of its rows")
-    sides = items.group_by("dilemma_id").agg(pl.col("action_type").sort().str.join(","))
+    sides = items.group_by("dilemma_id", maintain_order=True).agg(pl.col("action_type").sort().str.join(","))
     if (odd := sides.filter(pl.col("action_type") != "not_to_do,to_do")).height:
         raise InputError(
             f"{what}: dilemma {odd['dilemma_id'][0]!r} must have one to_do and one not_to_do row, "

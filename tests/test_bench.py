@@ -49,7 +49,8 @@ def test_options_out_of_range_are_one_sentence(monkeypatch):
     monkeypatch.chdir(ROOT)
     for options in (["--repeats", "0"], ["--layers", "2", "--width", "100"]):
         found = CliRunner().invoke(app, ["bench", *options])
-        assert type(found.exception).__name__ == "InputError"
+        assert (found.exit_code, found.stderr.count("\n")) == (2, 1)
+        assert found.stderr.startswith("error: ")
 
 
 def test_a_ratio_is_that_of_runs_in_turn(monkeypatch):

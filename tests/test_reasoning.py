@@ -63,7 +63,7 @@ class Scripted:
             self.said += 1
             return wanted
 
-        return attached(model, {"lm_head": hook})
+        return attached(model, [("lm_head", hook)])
 
 
 def scripted(model, tokenizer, tokens, count, template=None):

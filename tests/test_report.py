@@ -168,7 +168,10 @@ def text(tmp_path, dilemmas) -> str:
         measure, budget = "kl", 0.1
 
     context = {
-        "params": {"behaviour": "honesty", "evalset": "reference", "seeds": [0, 1]}, "manifest": {"model": "reference"},
+        "params": {
+            "behaviour": "honesty", "evalset": "reference", "seeds": [0, 1],
+            "generation": {"reasoning_tokens": 0, "coherence_tokens": 0},
+        }, "manifest": {"model": "reference"},
         "synthetic": "All of it.", "target": "Value/honesty", "oracle": [], "unit": 1.0, "n_dilemmas": 6, "budget": Dose,
         "pair": None, "examples": examples("innerpissa", moved, base(dilemmas), dilemmas, "Value/honesty", 1.0),
         "headline": page.headline(planted()["equal"], ["innerpissa"]), "setup": {"Model": "tiny"}, "name_of": name_of,

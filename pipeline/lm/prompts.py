@@ -56,7 +56,7 @@ def folded(tokenizer: PreTrainedTokenizerBase, messages: list[Message], options:
         probe = [{"role": "system", "content": PROBE}, {"role": "user", "content": "-"}]
         if PROBE in continued(tokenizer, probe, "-", options):
             return messages
-    except TemplateError:
+    except InputError:
         pass
     system, *rest = messages
     if not rest or rest[0]["role"] != "user":
