@@ -25,9 +25,9 @@ ITEMS = [{"item_id": str(i), "prompt": dilemma_prompt("You are a nurse. " * (1 +
 SETTINGS = {"rotation_init_std": 0.04, "scale_init_std": 0.04, "lr": 2e-2}
 
 
-def work(model, tokenizer, pairs, context) -> dict:
+def work(method, model, tokenizer, pairs, context) -> dict:
     """Train and score; what each process has at the end."""
-    fitted = METHODS["innerpissa"].load().fit(model, tokenizer, *pairs, context, seed=0)
+    fitted = METHODS[method].load().fit(model, tokenizer, *pairs, context, seed=0)
     scores = [list(record.values())[1:] for record in score(model, tokenizer, ITEMS, fitted, [-1.0, 1.0], 4, {})]
     return {
         "tensors": fitted.tensors(), "history": torch.tensor(fitted.history.drop("split").fill_null(0).to_numpy()),
@@ -41,15 +41,15 @@ def one_of_several(folder: str) -> None:
     with processes.joined("cpu"):
         assert processes.count() == 2
         manifest = given["manifest"]
-        found = work(
-            load_model(manifest, "float32", torch.device("cpu")), load_tokenizer(manifest), given["pairs"], given["context"]
-        )
+        model, tokenizer = load_model(manifest, "float32", torch.device("cpu")), load_tokenizer(manifest)
+        found = work(given["method"], model, tokenizer, given["pairs"], given["context"])
         torch.save(found, f"{folder}/found{processes.number()}.pt")
 
 
-def test_two_processes_give_the_results_of_one(model, tokenizer, pairs, context, manifest, tmp_path):
-    given = context("innerpissa", **SETTINGS)
-    torch.save({"pairs": pairs, "context": given, "manifest": manifest}, tmp_path / "given.pt")
+@pytest.mark.parametrize("method", ["innerpissa", "antipasto"])
+def test_two_processes_give_the_results_of_one(method, model, tokenizer, pairs, context, manifest, tmp_path):
+    given = context(method, **SETTINGS)
+    torch.save({"method": method, "pairs": pairs, "context": given, "manifest": manifest}, tmp_path / "given.pt")
     code = f"from tests.test_distributed import one_of_several; one_of_several({str(tmp_path)!r})"
     (tmp_path / "body.py").write_text(code)
     command = [
@@ -64,11 +64,11 @@ def test_two_processes_give_the_results_of_one(model, tokenizer, pairs, context,
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert ran.returncode == 0, ran.stderr[-3000:]
-    one = work(model, tokenizer, pairs, given)
+    one = work(method, model, tokenizer, pairs, given)
     first, second = (torch.load(tmp_path / f"found{number}.pt", weights_only=False) for number in range(2))
     for key, tensor in one["tensors"].items():
         assert torch.equal(first["tensors"][key], second["tensors"][key])
-        torch.testing.assert_close(first["tensors"][key], tensor, rtol=1e-3, atol=1e-4)
+        assert (first["tensors"][key] - tensor).norm() < 5e-3 * tensor.norm()
     for key in ("history", "scores"):
         torch.testing.assert_close(first[key], one[key], rtol=1e-3, atol=1e-3)
         assert torch.equal(first[key], second[key])

@@ -23,7 +23,8 @@ COEFFICIENTS = [-2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 3.0]
 def plain_rows(rows: Rows) -> Rows:
     """Return the same tokens as ordinary texts, one per row, which need no mask of their own."""
     real = rows.branch >= 0
-    return rows._replace(branch=real.long() - 1, positions=(real.cumsum(-1) - 1).clamp(min=0))
+    positions = (real.cumsum(-1) - 1).clamp(min=0)
+    return rows._replace(branch=real.long() - 1, positions=positions, last=rows.last[:, -1:])
 
 
 class Bare:

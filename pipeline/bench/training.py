@@ -16,6 +16,7 @@ from pipeline.bench.ratios import Figure, ratio
 from pipeline.bench.subject import Subject
 from pipeline.lm.forward import token_nll
 from pipeline.lm.layers import decoder_layers, depth_to_layer
+from pipeline.lm.trunk import trunk_depth
 from pipeline.steering.contrast import base_pass, pair_tensors, run
 from pipeline.steering.losses import make_loss
 from pipeline.steering.observed import Observed
@@ -35,6 +36,7 @@ class Ours:
         self.base = base_pass(self.model, self.layer, self.data, self.last, 2 * self.size, self.loss.reads_distribution)
         self.loss.prepare(reference(self.model, subject.tokenizer, subject.pairs, index, self.base.states))
         self.optimizer = torch.optim.AdamW(self.adapter.parameters(), lr=1e-6)
+        self.depth = trunk_depth(self.model, self.adapter.touched())
         self.rows = list(range(min(self.size, len(self.data.lengths))))
 
     def __call__(self) -> None:
@@ -42,7 +44,7 @@ class Ours:
         base = self.base.batch(self.rows, batch.ids.shape[-1])
         with torch.enable_grad():
             with self.adapter.steer(self.model, torch.tensor([1.0, -1.0]).repeat_interleave(2 * len(self.rows))):
-                found = run(self.model, self.layer, batch, self.last, repeats=2, base=base.final)
+                found = run(self.model, self.layer, batch, self.last, 2, base.final, self.depth)
             seen = Observed(found.states, found.nll, base.states, base.nll, batch.chosen, found.shift, base.entropy)
             descend(self.optimizer, self.adapter.parameters(), torch.stack(list(self.loss(seen, 1.0).values())).sum())
 
@@ -52,7 +54,8 @@ class Peft:
 
     def __init__(self, subject: Subject, ours: Ours):
         batch = ours.data.batch(ours.rows)
-        self.ids, self.mask, self.chosen = (tensor.flatten(0, 1) for tensor in (batch.ids, batch.mask, batch.chosen))
+        self.ids, self.mask = (tensor.flatten(0, 1) for tensor in (batch.ids, batch.mask))
+        self.places = batch.places()
         config = LoraConfig(r=subject.params.rank, lora_alpha=subject.params.rank, target_modules=subject.adapter.touched())
         self.model = get_peft_model(copy.deepcopy(subject.model), config)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -64,7 +67,7 @@ class Peft:
             losses = []
             for _ in range(2):
                 hidden = inner.base_model(input_ids=self.ids, attention_mask=self.mask, use_cache=False).last_hidden_state
-                losses.append(token_nll(inner, hidden, self.ids, self.chosen).mean())
+                losses.append(token_nll(inner, hidden, self.ids, self.places).mean())
             descend(self.optimizer, self.parameters, torch.stack(losses).sum())
 
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.evalsets.writing import write
 from pipeline.lm.batches import in_batches
-from pipeline.lm.forward import last_hidden, token_nll
+from pipeline.lm.forward import last_hidden, scattered, tails, token_nll
 from pipeline.lm.prompts import open_turn, pad_left, tokenize
 from pipeline.steering.base import Attachable
 
@@ -45,10 +45,10 @@ def base_nll(model: PreTrainedModel, texts: list[tuple[list[int], list[int]]], b
 
     def work(part: list[int]) -> Tensor:
         ids, mask = pad_left([texts[index][0] + texts[index][1] for index in part], 0, model.device)
-        lengths = torch.tensor([len(texts[index][1]) for index in part])
-        chosen = (torch.arange(ids.shape[1]) >= ids.shape[1] - lengths[:, None]).to(model.device)
-        flat = token_nll(model, last_hidden(model, ids, mask), ids, chosen)
-        return (torch.zeros(ids.shape, device=ids.device).masked_scatter(chosen, flat).sum(-1) / chosen.sum(-1)).cpu()
+        lengths = [len(texts[index][1]) for index in part]
+        places = tails(lengths, ids.shape[1], ids.device)
+        flat = token_nll(model, last_hidden(model, ids, mask), ids, places)
+        return scattered(ids.shape, places, flat).sum(-1).cpu() / torch.tensor(lengths)
 
     values = dict(zip(order, in_batches(order, batch_size, work, "base NLL").tolist(), strict=True))
     return [values[index] for index in range(len(texts))]

@@ -96,7 +96,7 @@ def attention_mask(model: PreTrainedModel, rows: Rows) -> Tensor | dict[str, Ten
     Models whose layers differ get one such mask by kind of layer. Raises InputError for kinds that are neither full nor
     sliding attention.
     """
-    if int(rows.branch.max()) < 2:
+    if rows.last.shape[1] < 2:
         return (rows.branch >= 0).long()
     config = model.config.get_text_config()
     if others := set(getattr(config, "layer_types", None) or []) - set(KINDS.values()):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,29 @@ from transformers import PreTrainedModel
 CHUNK = 4096  # tokens whose logits exist at once,
 LOGITS = 1 << 26  # unless they are more than this many: 256 MiB in float32
 ROWS = 64  # texts per forward pass without gradients, where nothing else says how many
+
+
+class Places(NamedTuple):
+    """Tokens of a batch by row and column, each [n]; never a text's first token, which nothing predicts."""
+
+    row: Tensor
+    column: Tensor
+
+
+def tails(counts: list[int], width: int, device: torch.device) -> Places:
+    """Return the last `counts[i]` tokens of each row i of a batch, in order.
+
+    They are found on the host: a mask on a device would have it wait.
+    """
+    own = torch.tensor(counts)
+    row = torch.arange(len(counts)).repeat_interleave(own)
+    column = torch.arange(len(row)) + (width - own.cumsum(0))[row]
+    return Places(row.to(device, non_blocking=True), column.to(device, non_blocking=True))
+
+
+def scattered(shape: torch.Size, places: Places, flat: Tensor) -> Tensor:
+    """Return values [b, t] at their places and zero elsewhere."""
+    return torch.zeros(shape, device=flat.device, dtype=flat.dtype).index_put(tuple(places), flat)
 
 
 def token_positions(mask: Tensor) -> Tensor:
@@ -47,20 +71,25 @@ def state_nll(model: PreTrainedModel, states: Tensor, targets: Tensor) -> Tensor
     return torch.cat(parts)
 
 
-def token_nll(model: PreTrainedModel, hidden: Tensor, ids: Tensor, chosen: Tensor) -> Tensor:
-    """Return -log p (nats) of the tokens ids[chosen], flat, each predicted from the position before it.
+def before(hidden: Tensor, places: Places) -> Tensor:
+    """Return the states [n, d] of hidden [b, t, d] that predict the tokens at `places`."""
+    return hidden[places.row, places.column - 1]
 
-    Shapes: hidden [b, t, d], ids [b, t], chosen [b, t] bool with the first column false.
+
+def token_nll(model: PreTrainedModel, hidden: Tensor, ids: Tensor, places: Places) -> Tensor:
+    """Return -log p (nats) [n] of the tokens ids[places], each predicted from the position before it.
+
+    Shapes: hidden [b, t, d], ids [b, t].
     """
-    return state_nll(model, hidden[:, :-1][chosen[:, 1:]], ids[chosen])
+    return state_nll(model, before(hidden, places), ids[places.row, places.column])
 
 
-def token_shift(model: PreTrainedModel, hidden: Tensor, ids: Tensor, chosen: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the NLL as `token_nll`, and the total variation 1/2 sum |p - p_base| of the same predictions; both flat.
+def token_shift(model: PreTrainedModel, hidden: Tensor, ids: Tensor, places: Places, base: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the NLL as `token_nll`, and the total variation 1/2 sum |p - p_base| of the same predictions; both [n].
 
     `base` [b, t, d] are the base model's final hidden states of the same tokens.
     """
-    states, others, targets = hidden[:, :-1][chosen[:, 1:]], base[:, :-1][chosen[:, 1:]], ids[chosen]
+    states, others, targets = before(hidden, places), before(base, places), ids[places.row, places.column]
     losses, shifts = [], []
     for part in chunks(model, len(targets)):
         log_p = to_logits(model, states[part]).log_softmax(-1)
@@ -71,9 +100,9 @@ def token_shift(model: PreTrainedModel, hidden: Tensor, ids: Tensor, chosen: Ten
     return torch.cat(losses), torch.cat(shifts)
 
 
-def token_entropy(model: PreTrainedModel, hidden: Tensor, chosen: Tensor) -> Tensor:
-    """Return the entropy (nats) of the distribution that predicts each chosen token, flat; shapes as in `token_nll`."""
-    states = hidden[:, :-1][chosen[:, 1:]]
+def token_entropy(model: PreTrainedModel, hidden: Tensor, places: Places) -> Tensor:
+    """Return the entropy (nats) [n] of the distribution that predicts each token; shapes as in `token_nll`."""
+    states = before(hidden, places)
     parts = []
     for part in chunks(model, len(states)):
         log_p = to_logits(model, states[part]).log_softmax(-1)
@@ -81,9 +110,9 @@ def token_entropy(model: PreTrainedModel, hidden: Tensor, chosen: Tensor) -> Ten
     return torch.cat(parts)
 
 
-def token_kl(model: PreTrainedModel, base: Tensor, hidden: Tensor, chosen: Tensor) -> Tensor:
-    """Return KL(base || steered) in nats of each chosen token's prediction, flat; final states [b, t, d] of both."""
-    first, second = (states[:, :-1][chosen[:, 1:]] for states in (base, hidden))
+def token_kl(model: PreTrainedModel, base: Tensor, hidden: Tensor, places: Places) -> Tensor:
+    """Return KL(base || steered) in nats [n] of each token's prediction; final states [b, t, d] of both."""
+    first, second = before(base, places), before(hidden, places)
     parts = []
     for part in chunks(model, len(first)):
         log_p, log_q = (to_logits(model, states[part]).log_softmax(-1) for states in (first, second))

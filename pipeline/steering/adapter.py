@@ -36,7 +36,10 @@ class LearnedModule(nn.Module):
     """The adapter of one linear module; subclasses hold its parameters."""
 
     def hook(self, target: nn.Linear, doses: Tensor, index: Tensor) -> Hook:
-        """Return a forward hook for `target`: row i of a batch gets coefficient doses[index[i]]; a 0-d index serves all rows."""
+        """Return a forward hook for `target`: row i of a batch gets coefficient doses[index[i]]; a 0-d index serves all rows.
+
+        Both lie on the CPU, where their values can be read without waiting for a device.
+        """
         raise NotImplementedError
 
     def flip(self) -> None:
@@ -114,14 +117,14 @@ class Adapter(Hooked):
     def hooks(self, model, coefficient: Coefficient) -> Hooks:
         if is_zero(coefficient):
             return []
-        doses, index = torch.unique(torch.as_tensor(coefficient, dtype=torch.float32), return_inverse=True)
+        doses, index = torch.unique(torch.as_tensor(coefficient, dtype=torch.float32, device="cpu"), return_inverse=True)
         hooks: Hooks = []
         for name, module in self.modules.items():
             target = model.get_submodule(name)
             place = device_of(target)
             if next(module.parameters()).device != place:
                 module.to(place)
-            hooks.append((name, guarded(module.hook(target, doses.to(place), index.to(place)), index)))
+            hooks.append((name, guarded(module.hook(target, doses, index), index)))
         return hooks
 
     def rewrite(self, messages, coefficient: float):

@@ -43,7 +43,8 @@ def descend(
         check_finite(standing, lr, file)
     for step in track(range(standing.step + 1, steps + 1), "training", steps - standing.step):
         optimizer.zero_grad()
-        found = accumulate(pieces, splits["train"], plan[step - 1], params.batch_size, (step - 1) / steps)
+        # The step at hand counts: with nothing of a ramp, the anti-parallel loss has no gradient, and Adam makes rounding a step.
+        found = accumulate(pieces, splits["train"], plan[step - 1], params.batch_size, step / steps)
         processes.add_up_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, params.clip_norm)
         rate = schedule.get_last_lr()[0]

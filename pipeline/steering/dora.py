@@ -32,6 +32,7 @@ class DoraModule(LoraModule):
         return (own.sqrt() + c * self.delta) / norm
 
     def hook(self, target: nn.Linear, doses: Tensor, index: Tensor) -> Hook:
+        doses, index = doses.to(self.B.device), index.to(self.B.device)
         g, c = self.gain(weight_of(target), doses)[index].unsqueeze(-2), doses[index][..., None, None]
 
         def add(_module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

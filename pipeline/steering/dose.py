@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline.lm.forward import ROWS, last_hidden, token_kl, token_nll
+from pipeline.lm.forward import ROWS, last_hidden, tails, token_kl, token_nll
 from pipeline.sections import DoseParams
 from pipeline.steering.base import Pairs, Steering
 from pipeline.steering.contrast import pair_tensors
@@ -32,21 +32,22 @@ def cost_function(
     parts = []
     for start in range(0, len(data.lengths), ROWS):
         batch = data.batch(list(range(start, min(start + ROWS, len(data.lengths)))))
-        ids, mask, chosen = batch.ids[:, 0], batch.mask[:, 0], batch.chosen[:, 0]
-        parts.append((ids, mask, chosen, last_hidden(model, ids, mask)))
-    count = sum(int(chosen.sum()) for _, _, chosen, _ in parts)
+        ids, mask = batch.ids[:, 0], batch.mask[:, 0]
+        parts.append((ids, mask, batch.shared, last_hidden(model, ids, mask)))
+    count = sum(data.shared)
 
     @torch.no_grad()
     def cost(c: float) -> tuple[float, float]:
         total = torch.zeros(2, device=model.device)
-        for ids, mask, chosen, base in parts:
-            twice = [tensor.repeat(2, 1) for tensor in (ids, mask, chosen)]
+        for ids, mask, shared, base in parts:
+            twice = [tensor.repeat(2, 1) for tensor in (ids, mask)]
+            places = [tails(counts, ids.shape[-1], ids.device) for counts in (shared, 2 * shared)]
             with steering.steer(model, torch.tensor([c, -c]).repeat_interleave(len(ids))):
-                hidden = last_hidden(model, *twice[:2])
+                hidden = last_hidden(model, *twice)
             if measure == "kl":
-                flat = token_kl(model, base.repeat(2, 1, 1), hidden, twice[2])
+                flat = token_kl(model, base.repeat(2, 1, 1), hidden, places[1])
             else:
-                flat = token_nll(model, hidden, twice[0], twice[2]) - token_nll(model, base, ids, chosen).repeat(2)
+                flat = token_nll(model, hidden, twice[0], places[1]) - token_nll(model, base, ids, places[0]).repeat(2)
             total += flat.view(2, -1).sum(1)
         up, down = (total / count).tolist()
         return up, down

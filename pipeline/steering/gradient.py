@@ -16,7 +16,7 @@ from torch.nn.functional import normalize, relu
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.errors import InputError
-from pipeline.lm.forward import last_hidden, layer_output, read_layers, token_nll
+from pipeline.lm.forward import last_hidden, layer_output, read_layers, scattered, tails, token_nll
 from pipeline.lm.layers import decoder_layers, depth_to_layer
 from pipeline.lm.prompts import pad_left, tokenize
 from pipeline.sections import GradientParams
@@ -93,7 +93,8 @@ def batch_gradients(
     sites: list[str], section: GradientParams,
 ) -> Tensor:  # fmt: skip
     """Return the gradients [2, n, k, d] of n pairs. Rows do not see each other, so the losses' sum keeps them apart."""
-    ids, mask = pad_left(tokenize(tokenizer, [*positive, *negative]), tokenizer.pad_token_id, model.device)
+    rows = tokenize(tokenizer, [*positive, *negative])
+    ids, mask = pad_left(rows, tokenizer.pad_token_id, model.device)
     modules, layers = [model.get_submodule(site) for site in sites], decoder_layers(model)
     loss_layer = layers[min(depth_to_layer(model, section.loss_depth), len(layers) - 1)]
     with ExitStack() as attached, read_layers([*modules, loss_layer]) as seen:
@@ -102,7 +103,7 @@ def batch_gradients(
         hidden = last_hidden(model, ids, mask)
     n, last = len(positive), section.last_tokens
     states = seen[-1][:, -1].float().to(ids.device)
-    log_prob = mean_log_prob(model, hidden[:n], ids[:n], mask[:n])
+    log_prob = mean_log_prob(model, hidden[:n], ids[:n], [len(row) for row in rows[:n]])
     loss = repr_margin(states[:n], states[n:], log_prob, section.margin, section.margin_weight).sum()
     found = torch.autograd.grad(loss, seen[:-1])
     return torch.stack([gradient[:, -last:].float().mean(1).cpu() for gradient in found], dim=1).unflatten(0, (2, n))
@@ -113,15 +114,15 @@ def require_gradient(_module, _inputs, output) -> None:
     layer_output(output).requires_grad_()
 
 
-def mean_log_prob(model: PreTrainedModel, hidden: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+def mean_log_prob(model: PreTrainedModel, hidden: Tensor, ids: Tensor, lengths: list[int]) -> Tensor:
     """Return the mean log-probability [b] (nats) of each row's real tokens but its first, which nothing predicts.
 
-    Shapes: hidden [b, t, d], ids [b, t], mask [b, t] with the padding on the left.
+    Shapes: hidden [b, t, d], ids [b, t] with the padding on the left, and the number of real tokens of each row.
     """
-    chosen = mask.bool() & mask.roll(1, dims=-1).bool()
-    chosen[:, 0] = False
-    nll = torch.zeros(ids.shape, device=ids.device).masked_scatter(chosen, token_nll(model, hidden, ids, chosen))
-    return -nll.sum(-1) / chosen.sum(-1)
+    counts = [length - 1 for length in lengths]
+    places = tails(counts, ids.shape[1], ids.device)
+    nll = scattered(ids.shape, places, token_nll(model, hidden, ids, places))
+    return -nll.sum(-1) / torch.tensor(counts, device=ids.device)
 
 
 def gradient_direction(positive: Tensor, negative: Tensor, section: GradientParams) -> Tensor:

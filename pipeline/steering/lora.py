@@ -40,7 +40,7 @@ class LoraModule(LearnedModule):
         return (x.to(self.A.dtype) @ self.A.T) @ self.B.T
 
     def hook(self, target: nn.Linear, doses: Tensor, index: Tensor) -> Hook:
-        c = doses[index][..., None, None]
+        c = doses[index].to(self.B.device)[..., None, None]
 
         def add(_module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             return output + (c * self.low_rank(inputs[0])).to(output.dtype)

@@ -1,6 +1,7 @@
 """What training minimises: the adapter under both signs of c, beside the base model, on some pairs of one split."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from pipeline.lm.trunk import trunk_depth
 from pipeline.steering.base import Steering
 from pipeline.steering.contrast import BasePass, PairTensors, run
 from pipeline.steering.observed import Loss, Observed, Terms
@@ -45,13 +47,18 @@ class Objective:
     loss: Loss
     last_tokens: int
 
+    @cached_property
+    def depth(self) -> int:
+        """How many layers lie below the adapter, which both signs of c share."""
+        return trunk_depth(self.model, self.steering.touched())
+
     def outputs(self, split: Split, rows: list[int], width: int) -> Outputs:
         """Run pairs under both signs in one forward pass; tokens are the last `width` columns."""
         batch = split.data.batch(rows)
         base = split.base.batch(rows, batch.ids.shape[-1])
         coefficients = torch.tensor([1.0, -1.0]).repeat_interleave(2 * len(rows))
         with self.steering.steer(self.model, coefficients):
-            found = run(self.model, self.layer, batch, self.last_tokens, repeats=2, base=base.final)
+            found = run(self.model, self.layer, batch, self.last_tokens, 2, base.final, self.depth)
         by_token = [values for values in (found.nll, found.shift) if values is not None]
         return [found.states, *(F.pad(values, (width - values.shape[-1], 0)) for values in by_token)]
 

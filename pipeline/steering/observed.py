@@ -48,7 +48,7 @@ class Loss(Protocol):
         ...
 
     def __call__(self, observed: Observed, progress: float) -> Terms:
-        """Return the weighted terms, whose sum is the loss; `progress` is the share of optimiser steps done."""
+        """Return the weighted terms, whose sum is the loss; `progress` is the share of optimiser steps, this one counted."""
         ...
 
 

@@ -38,6 +38,7 @@ class SvdModule(LearnedModule):
         super().__init__()
         for name, factor in factors._asdict().items():
             self.register_buffer(name, factor)
+        self.kept: dict[float, Tensor] = {}
         self.scaling, self.angle_bound, self.max_angle = shape["scaling"], shape["angle_bound"], shape["max_angle"]
         rank = len(self.S)
         self.block_size = shape["block_size"] or rank
@@ -79,8 +80,20 @@ class SvdModule(LearnedModule):
             M = M @ self.rotation(self.theta_u, c).transpose(1, 2)
         return M - torch.diag(self.S)
 
+    def cores(self, doses: Tensor) -> Tensor:
+        """Return M(c) [k, r, r]; a frozen module computes each once and keeps it: M(c) costs a solve, and batches are many."""
+        if any(parameter.requires_grad for parameter in self.parameters()):
+            return self.core(doses.to(self.S.device))
+        for c in set(doses.tolist()) - self.kept.keys():
+            self.kept[c] = self.core(torch.tensor([c], device=self.S.device))[0]
+        return torch.stack([self.kept[c] for c in doses.tolist()])
+
+    def _apply(self, fn, recurse=True):
+        self.kept.clear()  # the module moves to another device or precision
+        return super()._apply(fn, recurse)
+
     def hook(self, target: nn.Linear, doses: Tensor, index: Tensor) -> Hook:
-        M, out = self.core(doses)[index], self.U.transpose(0, 1)
+        M, out = self.cores(doses)[index.to(self.S.device)], self.U.transpose(0, 1)
 
         def add(_module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             delta = (inputs[0].to(self.V.dtype) @ self.V) @ M @ out
@@ -97,6 +110,7 @@ class SvdModule(LearnedModule):
 
     @torch.no_grad()
     def flip(self) -> None:
+        self.kept.clear()
         for parameter in self.parameters():
             parameter.neg_()
 

@@ -1,0 +1,78 @@
+"""A training step never asks a device for a value: on a GPU each such question would empty its queue."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import pipeline
+from pipeline.lm import forward
+from pipeline.lm.layers import decoder_layers
+from pipeline.steering import LEARNED, METHODS, losses
+from pipeline.steering.contrast import base_pass, pair_tensors
+from pipeline.steering.losses import make_loss
+from pipeline.steering.objective import Objective, Split
+from pipeline.steering.optimise import reference
+from pipeline.steering.pieces import Pieces
+
+PIPELINE = Path(pipeline.__file__).parent
+ASKING = {"aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.equal", "aten.is_nonzero", "aten._unique2"}
+ON_THE_HOST = {"adapter.py"}  # what it asks of the coefficients, which are made there and stay there
+
+
+def asker() -> str:
+    """Return the file of ours that the operation at hand comes from; nothing where it is of a library's own doing."""
+    frame = inspect.currentframe()
+    while frame and (frame.f_code.co_filename == __file__ or "/torch/" in frame.f_code.co_filename):
+        frame = frame.f_back
+    path = Path(frame.f_code.co_filename) if frame else Path()
+    return path.name if PIPELINE in path.parents else ""
+
+
+class Questions(TorchDispatchMode):
+    """Note where the result of an operation, or its shape, depends on values in a way that the host must know."""
+
+    def __init__(self):
+        super().__init__()
+        self.found: list[tuple[str, str]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = str(func).rpartition(".")[0]
+        indices = args[1] if name.startswith("aten.index") and isinstance(args[1], (list, tuple)) else []
+        masked = any(isinstance(index, torch.Tensor) and index.dtype == torch.bool for index in indices)
+        if (name in ASKING or masked) and (place := asker()) and place not in ON_THE_HOST:
+            self.found.append((place, name))
+        return func(*args, **(kwargs or {}))
+
+
+def step(method, model, tokenizer, pairs, given) -> list[tuple[str, str]]:
+    """Return what one training step asks."""
+    cls, generator = METHODS[method].load(), torch.Generator().manual_seed(0)
+    modules, _ = cls.build(model, tokenizer, pairs[0], given, generator)
+    steering = cls(modules, {})
+    loss, layer = make_loss(given.section.loss, steering.outputs()), decoder_layers(model)[3]
+    data = pair_tensors(tokenizer, pairs[0], 2, model.device)
+    split = Split(data, base_pass(model, layer, data, 2, 8, loss.reads_distribution))
+    loss.prepare(reference(model, tokenizer, pairs[0], 3, split.base.states))
+    pieces, optimizer = Pieces(Objective(model, layer, steering, loss, 2), 8), torch.optim.AdamW(steering.parameters())
+    with Questions() as questions, torch.enable_grad():
+        pieces.terms(split, list(range(8)), 0.5)
+        torch.nn.utils.clip_grad_norm_(steering.parameters(), 1.0)
+        optimizer.step()
+    assert all(parameter.grad is not None for parameter in steering.parameters())
+    return questions.found
+
+
+@pytest.mark.parametrize("method", LEARNED)
+def test_a_training_step_asks_nothing(method, model, tokenizer, pairs, context):
+    assert step(method, model, tokenizer, pairs, context(method)) == []
+
+
+def test_a_question_is_noticed(model, tokenizer, pairs, context, monkeypatch):
+    plain = forward.before
+    monkeypatch.setattr(forward, "before", lambda hidden, places: plain(hidden, places)[hidden.new_ones(len(places.row)) > 0])
+    monkeypatch.setattr(losses, "ordering", lambda observed, margin: observed.nll.sum() * observed.nll.max().item())
+    found = step("innerpissa", model, tokenizer, pairs, context("innerpissa"))
+    assert {("forward.py", "aten.index"), ("losses.py", "aten._local_scalar_dense")} <= set(found)
