@@ -84,7 +84,7 @@ def test_both_signs_share_the_layers_below_the_adapter(method, model, tokenizer,
     data, layers = pair_tensors(tokenizer, pairs[0], 2, torch.device("cpu")).batch([0, 1, 2]), decoder_layers(model)
     depth, counted = trunk_depth(model, steering.touched()), []
     assert depth
-    layers[0].register_forward_hook(lambda _module, inputs, _output: counted.append(len(inputs[0])))
+    layers[0].mlp.register_forward_hook(lambda _module, inputs, _output: counted.append(len(inputs[0])))
     found = []
     for shared in (0, depth):
         with torch.no_grad(), steering.steer(model, torch.tensor([1.0, -1.0]).repeat_interleave(6)):

@@ -47,13 +47,13 @@ def random_model(tokenizer: PreTrainedTokenizerBase, layers: int, width: int, de
 
 
 def untrained(model: PreTrainedModel, params: Params) -> InnerPissa:
-    """Return InnerPiSSA as training begins it, at the study's modules and rank, or at full rank where a matrix has less."""
+    """Return InnerPiSSA as training begins it, frozen as a loaded one, at the study's modules and rank, or at full rank where a matrix has less."""
     section, generator, modules = params.steering["innerpissa"], torch.Generator().manual_seed(0), {}
     assert isinstance(section, SvdAdapterParams)
     for target in select(model, params.modules):
         module = SvdModule(decompose(target.module.weight, params.rank), section.model_dump(include=set(SHAPE)))
         module.initialise(section, generator)
-        modules[target.name] = module
+        modules[target.name] = module.requires_grad_(False)
     return InnerPissa(dict(modules), section.model_dump(include=set(SHAPE)))
 
 

@@ -26,9 +26,10 @@ from pipeline.steering.optimise import reference
 class Ours:
     def __init__(self, subject: Subject):
         params = subject.params
-        self.model, self.adapter, self.size, self.last = (
-            subject.model, subject.adapter, params.training.batch_size, params.training.last_tokens,
-        )  # fmt: skip
+        self.model, self.size, self.last = subject.model, params.training.batch_size, params.training.last_tokens
+        self.adapter = copy.deepcopy(subject.adapter)
+        for parameter in self.adapter.parameters():
+            parameter.requires_grad_()
         index = min(depth_to_layer(self.model, params.training.loss_depth), len(decoder_layers(self.model)) - 1)
         self.layer = decoder_layers(self.model)[index]
         self.data = pair_tensors(subject.tokenizer, subject.pairs, self.last, self.model.device)
