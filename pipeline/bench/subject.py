@@ -47,7 +47,10 @@ def random_model(tokenizer: PreTrainedTokenizerBase, layers: int, width: int, de
 
 
 def untrained(model: PreTrainedModel, params: Params) -> InnerPissa:
-    """Return InnerPiSSA as training begins it, frozen as a loaded one, at the study's modules and rank, or at full rank where a matrix has less."""
+    """Return InnerPiSSA as training begins it, but frozen as a loaded one.
+
+    It has the study's modules and rank, or full rank where a matrix has less.
+    """
     section, generator, modules = params.steering["innerpissa"], torch.Generator().manual_seed(0), {}
     assert isinstance(section, SvdAdapterParams)
     for target in select(model, params.modules):
