@@ -63,11 +63,13 @@ class Project:
         return client.search_runs([experiment.experiment_id], "tags.kind = 'pipeline'", order_by=["attributes.start_time"])
 
     def children(self, parent) -> dict[str, object]:
+        """Return an execution's stages by name, of several with one name the last."""
         from mlflow import MlflowClient
 
         client = MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")
+        order = ["attributes.start_time"]
         query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
-        return {run.info.run_name: run for run in client.search_runs([parent.info.experiment_id], query)}
+        return {run.info.run_name: run for run in client.search_runs([parent.info.experiment_id], query, order_by=order)}
 
 
 def shrink(file: Path, methods: list[str], baselines: list[str]) -> None:

@@ -91,17 +91,21 @@ def serve(address: str) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
         server.listen()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those that wait for a stage leave no zombies
         print("ready", flush=True)
         while True:
             client, _ = server.accept()
             message, files, _, _ = socket.recv_fds(client, 1 << 18, 3)
-            if pid := os.fork():
+            if os.fork():
                 for file in files:
                     os.close(file)
-                _, status = os.waitpid(pid, 0)
-                client.send(str(os.waitstatus_to_exitcode(status)).encode())
                 client.close()
                 continue
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            if pid := os.fork():
+                _, status = os.waitpid(pid, 0)
+                client.send(str(os.waitstatus_to_exitcode(status)).encode())
+                os._exit(0)
             code = 1
             try:
                 for target, file in enumerate(files):
