@@ -7,11 +7,15 @@ stopped and started again ends with the same bits as one that was not.
 import io
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.files import new_file
+
+FOLDER = Path(".dvc/tmp/scratch")  # in the user's checkout
+KEPT_DAYS = 30
 
 
 @dataclass
@@ -58,3 +62,15 @@ class Scratch:
 
     def clear(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def forget(folder: Path) -> None:
+    """Remove every scratch that no run has written for KEPT_DAYS: most likely its parameters or files are no longer those.
+
+    A cell's scratch of other parameters is no reason: experiments share the folder, and a queued one may still want it.
+    """
+    oldest = time.time() - KEPT_DAYS * 24 * 3600
+    for path in folder.glob("*"):
+        with suppress(FileNotFoundError):  # another stage clears its own
+            if path.stat().st_mtime < oldest:
+                shutil.rmtree(path, ignore_errors=True)

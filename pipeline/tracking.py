@@ -6,6 +6,7 @@ Nothing reads MLflow back. Tracking that is off (INNERPISSA_TRACKING=off) or fai
 import contextlib
 import hashlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -26,6 +27,7 @@ URI = os.environ.get("MLFLOW_TRACKING_URI")
 EXPERIMENT = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "innerpissa"
 HOST = socket.gethostname()
 IS_MAIN = os.environ.get("RANK", "0") == "0"  # of several processes that share a stage, only the first tracks
+UNNAMEABLE = re.compile(r"[^\w/. :-]")  # what MLflow refuses in a metric's name, such as the + of a coefficient
 RECORD = "stage.json"  # inside a stage's output: what to show when DVC takes that output from its cache
 
 
@@ -161,7 +163,7 @@ class Run:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        values = [Metric(k, float(v), now, step) for step, metrics in points for k, v in metrics.items()]
+        values = [Metric(UNNAMEABLE.sub("", k), float(v), now, step) for step, metrics in points for k, v in metrics.items()]
         with self.safely():
             for start in range(0, len(values), 1000):
                 self.client.log_batch(self.parent if parent else self.child, values[start : start + 1000])
@@ -195,7 +197,9 @@ class Run:
                 tags["stage"] = record["stage"].partition("@")[0]
                 child = self.client.create_run(self.experiment, run_name=record["stage"], tags=tags).info.run_id
                 now = int(time.time() * 1000)
-                self.client.log_batch(child, [Metric(k, float(v), now, 0) for k, v in record["metrics"].items()])
+                self.client.log_batch(
+                    child, [Metric(UNNAMEABLE.sub("", k), float(v), now, 0) for k, v in record["metrics"].items()]
+                )
                 self.client.set_terminated(child)
             self.client.set_tag(self.parent, "pipeline.complete", "true")
 

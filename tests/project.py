@@ -5,10 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from tests import quick_python
 from tests.conftest import ROOT, make_tiny
 
 BIN = Path(sys.executable).parent
@@ -20,6 +24,23 @@ def environment() -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "INNERPISSA_"))}
     identity = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     return kept | identity | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+
+
+@contextmanager
+def quick(root: Path) -> Iterator[str]:
+    """Yield a PATH with the quick python first, while its server runs."""
+    with tempfile.TemporaryDirectory() as short:  # a socket's address has little room
+        quick_python.install(root / "bin", Path(short) / "s")
+        server = subprocess.Popen(
+            [sys.executable, quick_python.__file__, f"{short}/s"],
+            env=environment() | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert server.stdout.readline() == "ready\n"
+        try:
+            yield f"{root / 'bin'}{os.pathsep}{environment()['PATH']}"
+        finally:
+            server.kill()
+            server.wait()
 
 
 class Project:
@@ -42,11 +63,13 @@ class Project:
         return client.search_runs([experiment.experiment_id], "tags.kind = 'pipeline'", order_by=["attributes.start_time"])
 
     def children(self, parent) -> dict[str, object]:
+        """Return an execution's stages by name, of several with one name the last."""
         from mlflow import MlflowClient
 
         client = MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")
+        order = ["attributes.start_time"]
         query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
-        return {run.info.run_name: run for run in client.search_runs([parent.info.experiment_id], query)}
+        return {run.info.run_name: run for run in client.search_runs([parent.info.experiment_id], query, order_by=order)}
 
 
 def shrink(file: Path, methods: list[str], baselines: list[str]) -> None:

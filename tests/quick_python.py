@@ -1,4 +1,4 @@
-"""A `python` for DVC's stage commands that costs no imports: a server that has them forks one process per command.
+"""A `python` for DVC's stage commands that costs few imports: a server that has them forks one process per command.
 
 Each stage still is a process of its own, which can be killed. The server kills it at a chosen rename, if told to: whole files
 come by renaming, so that is when most is half done.
@@ -10,6 +10,7 @@ import runpy
 import signal
 import socket
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -43,41 +44,68 @@ def kill_at(rename: int) -> None:
     Path.replace = last
 
 
+def meet(name: str, folder: Path, count: int) -> None:
+    """Hold a stage until so many folders have arrived at it."""
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}-{Path.cwd().name}").touch()
+    while len(list(folder.glob(f"{name}-*"))) < count:
+        time.sleep(0.1)
+
+
 def stage(arguments: list[str], folder: str, environment: dict[str, str]) -> None:
-    """Do what `python -m pipeline ...` does, and leave; with KILLS, the n-th attempt dies at its n-th rename, up to KILLS."""
+    """Do what `python -m pipeline ...` does in that folder.
+
+    With KILLS, the n-th attempt dies at its n-th rename, up to KILLS. With MEET, the stage of that name waits in the folder MEETING
+    until as many as MEET says have come.
+    """
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = arguments[1:]
-    attempts = Path(os.environ["ATTEMPTS"]) / "-".join(arguments[1:])
-    attempts.parent.mkdir(exist_ok=True)
-    attempt = len(attempts.read_text()) + 1 if attempts.exists() else 1
-    attempts.write_text("x" * attempt)
-    if attempt <= int(os.environ["KILLS"]):
-        kill_at(attempt)
+    sys.path.insert(0, folder)
+    if kills := int(os.environ.get("KILLS", "0")):
+        attempts = Path(os.environ["ATTEMPTS"]) / "-".join(arguments[1:])
+        attempts.parent.mkdir(exist_ok=True)
+        attempt = len(attempts.read_text()) + 1 if attempts.exists() else 1
+        attempts.write_text("x" * attempt)
+        if attempt <= kills:
+            kill_at(attempt)
+    if os.environ.get("MEET", "").partition(" ")[0] == arguments[2]:
+        name, count = os.environ["MEET"].split()
+        meet(name, Path(os.environ["MEETING"]), int(count))
     runpy.run_module(arguments[1], run_name="__main__")
 
 
 def serve(address: str) -> None:
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read at import
+    import mlflow  # noqa: F401
+
     import pipeline.stages.composition
     import pipeline.stages.evaluate
     import pipeline.stages.report
     import pipeline.stages.train  # noqa: F401
 
+    # The project's own modules are left to the fork: they are those of its folder, and read its environment.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pipeline"]:
+        del sys.modules[name]
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
         server.listen()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those that wait for a stage leave no zombies
         print("ready", flush=True)
         while True:
             client, _ = server.accept()
             message, files, _, _ = socket.recv_fds(client, 1 << 18, 3)
-            if pid := os.fork():
+            if os.fork():
                 for file in files:
                     os.close(file)
-                _, status = os.waitpid(pid, 0)
-                client.send(str(os.waitstatus_to_exitcode(status)).encode())
                 client.close()
                 continue
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            if pid := os.fork():
+                _, status = os.waitpid(pid, 0)
+                client.send(str(os.waitstatus_to_exitcode(status)).encode())
+                os._exit(0)
             code = 1
             try:
                 for target, file in enumerate(files):

@@ -163,6 +163,7 @@ FAULTS = [
     ("lock", locked_by(1999999999), "note", "held by process 1999999999, which was killed", "dvc repro"),
     ("lock", locked_by(os.getpid()), "note", f"process {os.getpid()} runs dvc here", "wait"),
     ("killed_runs", put("data/scores/.base.new1999999999/half", ""), "note", r"1 half-written, such as data/scores/\.base\.new", "dvc repro"),
+    ("unfinished", put(".dvc/tmp/scratch/train@lora-0-0123456789abcdef/training-1.pt", "x" * 2**20), "note", r"1 keep 1\.0 MiB .*train@lora-0-0123", r"goes on; .* 30 days, or by `rm -r \.dvc/tmp/scratch`"),
     ("parameters", replace("params.yaml", "rank: 64", "rnak: 64"), "wrong", "Field required|rnak", "correct"),
     ("behaviours", delete("data/raw/behaviours/kindness.yaml"), "wrong", "'kindness' has no file", "correct"),
     ("behaviours", replace("data/raw/behaviours/honesty.yaml", "  reference:", "  elsewhere:"), "wrong", "no target for 'reference'", "add one"),

@@ -3,16 +3,14 @@
 import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 from pipeline.files import TEMPORARY, leftovers, new_file, new_folder
-from tests import quick_python
 from tests.conftest import ROOT
-from tests.project import RUNNING, Project, environment, make_project
+from tests.project import RUNNING, Project, environment, make_project, quick
 
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 KILLS = 2
@@ -20,37 +18,27 @@ KILLED = re.compile(r"exited with (-9|137)\b")  # 137: said by a shell that fork
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory):
+def repro(tmp_path_factory):
     """Return repro(project, kills): `dvc repro` with the quick python first on the path."""
-    root = tmp_path_factory.mktemp("quick")
-    with tempfile.TemporaryDirectory() as short:  # a socket's address has little room
-        quick_python.install(root / "bin", Path(short) / "s")
-        server = subprocess.Popen(
-            [sys.executable, quick_python.__file__, f"{short}/s"],
-            env=environment() | {"PYTHONPATH": str(ROOT), "INNERPISSA_TRACKING": "off"}, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert server.stdout.readline() == "ready\n"
+    with quick(tmp_path_factory.mktemp("quick")) as path:
 
         def repro(project: Project, kills: int) -> subprocess.CompletedProcess:
-            own = environment() | {"INNERPISSA_TRACKING": "off", "KILLS": str(kills), "ATTEMPTS": f"{project.folder}.attempts"}
-            own["PATH"] = f"{root / 'bin'}:{own['PATH']}"
-            return subprocess.run(["dvc", "repro"], cwd=project.folder, env=own, capture_output=True, text=True)
+            own = {"PATH": path, "INNERPISSA_TRACKING": "off", "KILLS": str(kills), "ATTEMPTS": f"{project.folder}.attempts"}
+            return subprocess.run(["dvc", "repro"], cwd=project.folder, env=environment() | own, capture_output=True, text=True)
 
         yield repro
-        server.kill()
-        server.wait()
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, quick) -> tuple[Project, Project, list[str]]:
+def runs(tmp_path_factory, repro) -> tuple[Project, Project, list[str]]:
     """Return an undisturbed project, one whose every cell was killed KILLS times, and the cells in the order of their deaths."""
     calm, killed = (
         make_project(tmp_path_factory.mktemp(name) / "project", ["innerpissa"], ["mean_diff"]) for name in ("calm", "killed")
     )
-    found = quick(calm, 0)
+    found = repro(calm, 0)
     assert found.returncode == 0, found.stdout + found.stderr
     deaths: list[str] = []
-    while (found := quick(killed, KILLS)).returncode:
+    while (found := repro(killed, KILLS)).returncode:
         assert KILLED.search(found.stderr), found.stdout + found.stderr
         deaths.append(RUNNING.findall(found.stdout)[-1])
         assert len(deaths) <= KILLS * 2 * len(STAGES)

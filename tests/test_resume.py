@@ -1,7 +1,9 @@
 """Training that is killed goes on with the same bits; a loss that is no number stops it and keeps the best state."""
 
+import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,7 +46,7 @@ torch.save((fitted.tensors(), fitted.history.to_dicts(), fitted.summary, len(cal
 def start(folder: Path, stop: int = 0, seconds: float = 0) -> int:
     (folder / "body.py").write_text(BODY)
     command = [sys.executable, str(folder / "body.py"), str(folder), str(stop), str(seconds)]
-    return subprocess.run(command, cwd=ROOT, env=__import__("os").environ | {"PYTHONPATH": str(ROOT)}).returncode
+    return subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}).returncode
 
 
 @pytest.mark.parametrize(("method", "seconds", "left"), [("antipasto", 0, STEPS - 4), ("lora", 3600, STEPS - 3)])
@@ -93,3 +95,16 @@ def test_a_loss_that_is_no_number_from_the_start_does_not_blame_the_learning_rat
     )
     with pytest.raises(InputError, match="before any training: take dtype float32"):
         InnerPissa.fit(model, tokenizer, *pairs, context("innerpissa"), seed=0)
+
+
+def test_a_scratch_is_forgotten_after_its_days_and_no_earlier(tmp_path):
+    from pipeline.scratch import KEPT_DAYS, forget
+
+    for name, days in (("train@lora-0-old", KEPT_DAYS + 1), ("train@lora-0-other", KEPT_DAYS - 1)):
+        Scratch(tmp_path / name).file("training").write({"step": 1})
+        then = time.time() - days * 24 * 3600
+        os.utime(tmp_path / name, (then, then))
+    Scratch(tmp_path / "train@lora-0-new").file("training").write({"step": 1})
+    forget(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train@lora-0-new", "train@lora-0-other"]
+    forget(tmp_path / "nowhere")

@@ -1,13 +1,18 @@
 """MLflow as a window: a fresh store survives several first users, a killed stage is shown as killed, off means off."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
+import torch
+
+from pipeline.usage import Usage
 
 ROOT = Path(__file__).parent.parent
 STAGE = """
@@ -15,7 +20,7 @@ import sys, time
 from pipeline.declared import Declared
 from pipeline.tracking import tracked
 with tracked(sys.argv[1], Declared(rank=4)) as run:
-    run.log({"figure": 1.5})
+    run.log({"figure": 1.5, "pair_at_-1_+0": 2.5})
     print("open", flush=True)
     time.sleep(float(sys.argv[2]))
 """
@@ -46,11 +51,15 @@ def runs(folder: Path, query: str = "") -> dict[str, object]:
 def test_several_first_users_share_one_fresh_store(folder):
     processes = [start(folder, f"stage@{i}", 0) for i in range(3)]
     for process in processes:
-        assert "tracking failed" not in process.communicate(timeout=120)[0]
+        said = process.communicate(timeout=120)[0]
+        assert "tracking failed" not in said
+        assert re.search(r"^stage@\d: \d+\.\d s, peak memory [\d,]+ MB$", said, re.MULTILINE)
         assert process.returncode == 0
     found = runs(folder, "tags.kind = 'stage'")
     assert sorted(found) == ["stage@0", "stage@1", "stage@2"]
     assert all(run.info.status == "FINISHED" and run.data.metrics["figure"] == 1.5 for run in found.values())
+    for run in found.values():
+        assert set(run.data.metrics) == {"figure", "pair_at_-1_0", "seconds", "peak_memory_mb"}  # MLflow knows no plus
     assert len(runs(folder, "tags.kind = 'pipeline'")) == 1
     assert not (folder / "mlflow.db.new").exists()
 
@@ -74,3 +83,16 @@ def test_a_stage_that_is_told_to_stop_or_dies_is_shown_as_killed(folder):
 def test_off_leaves_no_store(folder):
     assert start(folder, "quiet", 0, INNERPISSA_TRACKING="off").wait(timeout=60) == 0
     assert not (folder / "mlflow.db").exists()
+
+
+def test_usage_counts_what_enters_the_model_and_measures_this_process(model):
+    usage = Usage()
+    assert set(usage.figures()) == {"seconds", "peak_memory_mb"}
+    usage.watch(model)
+    for rows in (2, 3):
+        model(torch.zeros(rows, 5, dtype=torch.long))
+    found = usage.figures()
+    assert found["tokens"] == 25
+    assert found["tokens_per_second"] == pytest.approx(25 / found["seconds"])
+    assert 0.9 * psutil.Process().memory_info().rss < found["peak_memory_mb"] * 1e6 < psutil.virtual_memory().total
+    assert re.fullmatch(r"\d+\.\d s, peak memory [\d,]+ MB, [\d,]+ tokens/s", str(usage).replace(", peak GPU memory 0 MB", ""))

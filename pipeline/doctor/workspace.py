@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.doctor import Finding
 from pipeline.files import alive, leftovers
+from pipeline.scratch import FOLDER, KEPT_DAYS
 
 
 def git(*words: str) -> str | None:
@@ -118,4 +119,15 @@ def killed_runs() -> Finding:
     return Finding("killed runs", "ok", "nothing half-written")
 
 
-CHECKS = (repository, identity, index, dvc, cache, lock, killed_runs)
+def unfinished() -> Finding:
+    """Say what interrupted stages keep, to go on from."""
+    kept = sorted(FOLDER.glob("*"))
+    if not kept:
+        return Finding("unfinished stages", "ok", "none")
+    size = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) / 2**20
+    said = f"{len(kept)} keep {size:.1f} MiB to go on from: {', '.join(path.name for path in kept[:3])}"
+    remedy = f"the same command with the same parameters goes on; else they go after {KEPT_DAYS} days, or by `rm -r {FOLDER}`"
+    return Finding("unfinished stages", "note", said, f"{remedy} while no stage runs")
+
+
+CHECKS = (repository, identity, index, dvc, cache, lock, killed_runs, unfinished)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.declared import Declared, stage_files, stage_name, stage_params
 from pipeline.errors import InputError
-from pipeline.scratch import Scratch
+from pipeline.scratch import FOLDER, Scratch, forget
 from pipeline.tracking import IS_MAIN, ROOT, Run, tracked
 
 
@@ -58,7 +58,7 @@ def scratch(name: str, params: Declared, **item: str | int) -> Iterator[Scratch]
     """Yield a place for what a cell has so far, found again by a run of the same cell, and emptied when the body succeeds.
 
     Its name holds a hash of the parameters, files and library versions that determine the cell. It lies in the user's checkout,
-    because the workspace of a queued experiment does not outlive it.
+    because the workspace of a queued experiment does not outlive it. What others left there long ago is removed.
     """
     cell = {key: str(value) for key, value in item.items()}
     digest = hashlib.sha256(repr(sorted(params.items())).encode())
@@ -67,7 +67,9 @@ def scratch(name: str, params: Declared, **item: str | int) -> Iterator[Scratch]
     for file in stage_files(name, cell):
         with file.open("rb") as handle:
             digest.update(f"\0{file}\0{hashlib.file_digest(handle, 'sha256').hexdigest()}".encode())
-    kept = Scratch(ROOT / ".dvc" / "tmp" / "scratch" / f"{title(name, cell)}-{digest.hexdigest()[:16]}")
+    kept = Scratch(ROOT / FOLDER / f"{title(name, cell)}-{digest.hexdigest()[:16]}")
+    if IS_MAIN:
+        forget(ROOT / FOLDER)
     yield kept
     if IS_MAIN:
         kept.clear()
