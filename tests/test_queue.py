@@ -59,7 +59,7 @@ def queue_status(project: Project) -> list[tuple[str, str]]:
     return sorted((row[1], row[-1]) for row in rows if row and row[-1] in ("Queued", "Running", "Success", "Failed"))
 
 
-def wait_for(condition, seconds: float = 240) -> None:
+def wait_for(condition, seconds: float = 900) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "nothing happened"
@@ -70,7 +70,7 @@ def at_once(project: Project, *commands: list[str], **extra: str) -> list[str]:
     """Run commands at the same time and return what each said."""
     given = {"cwd": project.folder, "env": environment() | extra, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     processes = [subprocess.Popen(command, text=True, **given) for command in commands]
-    said = [process.communicate(timeout=300)[0] for process in processes]
+    said = [process.communicate(timeout=900)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), said
     return said
 
