@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 CLIENT = """#!{python} -IS
@@ -104,7 +105,8 @@ def serve(address: str) -> None:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             if pid := os.fork():
                 _, status = os.waitpid(pid, 0)
-                client.send(str(os.waitstatus_to_exitcode(status)).encode())
+                with suppress(BrokenPipeError):  # killed meanwhile
+                    client.send(str(os.waitstatus_to_exitcode(status)).encode())
                 os._exit(0)
             code = 1
             try:

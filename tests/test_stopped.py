@@ -121,7 +121,8 @@ def test_a_stage_on_a_full_disk_says_so_and_leaves_what_was_there(project, stage
 
 
 WAITS = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 from pipeline.cli import main
 from {module} import {name} as patched
 plain = patched.{method}
@@ -143,9 +144,12 @@ def interrupt(project: Project, code: str, *command: str, **extra: str) -> tuple
         [sys.executable, "-c", code, *command], cwd=project.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=environment() | {"PYTHONPATH": str(project.folder)} | extra,
     )  # fmt: skip
-    assert any(line == "half\n" for line in process.stdout)
-    process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=120)[1]
+    try:
+        assert any(line == "half\n" for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=300)[1]
+    finally:
+        process.kill()
     return process.returncode, said
 
 
