@@ -13,17 +13,15 @@ from pipeline.files import read_json
 from pipeline.schemas import MEAN, read_table
 from pipeline.tracking import Run
 
-CURVE = "effect_by_coefficient"
+CURVE = "effect_by_dose"
 EQUAL = "equal_cost_effect"
 
 
 def figures(headline: dict[str, dict[str, float]], equal: pl.DataFrame) -> dict[str, float]:
     """Return the main figures by `method/name` in four digits, which a column can show; metrics.json has them in full."""
-    found: dict[str, float] = {}
-    for method, row in headline.items():
-        row = row | {EQUAL: equal.filter(pl.col("method") == method)["target_effect"].item()}
-        found |= {f"{method}/{name}": float(f"{value:.4g}") for name, value in row.items()}
-    return found
+    found = {f"{EQUAL}/{method}": effect for method, effect in equal.select("method", "target_effect").iter_rows()}
+    found |= {f"{method}/{name}": value for method, row in headline.items() for name, value in row.items()}
+    return {name: float(f"{value:.4g}") for name, value in found.items()}
 
 
 def curves(effects: pl.DataFrame) -> list[tuple[int, dict[str, float]]]:
@@ -38,11 +36,9 @@ def curves(effects: pl.DataFrame) -> list[tuple[int, dict[str, float]]]:
 
 def studies_view(methods: list[str]) -> dict[str, Any]:
     """Return the state of MLflow's runs page: parent runs only, their figures as columns, their curves and bars as charts."""
-    effects = [f"metrics.`{method}/{name}`" for name in (EQUAL, "target_effect") for method in methods]
+    effects = [f"metrics.`{EQUAL}/{method}`" for method in methods]
     columns = ["tags.`model`", "tags.`behaviour`", "params.`rank`", *effects]
-    sections = {"curve": "Effect by coefficient", "bar": "Effect at equal cost"}
-    charts = [chart("LINE", "curve", method, f"{CURVE}/{method}") for method in methods]
-    charts += [chart("BAR", "bar", method, f"{method}/{EQUAL}") for method in methods]
+    charts = [chart(kind, section, method) for kind, section in (("LINE", CURVE), ("BAR", EQUAL)) for method in methods]
     return {
         "searchFilter": "tags.kind = 'pipeline'",
         "orderByKey": "attributes.start_time",
@@ -53,15 +49,17 @@ def studies_view(methods: list[str]) -> dict[str, Any]:
         "runsHiddenMode": "FIRST_20_RUNS",
         "isAccordionReordered": True,  # else the sections would be sorted by name
         "compareRunCharts": charts,
-        "compareRunSections": [{"uuid": key, "name": name, "display": True} for key, name in sections.items()],
+        "compareRunSections": [{"uuid": name, "name": name, "display": True} for name in (CURVE, EQUAL)],
     }
 
 
-def chart(kind: str, section: str, method: str, metric: str) -> dict[str, Any]:
-    common = {"type": kind, "uuid": f"{section}-{method}", "metricSectionId": section, "displayName": method, "metricKey": metric}
-    if kind == "BAR":
-        return common
-    return common | {"xAxisKey": "metric", "selectedXAxisMetricKey": "coefficient", "useGlobalXaxisKey": False}
+def chart(kind: str, section: str, method: str) -> dict[str, Any]:
+    """Return one chart of all runs; MLflow heads it with the name of its metric."""
+    metric = f"{section}/{method}"
+    found: dict[str, Any] = {"type": kind, "uuid": metric, "metricSectionId": section, "metricKey": metric}
+    if kind == "LINE":
+        found |= {"xAxisKey": "metric", "selectedXAxisMetricKey": "coefficient", "useGlobalXaxisKey": False, "lineSmoothness": 0}
+    return found
 
 
 def show(run: Run, reports: Path, effects: pl.DataFrame) -> None:
