@@ -1,7 +1,7 @@
-"""A study in MLflow at a glance: its parent run, and the saved view "Studies" of all parent runs.
+"""A study in MLflow at a glance: its parent run, and the saved views "Studies" of all parent runs and "Stages" of all others.
 
-The view is a tag of the experiment in the form in which MLflow 3's page keeps its own saved views. Another version that does not
-know the form leaves the view out; the runs stay as they are.
+A view is a tag of the experiment in the form in which MLflow 3's page keeps its own saved views. Another version that does not
+know the form leaves the views out; the runs stay as they are.
 """
 
 from pathlib import Path
@@ -35,12 +35,36 @@ def curves(effects: pl.DataFrame) -> list[tuple[int, dict[str, float]]]:
 
 
 def studies_view(methods: list[str]) -> dict[str, Any]:
-    """Return the state of MLflow's runs page: parent runs only, their figures as columns, their curves and bars as charts."""
-    effects = [f"metrics.`{EQUAL}/{method}`" for method in methods]
-    columns = ["tags.`model`", "tags.`behaviour`", "params.`rank`", *effects]
-    charts = [chart(kind, section, method) for kind, section in (("LINE", CURVE), ("BAR", EQUAL)) for method in methods]
+    """Return the view of parent runs: their effects as columns, their curves and bars as charts."""
+    columns = ["tags.`model`", "tags.`behaviour`", "params.`rank`", *(f"metrics.`{EQUAL}/{method}`" for method in methods)]
+    by_dose = {"xAxisKey": "metric", "selectedXAxisMetricKey": "coefficient", "useGlobalXaxisKey": False}
+    charts = [chart("LINE", CURVE, method, **by_dose) for method in methods]
+    charts += [chart("BAR", EQUAL, method) for method in methods]
+    return view("tags.kind = 'pipeline'", columns, charts)
+
+
+def stages_view() -> dict[str, Any]:
+    """Return the view of all stages: which were cached, what each cost, the losses by step."""
+    columns = [
+        "tags.`study`",
+        "tags.`cached`",
+        *(f"metrics.`{name}`" for name in ("seconds", "peak_memory_mb", "tokens_per_second")),
+    ]
+    return view("tags.kind = 'stage'", columns, [chart("LINE", split, "loss") for split in ("train", "calibration")])
+
+
+def chart(kind: str, section: str, name: str, **options: Any) -> dict[str, Any]:
+    """Return one chart of the metric `section/name` of all runs."""
+    metric = f"{section}/{name}"
+    found = {"type": kind, "uuid": metric, "metricSectionId": section, "metricKey": metric}
+    return found | ({"lineSmoothness": 0} if kind == "LINE" else {}) | options
+
+
+def view(runs: str, columns: list[str], charts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the state of MLflow's runs page: which runs, newest first, which columns, which charts in which sections."""
+    sections = list(dict.fromkeys(chart["metricSectionId"] for chart in charts))
     return {
-        "searchFilter": "tags.kind = 'pipeline'",
+        "searchFilter": runs,
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,
         "selectedColumns": columns,
@@ -49,21 +73,12 @@ def studies_view(methods: list[str]) -> dict[str, Any]:
         "runsHiddenMode": "FIRST_20_RUNS",
         "isAccordionReordered": True,  # else the sections would be sorted by name
         "compareRunCharts": charts,
-        "compareRunSections": [{"uuid": name, "name": name, "display": True} for name in (CURVE, EQUAL)],
+        "compareRunSections": [{"uuid": name, "name": name, "display": True} for name in sections],
     }
 
 
-def chart(kind: str, section: str, method: str) -> dict[str, Any]:
-    """Return one chart of all runs; MLflow heads it with the name of its metric."""
-    metric = f"{section}/{method}"
-    found: dict[str, Any] = {"type": kind, "uuid": metric, "metricSectionId": section, "metricKey": metric}
-    if kind == "LINE":
-        found |= {"xAxisKey": "metric", "selectedXAxisMetricKey": "coefficient", "useGlobalXaxisKey": False, "lineSmoothness": 0}
-    return found
-
-
 def show(run: Run, reports: Path, effects: pl.DataFrame) -> None:
-    """Put the main figures, the curves and the table at equal cost on the parent run, and renew the view."""
+    """Put the main figures, the curves and the table at equal cost on the parent run, and renew the views."""
     headline = read_json(reports / "metrics.json", "effects")
     equal = read_table(reports / "equal_cost.csv", "effects")
     run.curve([(0, figures(headline, equal))], parent=True)
@@ -71,3 +86,4 @@ def show(run: Run, reports: Path, effects: pl.DataFrame) -> None:
     table = (reports / "tables" / "equal_cost.md").read_text()
     run.describe(f"Effect at equal cost, {equal['n_dilemmas'][0]} dilemmas (all of it: report.html under Artifacts)\n\n{table}")
     run.save_view("Studies", studies_view(list(headline)))
+    run.save_view("Stages", stages_view())

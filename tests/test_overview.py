@@ -106,3 +106,15 @@ def test_the_saved_view_names_metrics_tags_and_parameters_that_the_parent_has(st
         assert chart["metricKey"] in data.metrics
         assert chart["metricSectionId"] in sections
         assert chart.get("selectedXAxisMetricKey", "coefficient") in data.metrics
+
+
+def test_the_view_of_stages_names_what_stages_have(store):
+    experiment, runs = store
+    state = json.loads(json.loads(experiment.tags["mlflow.sharedViewState.stages"])["state"])
+    assert state["searchFilter"] == "tags.kind = 'stage'"
+    for column in state["selectedColumns"]:
+        kind, _, name = column.partition(".")
+        # Only stages that run the model count tokens.
+        assert name == "`tokens_per_second`" or any(
+            name.strip("`") in getattr(runs[stage].data, kind) for stage in ("report", "train@a-0")
+        )
