@@ -26,7 +26,9 @@ ablations: $(READY)
 	git archive $$(git for-each-ref --format='%(objectname)' --sort=-creatordate 'refs/exps/*/*/ablations' | head -1) \
 	  reports/arms.csv reports/equal_cost.csv reports/tables | tar -x -C reports/ablations --strip-components=1
 
+# The first experiment of a fresh store has the number 1.
 ui: $(READY)
+	@echo 'http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=studies'
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --workers 1
 
 $(READY): pyproject.toml requirements.lock

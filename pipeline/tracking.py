@@ -5,6 +5,7 @@ Nothing reads MLflow back. Tracking that is off (INNERPISSA_TRACKING=off) or fai
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import signal
@@ -76,6 +77,12 @@ def experiment_id(client) -> str:
     return client.create_experiment(EXPERIMENT, location, tags={"mlflow.experimentKind": "custom_model_development"})
 
 
+def source_tags() -> dict[str, str]:
+    """Return the commit as a tag that one can see, and as MLflow's own, which it shows beside a source alone."""
+    revision = commit()
+    return {"commit": revision[:10], "mlflow.source.git.commit": revision, "mlflow.source.name": "dvc.yaml"}
+
+
 def process_tags() -> dict[str, str]:
     return {"stage.host": HOST, "stage.pid": str(os.getpid())}
 
@@ -99,8 +106,9 @@ def parent_run(client, experiment: str) -> str:
             client.set_tag(run_id, *tag)
         return run_id
     params = read_yaml("params.yaml")
-    tags = {"kind": "pipeline", "pipeline.key": key, "pipeline.complete": "false", "mlflow.source.git.commit": commit()}
-    tags |= {key: str(params[key]) for key in ("model", "behaviour", "evalset")} | process_tags()
+    tags = {"kind": "pipeline", "pipeline.key": key, "pipeline.complete": "false"} | source_tags() | process_tags()
+    tags |= {key: str(params[key]) for key in ("model", "behaviour", "evalset")}
+    tags["synthetic"] = str("reference" in (params["model"], params["evalset"])).lower()
     name = os.environ.get("DVC_EXP_NAME") or time.strftime("repro-%Y%m%d-%H%M%S")
     run_id = client.create_run(experiment, run_name=name, tags=tags).info.run_id
     log_params(client, run_id, params)
@@ -123,7 +131,11 @@ class Run:
         self.metrics: dict[str, float] = {}
         self.usage = Usage()
         self.client: Any = None
-        self.experiment = self.parent = self.child = ""
+        self.experiment = self.parent = self.child = self.study = ""
+
+    def tags(self, stage: str) -> dict[str, str]:
+        """Return the tags of a stage's run; its study's name tells equal stages of several studies apart."""
+        return {"mlflow.parentRunId": self.parent, "kind": "stage", "stage": stage.partition("@")[0], "study": self.study}
 
     def open(self, params: Declared) -> None:
         if os.environ.get("INNERPISSA_TRACKING", "on") == "off" or not IS_MAIN:
@@ -139,8 +151,8 @@ class Run:
                 self.experiment = experiment_id(client)
                 close_dead_runs(client, self.experiment)
                 self.parent = parent_run(client, self.experiment)
-            tags = {"mlflow.parentRunId": self.parent, "kind": "stage", "stage": self.stage.partition("@")[0]}
-            found = client.create_run(self.experiment, run_name=self.stage, tags=tags | process_tags())
+            self.study = client.get_run(self.parent).info.run_name
+            found = client.create_run(self.experiment, run_name=self.stage, tags=self.tags(self.stage) | process_tags())
             self.child, self.client = found.info.run_id, client
             log_params(client, self.child, params)
 
@@ -175,6 +187,20 @@ class Run:
             log = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
             log(self.parent if parent else self.child, str(path), folder)
 
+    def describe(self, text: str) -> None:
+        """Write the parent run's description, as Markdown."""
+        if self.client:
+            with self.safely():
+                self.client.set_tag(self.parent, "mlflow.note.content", text[:8000])  # the store takes no more
+
+    def save_view(self, name: str, state: dict[str, Any]) -> None:
+        """Save (or renew) a view of the experiment's runs, as the button `Views` of MLflow's page does."""
+        if self.client:
+            now = int(time.time() * 1000)
+            view = {"name": name, "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
+            with self.safely():
+                self.client.set_experiment_tag(self.experiment, f"mlflow.sharedViewState.{name.lower()}", json.dumps(view))
+
     def close(self, status: str) -> None:
         if self.client:
             with self.safely():
@@ -193,8 +219,7 @@ class Run:
             for record in records:
                 if record["stage"] in shown:
                     continue
-                tags = {"mlflow.parentRunId": self.parent, "kind": "stage", "cached": "true"}
-                tags["stage"] = record["stage"].partition("@")[0]
+                tags = self.tags(record["stage"]) | {"cached": "true"}
                 child = self.client.create_run(self.experiment, run_name=record["stage"], tags=tags).info.run_id
                 now = int(time.time() * 1000)
                 self.client.log_batch(

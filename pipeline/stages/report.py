@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline import appendix, figures, page, tables
+from pipeline import appendix, figures, overview, page, tables
 from pipeline.behaviours import load_behaviour
 from pipeline.declared import Declared
 from pipeline.examples import Example, examples, seed_effects
@@ -27,7 +27,7 @@ from pipeline.paths import (
     scores_folder,
 )
 from pipeline.rendering import write_table
-from pipeline.schemas import MEAN, read_table
+from pipeline.schemas import read_table
 from pipeline.stages.base import read_items
 from pipeline.stages.stage import stage
 from pipeline.statistics_tables import statistics_tables
@@ -177,12 +177,7 @@ def main() -> None:
 
 
 def publish(run, effects: pl.DataFrame) -> None:
-    """Put the headline metrics, the dose charts and all of reports/ on the MLflow parent run."""
-    headline = read_json(REPORTS / "metrics.json", "effects")
-    run.curve([(0, {f"{m}/{k}": v for m, row in headline.items() for k, v in row.items()})], parent=True)
-    doses = effects.filter(pl.col("seed") == MEAN).iter_rows(named=True)
-    # Steps are whole numbers, so the chart of dose counts in thousandths of the coefficient.
-    points = [(round(1000 * r["coefficient"]), {f"{r['method']}/effect_by_dose": r["target_effect"]}) for r in doses]
-    run.curve(points, parent=True)
+    """Show the study and all of reports/ on the MLflow parent run."""
+    overview.show(run, REPORTS, effects)
     for name in ("report.html", *(f"{source}.csv" for source in (*SOURCES, *FURTHER)), "metrics.json", "figures", "tables"):
         run.artifact(REPORTS / name, name if (REPORTS / name).is_dir() else None, parent=True)
