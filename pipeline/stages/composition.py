@@ -64,7 +64,7 @@ def main() -> None:
                     items = build_items(params["evalsets.reference"], name)
                     scores = score_grid(base, adapters, items, params)
                     rows += composition_table(scores, items, one.targets["reference"].label, params["statistics"])
-            run.log({f"{r['target']}_at_{r['first']:g}_{r['second']:g}": r["effect"] for r in rows})
+            run.log({f"{r['target']}_at_{r['first']:+g}_{r['second']:+g}": r["effect"] for r in rows})
             run.record(folder)
         with new_file(REPORTS / "composition.csv") as file:
             pl.DataFrame(rows, schema=None if rows else COLUMNS).write_csv(file)
