@@ -8,9 +8,9 @@ import polars as pl
 from pipeline.errors import InputError
 from pipeline.figures.comparison import comparison
 from pipeline.files import new_file
-from pipeline.rendering import markdown, write_table
+from pipeline.report.rendering import markdown, write_table
+from pipeline.report.words import interval, name_of, nearest_to_one, number, p_value
 from pipeline.revisions import Result, differing, read_result
-from pipeline.tables import interval, name_of, nearest_to_one, number, p_value
 
 LISTS = ("methods", "baselines")  # which methods ran: seen in the rows, so not a difference to name
 

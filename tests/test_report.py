@@ -5,13 +5,15 @@ import re
 import polars as pl
 import pytest
 
-from pipeline import figures, page
-from pipeline.examples import AGAINST, LEAST, MOST, answers, examples, pick, seed_effects, spans
+from pipeline import figures
 from pipeline.figures.coherence import frontier
 from pipeline.figures.look import stacked
-from pipeline.manifest import cells, digest, locked
+from pipeline.report import page
+from pipeline.report.context import ACTIONS, headline, signed
+from pipeline.report.examples import AGAINST, LEAST, MOST, answers, examples, pick, seed_effects, spans
+from pipeline.report.manifest import cells, digest, locked
+from pipeline.report.words import name_of
 from pipeline.schemas import MEAN, add_labels
-from pipeline.tables import name_of
 from tests.test_tables import arm
 
 REACH = {"innerpissa": 0.05, "antipasto_norotation": 0.03, "prompting": 0.5, "mean_diff": 0.01, "random": 0.0}
@@ -170,12 +172,13 @@ def text(tmp_path, dilemmas) -> str:
     context = {
         "params": {
             "behaviour": "honesty", "evalset": "reference", "seeds": [0, 1],
-            "generation": {"reasoning_tokens": 0, "coherence_tokens": 0},
+            "generation": {"reasoning_tokens": 0, "coherence_tokens": 0}, "model": "tiny", "methods": ["innerpissa"],
+            "statistics": {"nll_budget": 0.2},
         }, "manifest": {"model": "reference"},
-        "synthetic": "All of it.", "target": "Value/honesty", "oracle": [], "unit": 1.0, "n_dilemmas": 6, "budget": Dose,
+        "synthetic": "All of it.", "target": "Value/honesty", "oracle": [], "unit": 1.0, "n_dilemmas": 6, "budget": Dose, "measure": "KL", "opposite": [], "ahead": 10.0, "signed": signed,
         "pair": None, "examples": examples("innerpissa", moved, base(dilemmas), dilemmas, "Value/honesty", 1.0),
-        "headline": page.headline(planted()["equal"], ["innerpissa"]), "setup": {"Model": "tiny"}, "name_of": name_of,
-        "words": page.ACTIONS, "reproduction": {"commit": "abc"}, "manifest_text": "{}", "params_text": "model: <tiny>",
+        "headline": headline(planted()["equal"], ["innerpissa"], planted()["seeds"]), "setup": {"Model": "tiny"}, "name_of": name_of,
+        "words": ACTIONS, "reproduction": {"commit": "abc"}, "manifest_text": "{}", "params_text": "model: <tiny>",
     }  # fmt: skip
     return page.render(shown, {"forest": "AAAA"}, context)
 
@@ -196,7 +199,7 @@ def test_the_page_escapes_and_describes(text):
     assert "<b>InnerPiSSA</b>" not in text
     assert "model: &lt;tiny&gt;" in text
     assert all("alt=" in image for image in re.findall(r"<img[^>]*>", text))
-    assert "most moved against c (-0.122), dilemma 2" in text
+    assert "most moved against c (−0.122), dilemma 2" in text
     assert "Of the trained methods: InnerPiSSA, +0.050" in text
     ids = re.findall(r' id="([^"]+)"', text)
     assert len(ids) == len(set(ids))

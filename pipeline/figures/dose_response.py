@@ -6,7 +6,9 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.figures.look import BAND, QUIET, figure, has_dose, limits, methods_of, style
+from pipeline.figures.look import BAND, QUIET, figure, limits, methods_of, style
+from pipeline.report.rendering import with_minus
+from pipeline.report.words import has_dose
 from pipeline.schemas import MEAN
 
 COLUMNS = 4
@@ -16,7 +18,8 @@ def dose_response(folder: Path, effects: pl.DataFrame, oracle: list[dict[str, fl
     """Draw the target effect at every coefficient: methods with a dose on one scale, those without on another."""
     methods = sorted(methods_of(effects), key=lambda method: not has_dose(method))
     rows = math.ceil(len(methods) / COLUMNS)
-    points = ", ".join(f"{point['target_effect']:+.2f} at c {'>' if point['coefficient'] > 0 else '<'} 0" for point in oracle)
+    reached = [(with_minus(f"{point['target_effect']:+.2f}"), ">" if point["coefficient"] > 0 else "<") for point in oracle]
+    points = ", ".join(f"{effect} at c {side} 0" for effect, side in reached)
     said = "Thick: mean with its 95 % interval; thin: single seeds; grey: range of single random directions."
     said += f" Dotted: the oracle ({points}), where the scale reaches it." if oracle else ""
     with figure(folder, "dose_response", f"{caption}. {said}", 0.6 + 1.6 * rows) as drawing:
@@ -30,19 +33,16 @@ def dose_response(folder: Path, effects: pl.DataFrame, oracle: list[dict[str, fl
         scales = {
             dosed: scale([own for m, own in shown.items() if has_dose(m) == dosed], oracle, dosed) for dosed in (True, False)
         }
+        first_without = next((method for method in methods if not has_dose(method)), None)
         for index, (axes, method) in enumerate(zip(panels, methods, strict=False)):
             axes.set_ylim(*scales[has_dose(method)])
             axes.set_title(style(method)["label"], color=style(method)["color"])
-            axes.tick_params(labelbottom=index + COLUMNS >= len(methods), labelleft=index % COLUMNS == 0)
-            if index // COLUMNS == rows - 1:
+            lowest = index + COLUMNS >= len(methods)
+            axes.tick_params(labelbottom=lowest, labelleft=index % COLUMNS == 0 or method == first_without)
+            if lowest:
                 axes.set_xlabel("coefficient c")
             if not has_dose(method):
-                axes.text(0.03, 0.95, "other scale", transform=axes.transAxes, fontsize=6.5, va="top")
-                if index % COLUMNS and method == methods[-1]:
-                    axes.yaxis.tick_right()
-                    axes.spines["right"].set_visible(True)
-                    axes.yaxis.set_in_layout(index % COLUMNS == COLUMNS - 1)  # else there is an empty place beside it
-                axes.tick_params(labelright=index % COLUMNS > 0 and method == methods[-1])
+                axes.text(0.03, 0.97, "other scale", transform=axes.transAxes, fontsize=6.5, va="top")
         drawing.supylabel("change of the probability of the target choice", fontsize=8)
 
 

@@ -13,7 +13,8 @@ def forest(folder: Path, equal: pl.DataFrame, seeds: pl.DataFrame, caption: str)
     rows = equal.sort("target_effect", descending=True)
     dosed, others = rows.filter(pl.col("calibrated")), rows.filter(~pl.col("calibrated"))
     inner = reach(dosed)
-    with figure(folder, "forest", caption, 1.2 + 0.27 * rows.height) as drawing:
+    said = f"{caption}. Small dots: single seeds (random: single directions), each at its own dose."
+    with figure(folder, "forest", said, 1.2 + 0.27 * rows.height) as drawing:
         panels = stacked(drawing, inner, inner + reach(others), "x", (max(dosed.height, 1) + 1, others.height + 1))
         parts = [dosed, others] if len(panels) > 1 else [rows]
         for axes, part in zip(panels, parts, strict=True):
@@ -27,9 +28,7 @@ def forest(folder: Path, equal: pl.DataFrame, seeds: pl.DataFrame, caption: str)
         )
         if len(panels) > 1:
             panels[1].set_title("without a dose, at its own cost (other scale)", loc="left")
-        panels[-1].set_xlabel(
-            "effect on the target choice (half the span between +c and −c), 95 % interval; small dots: single seeds"
-        )
+        panels[-1].set_xlabel("effect on the target choice (half the span between +c and −c), 95 % interval")
 
 
 def reach(rows: pl.DataFrame) -> list[float]:
