@@ -9,10 +9,11 @@ from pipeline import figures
 from pipeline.figures.coherence import frontier
 from pipeline.figures.look import stacked
 from pipeline.report import page
-from pipeline.report.context import ACTIONS, headline, signed
+from pipeline.report.context import ACTIONS, ahead, headline, signed
 from pipeline.report.examples import AGAINST, LEAST, MOST, answers, examples, pick, seed_effects, spans
 from pipeline.report.manifest import cells, digest, locked
-from pipeline.report.words import name_of
+from pipeline.report.rendering import as_html, latex, markdown, with_minus
+from pipeline.report.words import name_of, number
 from pipeline.schemas import MEAN, add_labels
 from tests.test_tables import arm
 
@@ -73,7 +74,7 @@ def test_every_figure_names_its_methods_and_comes_out_the_same_twice(tmp_path):
         assert any("a caption" in text for text in said)
     counted = re.findall(r"<!-- (\d+) -->", (tmp_path / "one/choice_mass.svg").read_text())
     assert counted.count("50") == sum(2 if method == "prompting" else 4 for method in REACH)  # a quarter of 200 items is excluded
-    assert "<!-- budget: 0.2 nats -->" in (tmp_path / "one/effect_vs_coherence.svg").read_text()
+    assert "<!-- budget of Δ NLL: 0.2 nats -->" in (tmp_path / "one/effect_vs_coherence.svg").read_text()
 
 
 def test_training_curves_have_a_panel_per_method(tmp_path):
@@ -205,6 +206,39 @@ def test_the_page_escapes_and_describes(text):
     assert len(ids) == len(set(ids))
     anchors = set(re.findall(r'href="#([^"]+)"', text))
     assert anchors <= set(ids)
+
+
+def test_the_headline_says_who_stands_out():
+    equal, seeds = planted()["equal"], planted()["seeds"]
+    assert ahead(equal) == pytest.approx(10)
+    said = headline(equal, ["innerpissa"], seeds)
+    assert any("prompting, +0.500" in line and "10 times as much as the best" in line for line in said)
+    assert said[-2].endswith("beyond every single random direction: InnerPiSSA; AntiPaSTO, norotation.")
+    assert said[-1].endswith("InnerPiSSA; AntiPaSTO, norotation; mean difference.")  # planted arms are even
+    one_sided = equal.with_columns(pl.when(pl.col("method") == "innerpissa").then(0.01).otherwise("down").alias("down"))
+    assert headline(one_sided, ["innerpissa"], seeds)[-1].endswith(": AntiPaSTO, norotation; mean difference.")
+    only = headline(equal.filter(pl.col("method") == "innerpissa"), ["innerpissa"], seeds.clear())
+    assert len(only) == 2
+
+
+@pytest.mark.parametrize(("value", "shown"), [(-0.0004, "0.000"), (0.0004, "0.000"), (-0.0012, "-0.001"), (None, "–")])
+def test_a_zero_has_no_sign(value, shown):
+    assert number(value) == shown
+    assert number(value, sign="+") == shown
+
+
+def test_minus_signs_are_real_where_they_are_read_but_not_in_the_data():
+    assert with_minus("[-0.1, -2] at -c 1.2e-07, two-way") == "[−0.1, −2] at -c 1.2e-07, two-way"
+    table = pl.DataFrame({"Effect": ["-0.1"]})
+    assert "<td>−0.1</td>" in as_html(table)
+    assert "$-$0.1" in latex(table)
+    assert "| -0.1 |" in markdown(table)
+
+
+def test_limitations_concern_the_study(text):
+    assert "10 times as far" in text
+    assert "AntiPaSTO's training" not in text
+    assert "a gate" not in text
 
 
 def test_every_entry_of_the_page_has_a_group_and_a_source():

@@ -34,7 +34,7 @@ def ahead(equal: pl.DataFrame) -> float | None:
 
 
 def headline(equal: pl.DataFrame, learned: list[str], seeds: pl.DataFrame) -> list[str]:
-    """Say what moves the target most at equal cost: trained, not trained, random, and prompting; then what holds of them.
+    """Say what moves the target most at equal cost: trained, not trained, prompting, random; then which stand out, and how.
 
     `seeds` (method, seed, effect) holds the effects of single seeds, of which the single random directions are the control.
     """
@@ -48,21 +48,24 @@ def headline(equal: pl.DataFrame, learned: list[str], seeds: pl.DataFrame) -> li
     lines = [said(kind, rows.row(0, named=True)) + "." for kind, rows in kinds.items() if rows.height]
     if (ratio := ahead(equal) or 0.0) >= 2:
         lines[-1] += f" That is {ratio:.0f} times as much as the best method with a dose."
-    single = seeds.filter(is_random)["effect"].to_list()
-    others = dosed.filter(~is_random)
-    if single:
-        control = said("As a control", dosed.filter(is_random).row(0, named=True))
-        lines.append(f"{control}; single directions from {signed(min(single))} to {signed(max(single))}.")
-        lines.append(
-            f"With a mean over seeds beyond every single random direction: {names(others.filter(pl.col('target_effect') > max(single)))}."
-        )
-    if others.height:
-        up, down = pl.col("up"), pl.col("down")
-        turned = others.filter((up > 0) & (down < 0) & (pl.min_horizontal(up, -down) >= EVEN * pl.max_horizontal(up, -down)))
-        lines.append(
-            f"With a dose, up at +c and down at −c, the weaker arm at least {100 * EVEN:.0f} % of the stronger: {names(turned)}."
-        )
-    return lines
+    control, others = dosed.filter(is_random), dosed.filter(~is_random)
+    if control.height:
+        lines += against_random(control.row(0, named=True), others, seeds.filter(is_random)["effect"].to_list())
+    return [*lines, both_ways(others)] if others.height else lines
+
+
+def against_random(control: dict[str, Any], others: pl.DataFrame, single: list[float]) -> list[str]:
+    beyond = names(others.filter(pl.col("target_effect") > max(single)))
+    return [
+        f"{said('As a control', control)}; single directions from {signed(min(single))} to {signed(max(single))}.",
+        f"With a mean over seeds beyond every single random direction: {beyond}.",
+    ]
+
+
+def both_ways(rows: pl.DataFrame) -> str:
+    up, down = pl.col("up"), -pl.col("down")
+    turned = rows.filter((up > 0) & (down > 0) & (pl.min_horizontal(up, down) >= EVEN * pl.max_horizontal(up, down)))
+    return f"With a dose, up at +c and down at −c, the weaker arm at least {100 * EVEN:.0f} % of the stronger: {names(turned)}."
 
 
 def names(rows: pl.DataFrame) -> str:
