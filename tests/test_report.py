@@ -164,7 +164,7 @@ def test_each_seed_stands_at_its_own_dose(dilemmas):
 @pytest.fixture
 def text(tmp_path, dilemmas) -> str:
     table = pl.DataFrame({"Method": ["<b>InnerPiSSA</b>"], "Effect": ["0.1"]})
-    shown = {name: table for name in ("source", "full", "values", "a_new_one")}
+    shown = {name: table for name in ("source", "full", "values", "a_new_one", "examples")}
     moved = scores(dilemmas, [0.1, 3.0, -0.5, 0.0, 2.0, 1.0])
 
     class Dose:

@@ -13,6 +13,7 @@ from pipeline.report.rendering import as_html
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 MANY = 12  # columns: from here on a table is set smaller
+EXAMPLES = "examples"  # a table whose rows the page shows with their texts instead
 SHORT = 16  # rows: up to here a table is printed on one page
 
 
@@ -61,7 +62,7 @@ class Shown:
 
 def arrange(tables: dict[str, pl.DataFrame], figures: dict[str, str], context: dict[str, Any]) -> dict[str, list[Shown]]:
     """Return group -> what stands in it, in the order of ENTRIES; a table that they do not name goes to the last group."""
-    known = {entry.name for entry in ENTRIES}
+    known = {entry.name for entry in ENTRIES} | {EXAMPLES}
     others = [Entry(name, "further", name.replace("_", " ").capitalize()) for name in tables if name not in known]
     found: dict[str, list[Shown]] = {group: [] for group in GROUPS}
     for entry in [*ENTRIES, *others]:
