@@ -1,6 +1,7 @@
 """Figures, examples and the page, on planted data."""
 
 import re
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -13,6 +14,7 @@ from pipeline.report.context import ACTIONS, ahead, headline, signed
 from pipeline.report.examples import AGAINST, LEAST, MOST, answers, examples, pick, seed_effects, spans
 from pipeline.report.manifest import cells, digest, locked
 from pipeline.report.rendering import as_html, latex, markdown, with_minus
+from pipeline.report.results import Results
 from pipeline.report.words import name_of, number
 from pipeline.schemas import MEAN, add_labels
 from tests.test_tables import arm
@@ -176,7 +178,7 @@ def text(tmp_path, dilemmas) -> str:
             "generation": {"reasoning_tokens": 0, "coherence_tokens": 0}, "model": "tiny", "methods": ["innerpissa"],
             "statistics": {"nll_budget": 0.2},
         }, "manifest": {"model": "reference"},
-        "synthetic": "All of it.", "target": "Value/honesty", "oracle": [], "unit": 1.0, "n_dilemmas": 6, "budget": Dose, "measure": "KL", "opposite": [], "ahead": 10.0, "signed": signed,
+        "synthetic": "All of it.", "target": "Value/honesty", "oracle": [], "unit": 1.0, "n_dilemmas": 6, "budget": Dose, "measure": "KL", "opposite": [], "ahead": 10.0, "unreached": ["S-space"], "signed": signed,
         "pair": None, "examples": examples("innerpissa", moved, base(dilemmas), dilemmas, "Value/honesty", 1.0),
         "headline": headline(planted()["equal"], ["innerpissa"], planted()["seeds"]), "setup": {"Model": "tiny"}, "name_of": name_of,
         "words": ACTIONS, "reproduction": {"commit": "abc"}, "manifest_text": "{}", "params_text": "model: <tiny>",
@@ -239,6 +241,16 @@ def test_limitations_concern_the_study(text):
     assert "10 times as far" in text
     assert "AntiPaSTO's training" not in text
     assert "a gate" not in text
+
+
+def test_a_dose_that_does_not_reach_the_budget_is_not_called_equal_cost_in_silence(text):
+    adapters = {
+        ("pca", 0): {"dose": {"reached": False}},
+        ("lora", 0): {"dose": {"reached": True}},
+        ("prompting", 0): {"dose": None},
+    }
+    assert Results.unreached.fget(SimpleNamespace(adapters=adapters)) == ["pca"]
+    assert "S-space cost less even at the largest dose" in " ".join(text.split())
 
 
 def test_every_entry_of_the_page_has_a_group_and_a_source():

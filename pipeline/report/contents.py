@@ -9,6 +9,7 @@ from pipeline import figures
 from pipeline.report import appendix, tables
 from pipeline.report.results import Results
 from pipeline.report.statistics import statistics_tables
+from pipeline.report.words import name_of
 
 
 def all_tables(results: Results) -> dict[str, pl.DataFrame]:
@@ -40,7 +41,7 @@ def draw(results: Results, folder: Path) -> dict[str, str]:
     caption = f"{results.study}; n = {results.n_dilemmas} dilemmas; {results.seeds}{random}"
     figures.effect_vs_coherence(folder, effects, arms, equal, params.nll_budget, caption)
     figures.dose_response(folder, effects, results.oracle, caption)
-    figures.forest(folder, equal, results.seed_effects, caption)
+    figures.forest(folder, equal, results.seed_effects, caption + unreached(results))
     figures.value_map(folder, read["values"], results.target.label, unit, caption)
     figures.choice_mass(folder, effects, params.min_choice_mass, results.items.height, caption)
     if results.histories:
@@ -48,3 +49,8 @@ def draw(results: Results, folder: Path) -> dict[str, str]:
         n = f"n = {counts.get('train', 0)} training and {counts.get('calibration', 0)} calibration pairs"
         figures.training_curves(folder, results.histories, f"{results.study}; {n}; {results.seeds}")
     return {file.stem: base64.b64encode(file.read_bytes()).decode() for file in sorted(folder.glob("*.svg"))}
+
+
+def unreached(results: Results) -> str:
+    methods = "; ".join(map(name_of, results.unreached))
+    return f". Largest dose of the search instead, which does not reach the budget: {methods}" if methods else ""

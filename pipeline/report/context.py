@@ -108,6 +108,7 @@ def context(results: Results, reproduction: dict[str, str], params_text: str) ->
         "target": results.target.label, "opposite": results.target.opposite, "oracle": results.oracle,
         "n_dilemmas": results.n_dilemmas, "budget": results.dose, "measure": MEASURES[results.dose.measure],
         "pair": results.params["composition"], "examples": results.examples, "ahead": ahead(equal),
+        "unreached": [name_of(method) for method in results.unreached],
         "headline": headline(equal, results.params["methods"], results.seed_effects), "setup": setup(results),
         "name_of": name_of, "signed": signed, "words": ACTIONS, "reproduction": reproduction,
         "manifest_text": json.dumps(results.manifest, indent=2), "params_text": params_text,

@@ -17,7 +17,7 @@ SYNTHETIC = {
 }
 NO_MORE = "The figures show how the methods compare on a model organism; they say nothing about real models or people."
 
-Cell = tuple[str, int]  # a learned method and a seed
+Cell = tuple[str, int]  # a method and a seed
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ class Results:
     """The untouched model's scores."""
     histories: dict[str, dict[int, pl.DataFrame]]
     certificates: dict[Cell, dict[str, Any]]
+    """Of the learned methods."""
     adapters: dict[Cell, dict[str, Any]]
-    """What each trained adapter says of itself in steering.json."""
+    """What each fitted method says of itself in steering.json."""
 
     @property
     def target(self) -> Target:
@@ -72,13 +73,20 @@ class Results:
 
     @property
     def seeds(self) -> str:
-        return f"seeds {', '.join(map(str, self.params['seeds']))}"
+        seeds = self.params["seeds"]
+        return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
     @property
     def n_random(self) -> int:
         """How many random directions there are."""
         arms = self.tables["arms"]
         return max(arms.filter(pl.col("method") == "random")["n_seeds"], default=0)
+
+    @property
+    def unreached(self) -> list[str]:
+        """Methods of which some fit does not reach the budget at the largest dose of the search, where it stands instead."""
+        doses = [(method, adapter["dose"]) for (method, _), adapter in self.adapters.items()]
+        return list(dict.fromkeys(method for method, dose in doses if dose and not dose["reached"]))
 
     @cached_property
     def seed_effects(self) -> pl.DataFrame:

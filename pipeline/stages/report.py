@@ -52,13 +52,15 @@ def read_cells(params: Declared) -> dict[str, pl.DataFrame]:
     return {method: pl.concat([read_table(f / "scores.parquet", "evaluate") for f in own]) for method, own in folders.items()}
 
 
-def read_adapters(params: Declared, name: str) -> dict[Cell, dict[str, Any]]:
-    cells = [(method, seed) for method in params["methods"] for seed in params["seeds"]]
-    return {cell: read_json(adapter_folder(*cell) / name, "train") for cell in cells}
+def read_adapters(cells: list[Cell], name: str, made_by: str) -> dict[Cell, dict[str, Any]]:
+    return {cell: read_json(adapter_folder(*cell) / name, made_by) for cell in cells}
 
 
 def read_results(params: Declared) -> Results:
-    cells = read_cells(params)
+    scores = read_cells(params)
+    base = scores.pop(BASE)
+    learned = [(method, seed) for method in params["methods"] for seed in params["seeds"]]
+    others = [(method, seed) for method in params["baselines"] for seed in scores[method]["seed"].unique(maintain_order=True)]
     return Results(
         params=params,
         tables={name: read_csv(name) for name in TABLES},
@@ -67,14 +69,14 @@ def read_results(params: Declared) -> Results:
         behaviour=load_behaviour(behaviour_file(params["behaviour"])),
         pairs=read_pairs(),
         items=read_items(),
-        base=cells.pop(BASE),
-        cells=cells,
+        base=base,
+        cells=scores,
         histories={
             method: {seed: read_table(adapter_folder(method, seed) / "history.parquet", "train") for seed in params["seeds"]}
             for method in params["methods"]
         },
-        certificates=read_adapters(params, "certificate.json"),
-        adapters=read_adapters(params, "steering.json"),
+        certificates=read_adapters(learned, "certificate.json", "train"),
+        adapters=read_adapters(learned, "steering.json", "train") | read_adapters(others, "steering.json", "baselines"),
     )
 
 
