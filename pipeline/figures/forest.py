@@ -7,6 +7,8 @@ import polars as pl
 
 from pipeline.figures.look import BAND, QUIET, figure, limits, stacked, style
 
+AT_BUDGET, AT_OWN_COST = "at the dose that costs the budget", "without a dose, at its own cost"
+
 
 def forest(folder: Path, equal: pl.DataFrame, seeds: pl.DataFrame, caption: str) -> None:
     """`equal` holds a row per method at its dose, `seeds` (method, seed, effect) the same for each seed alone."""
@@ -23,11 +25,12 @@ def forest(folder: Path, equal: pl.DataFrame, seeds: pl.DataFrame, caption: str)
         if random.len():
             shade = panels[0].axvspan(random.min(), random.max(), color=BAND, lw=0, zorder=0, label="range of random directions")
             panels[0].legend(handles=[shade], loc="lower right")
-        panels[0].set_title(
-            "at the dose that costs the budget" + ("" if len(panels) > 1 else "; prompting at its own cost"), loc="left"
-        )
         if len(panels) > 1:
-            panels[1].set_title("without a dose, at its own cost (other scale)", loc="left")
+            panels[0].set_title(AT_BUDGET, loc="left")
+            panels[1].set_title(f"{AT_OWN_COST} (other scale)", loc="left")
+        else:
+            kinds = {AT_BUDGET: dosed, AT_OWN_COST: others}
+            panels[0].set_title("; ".join(title for title, part in kinds.items() if part.height), loc="left")
         panels[-1].set_xlabel("effect on the target choice (half the span between +c and −c), 95 % interval")
 
 
