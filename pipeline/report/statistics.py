@@ -89,7 +89,7 @@ def answers_table(rows: pl.DataFrame) -> pl.DataFrame:
             "Rows": str(row["n_rows"]),
             "Excluded": str(row["n_excluded"]),
             "Effect": number(row["target_effect"]),
-            "Effect without these": number(row["target_effect_answered"]),
+            "Effect without them": number(row["target_effect_answered"]),
         }
         for row in rows.to_dicts()
     ])  # fmt: skip

@@ -71,7 +71,7 @@ def full_table(arms: pl.DataFrame) -> pl.DataFrame:
             "Share of oracle": number(row["oracle_share"], 2),
             "Seeds": str(row["n_seeds"]),
             "SD over seeds": number(row["seed_sd"]),
-            "Dilemmas": str(row["n_dilemmas"]),
+            "n": str(row["n_dilemmas"]),
         }
         for row in arms.to_dicts()
     ])  # fmt: skip
