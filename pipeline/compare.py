@@ -8,9 +8,9 @@ import polars as pl
 from pipeline.errors import InputError
 from pipeline.figures.comparison import comparison
 from pipeline.files import new_file
-from pipeline.rendering import markdown, write_table
+from pipeline.report.rendering import markdown, write_table
+from pipeline.report.words import interval, name_of, nearest_to_one, number, p_value
 from pipeline.revisions import Result, differing, read_result
-from pipeline.tables import interval, name_of, nearest_to_one, number, p_value
 
 LISTS = ("methods", "baselines")  # which methods ran: seen in the rows, so not a difference to name
 
@@ -83,7 +83,8 @@ def caption(results: list[Result]) -> str:
     """Return what the experiments share, or how they differ, in the words of every other caption."""
 
     def of(key: str) -> str:
-        return " / ".join(dict.fromkeys(str(result.params[key]) for result in results))
+        values = (result.params[key] for result in results)
+        return " / ".join(dict.fromkeys(", ".join(map(str, v)) if isinstance(v, list) else str(v) for v in values))
 
     world = " (synthetic)" if any("reference" in (r.params["model"], r.params["evalset"]) for r in results) else ""
     dilemmas = " / ".join(dict.fromkeys(str(result.equal_cost["n_dilemmas"][0]) for result in results))

@@ -11,7 +11,7 @@ import polars as pl
 from ruamel.yaml import YAML
 
 from pipeline.errors import InputError
-from pipeline.manifest import cells
+from pipeline.report.manifest import cells
 from pipeline.tracking import flatten
 
 WORKSPACE = "workspace"

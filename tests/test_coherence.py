@@ -4,12 +4,12 @@ import polars as pl
 import pytest
 import torch
 
-from pipeline.appendix import coherence_table as shown_table
 from pipeline.evalsets.coherence import free_texts
 from pipeline.files import read_json
 from pipeline.lm.prompts import open_turn, tokenize
 from pipeline.metrics.coherence import TABLE, coherence_table, distinct, grams, repetition
 from pipeline.paths import PROMPTS
+from pipeline.report.appendix import coherence_table as shown_table
 from pipeline.steering.mean_diff import MeanDiff
 from pipeline.steering.prompting import Prompting
 from tests.conftest import ROOT

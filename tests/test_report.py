@@ -1,17 +1,22 @@
 """Figures, examples and the page, on planted data."""
 
 import re
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
 
-from pipeline import figures, page
-from pipeline.examples import AGAINST, LEAST, MOST, answers, examples, pick, seed_effects, spans
+from pipeline import figures
 from pipeline.figures.coherence import frontier
 from pipeline.figures.look import stacked
-from pipeline.manifest import cells, digest, locked
+from pipeline.report import page
+from pipeline.report.context import ACTIONS, ahead, headline, signed
+from pipeline.report.examples import AGAINST, LEAST, MOST, answers, examples, pick, seed_effects, spans
+from pipeline.report.manifest import cells, digest, locked
+from pipeline.report.rendering import as_html, latex, markdown, with_minus
+from pipeline.report.results import Results
+from pipeline.report.words import name_of, number
 from pipeline.schemas import MEAN, add_labels
-from pipeline.tables import name_of
 from tests.test_tables import arm
 
 REACH = {"innerpissa": 0.05, "antipasto_norotation": 0.03, "prompting": 0.5, "mean_diff": 0.01, "random": 0.0}
@@ -71,7 +76,7 @@ def test_every_figure_names_its_methods_and_comes_out_the_same_twice(tmp_path):
         assert any("a caption" in text for text in said)
     counted = re.findall(r"<!-- (\d+) -->", (tmp_path / "one/choice_mass.svg").read_text())
     assert counted.count("50") == sum(2 if method == "prompting" else 4 for method in REACH)  # a quarter of 200 items is excluded
-    assert "<!-- budget: 0.2 nats -->" in (tmp_path / "one/effect_vs_coherence.svg").read_text()
+    assert "<!-- budget of Δ NLL: 0.2 nats -->" in (tmp_path / "one/effect_vs_coherence.svg").read_text()
 
 
 def test_training_curves_have_a_panel_per_method(tmp_path):
@@ -161,7 +166,7 @@ def test_each_seed_stands_at_its_own_dose(dilemmas):
 @pytest.fixture
 def text(tmp_path, dilemmas) -> str:
     table = pl.DataFrame({"Method": ["<b>InnerPiSSA</b>"], "Effect": ["0.1"]})
-    shown = {name: table for name in ("source", "full", "values", "a_new_one")}
+    shown = {name: table for name in ("source", "full", "values", "a_new_one", "examples")}
     moved = scores(dilemmas, [0.1, 3.0, -0.5, 0.0, 2.0, 1.0])
 
     class Dose:
@@ -170,12 +175,13 @@ def text(tmp_path, dilemmas) -> str:
     context = {
         "params": {
             "behaviour": "honesty", "evalset": "reference", "seeds": [0, 1],
-            "generation": {"reasoning_tokens": 0, "coherence_tokens": 0},
+            "generation": {"reasoning_tokens": 0, "coherence_tokens": 0}, "model": "tiny", "methods": ["innerpissa"],
+            "statistics": {"nll_budget": 0.2},
         }, "manifest": {"model": "reference"},
-        "synthetic": "All of it.", "target": "Value/honesty", "oracle": [], "unit": 1.0, "n_dilemmas": 6, "budget": Dose,
+        "synthetic": "All of it.", "target": "Value/honesty", "oracle": [], "unit": 1.0, "n_dilemmas": 6, "budget": Dose, "measure": "KL", "opposite": [], "ahead": 10.0, "unreached": ["S-space"], "signed": signed,
         "pair": None, "examples": examples("innerpissa", moved, base(dilemmas), dilemmas, "Value/honesty", 1.0),
-        "headline": page.headline(planted()["equal"], ["innerpissa"]), "setup": {"Model": "tiny"}, "name_of": name_of,
-        "words": page.ACTIONS, "reproduction": {"commit": "abc"}, "manifest_text": "{}", "params_text": "model: <tiny>",
+        "headline": headline(planted()["equal"], ["innerpissa"], planted()["seeds"]), "setup": {"Model": "tiny"}, "name_of": name_of,
+        "words": ACTIONS, "reproduction": {"commit": "abc"}, "manifest_text": "{}", "params_text": "model: <tiny>",
     }  # fmt: skip
     return page.render(shown, {"forest": "AAAA"}, context)
 
@@ -196,12 +202,55 @@ def test_the_page_escapes_and_describes(text):
     assert "<b>InnerPiSSA</b>" not in text
     assert "model: &lt;tiny&gt;" in text
     assert all("alt=" in image for image in re.findall(r"<img[^>]*>", text))
-    assert "most moved against c (-0.122), dilemma 2" in text
+    assert "most moved against c (−0.122), dilemma 2" in text
     assert "Of the trained methods: InnerPiSSA, +0.050" in text
     ids = re.findall(r' id="([^"]+)"', text)
     assert len(ids) == len(set(ids))
     anchors = set(re.findall(r'href="#([^"]+)"', text))
     assert anchors <= set(ids)
+
+
+def test_the_headline_says_who_stands_out():
+    equal, seeds = planted()["equal"], planted()["seeds"]
+    assert ahead(equal) == pytest.approx(10)
+    said = headline(equal, ["innerpissa"], seeds)
+    assert any("prompting, +0.500" in line and "10 times as much as the best" in line for line in said)
+    assert said[-2].endswith("beyond every single random direction: InnerPiSSA; AntiPaSTO, norotation.")
+    assert said[-1].endswith("InnerPiSSA; AntiPaSTO, norotation; mean difference.")  # planted arms are even
+    one_sided = equal.with_columns(pl.when(pl.col("method") == "innerpissa").then(0.01).otherwise("down").alias("down"))
+    assert headline(one_sided, ["innerpissa"], seeds)[-1].endswith(": AntiPaSTO, norotation; mean difference.")
+    only = headline(equal.filter(pl.col("method") == "innerpissa"), ["innerpissa"], seeds.clear())
+    assert len(only) == 2
+
+
+@pytest.mark.parametrize(("value", "shown"), [(-0.0004, "0.000"), (0.0004, "0.000"), (-0.0012, "-0.001"), (None, "–")])
+def test_a_zero_has_no_sign(value, shown):
+    assert number(value) == shown
+    assert number(value, sign="+") == shown
+
+
+def test_minus_signs_are_real_where_they_are_read_but_not_in_the_data():
+    assert with_minus("[-0.1, -2] at -c 1.2e-07, two-way") == "[−0.1, −2] at -c 1.2e-07, two-way"
+    table = pl.DataFrame({"Effect": ["-0.1"]})
+    assert "<td>−0.1</td>" in as_html(table)
+    assert "$-$0.1" in latex(table)
+    assert "| -0.1 |" in markdown(table)
+
+
+def test_limitations_concern_the_study(text):
+    assert "10 times as far" in text
+    assert "AntiPaSTO's training" not in text
+    assert "a gate" not in text
+
+
+def test_a_dose_that_does_not_reach_the_budget_is_not_called_equal_cost_in_silence(text):
+    adapters = {
+        ("pca", 0): {"dose": {"reached": False}},
+        ("lora", 0): {"dose": {"reached": True}},
+        ("prompting", 0): {"dose": None},
+    }
+    assert Results.unreached.fget(SimpleNamespace(adapters=adapters)) == ["pca"]
+    assert "S-space cost less even at the largest dose" in " ".join(text.split())
 
 
 def test_every_entry_of_the_page_has_a_group_and_a_source():

@@ -3,14 +3,15 @@
 import polars as pl
 import pytest
 
-from pipeline.appendix import ablation_table, certificates_table, whole_methods
 from pipeline.figures.look import COLOURS, methods_of, style
 from pipeline.metrics.study import FURTHER, analyse
-from pipeline.page import ENTRIES
-from pipeline.rendering import as_html, latex, markdown
-from pipeline.statistics_tables import statistics_tables
+from pipeline.report.appendix import ablation_table, certificates_table, whole_methods
+from pipeline.report.page import ENTRIES
+from pipeline.report.rendering import as_html, latex, markdown
+from pipeline.report.statistics import statistics_tables
+from pipeline.report.tables import equal_cost_table, source_table
+from pipeline.report.words import NAMES, name_of, parent
 from pipeline.steering import METHODS
-from pipeline.tables import NAMES, equal_cost_table, name_of, parent, source_table
 from tests.test_metrics import make_items
 from tests.test_statistics import ask, study
 
@@ -88,16 +89,16 @@ def test_the_further_statistics_are_shown_from_their_files(tmp_path):
     for name, table in found.further.items():
         table.write_csv(tmp_path / f"{name}.csv")
     read = {name: pl.read_csv(tmp_path / f"{name}.csv", infer_schema_length=None) for name in FURTHER}
-    shown = statistics_tables(read, found.arms)
-    assert {name.removesuffix("_table") for name in shown} <= {entry.name for entry in ENTRIES}
-    square = shown["differences_table"]
+    shown = statistics_tables(read | {"arms": found.arms})
+    assert set(shown) <= {entry.name for entry in ENTRIES}
+    square = shown["differences"]
     assert square.columns == ["Method", "InnerPiSSA", "prompting"]
     assert float(square["prompting"][0].strip("*")) == -float(square["InnerPiSSA"][1].strip("*")) > 0
-    assert set(shown["nll_budget_table"].filter(pl.col("Method") == "prompting")["Why not"]) == {"the coefficient has no size"}
-    assert shown["sensitivity_table"]["its degrees"].to_list() == ["1", "1", "–", "–"]
-    assert shown["curves_table"]["Monotone (%)"].to_list() == ["100.0", "0.0"]
-    assert shown["answers_table"]["Method"][0] == "base model"
-    assert shown["flips_table"].height == 4
+    assert set(shown["nll_budget"].filter(pl.col("Method") == "prompting")["Why not"]) == {"the coefficient has no size"}
+    assert shown["sensitivity"]["its degrees of freedom"].to_list() == ["1", "1", "–"]
+    assert shown["curves"]["Monotone (%)"].to_list() == ["100.0", "0.0"]
+    assert shown["answers"]["Method"][0] == "base model"
+    assert shown["flips"]["Dose"].to_list() == ["±1", "equal cost", "no dose"]
     for table in shown.values():
         assert as_html(table)
         assert not any("|" in column for column in table.columns)  # Markdown's own mark

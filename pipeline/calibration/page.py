@@ -16,7 +16,7 @@ from pipeline.calibration.studies import (
     calibrate_seeds,
 )
 from pipeline.files import new_file
-from pipeline.rendering import markdown
+from pipeline.report.rendering import markdown
 
 FOLDER = Path("docs")
 POOLED_STUDIES = 2_000

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.figures.look import figure, legend, methods_of, style
+from pipeline.report.rendering import with_minus
 from pipeline.schemas import MEAN
 
 
@@ -17,7 +18,8 @@ def choice_mass(folder: Path, effects: pl.DataFrame, gate: float, n_items: int, 
     """
     rows = effects.filter(pl.col("seed") == MEAN).sort("coefficient")
     methods = methods_of(rows)
-    with figure(folder, "choice_mass", caption, 1.9 + 0.22 * len(methods)) as drawing:
+    said = f"{caption}. Counts are of the mean over seeds; ·: a dose that the method does not have."
+    with figure(folder, "choice_mass", said, 1.9 + 0.22 * len(methods)) as drawing:
         left, right = drawing.subplots(1, 2, width_ratios=(1, 1))
         for method in methods:
             own = rows.filter(pl.col("method") == method)
@@ -47,7 +49,7 @@ def excluded_counts(axes: Any, rows: pl.DataFrame, methods: list[str], n_items: 
         for x in range(len(doses)):
             text = "·" if np.isnan(table[y, x]) else str(round(table[y, x] * n_items))
             axes.text(x, y, text, ha="center", va="center", fontsize=6.5, color="white" if table[y, x] > 0.5 else "black")
-    axes.set_xticks(range(len(doses)), [f"{dose:+g}" for dose in doses])
+    axes.set_xticks(range(len(doses)), [with_minus(f"{dose:+g}") for dose in doses])
     axes.set_yticks(range(len(methods)), [style(method)["label"] for method in methods])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

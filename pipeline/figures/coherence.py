@@ -5,7 +5,8 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.figures.look import BAND, QUIET, figure, has_dose, legend, methods_of, stacked, style
+from pipeline.figures.look import BAND, QUIET, figure, legend, methods_of, stacked, style
+from pipeline.report.words import has_dose
 from pipeline.schemas import MEAN
 
 TICKS = (0, 0.02, 0.05, 0.1, 0.3, 1, 3, 10)
@@ -21,19 +22,20 @@ def frontier(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def random_band(effects: pl.DataFrame) -> pl.DataFrame:
-    """Return, by |c|, the range over random directions of half the span between +c and -c, and its mean cost."""
+    """Return, by |c|, the range over random directions of half the span between +c and -c, and its mean cost, from dose 0 on."""
     half = (pl.col("coefficient").sign() * pl.col("target_effect")).mean().alias("half")
     rows = effects.filter((pl.col("method") == "random") & (pl.col("seed") != MEAN))
     by_seed = rows.group_by("seed", pl.col("coefficient").abs(), maintain_order=True).agg(half, pl.col("delta_nll").mean())
-    return by_seed.group_by("coefficient").agg(
+    found = by_seed.group_by("coefficient").agg(
         pl.col("half").min().alias("low"), pl.col("half").max().alias("high"), pl.col("delta_nll").mean()
     ).sort("coefficient")  # fmt: skip
+    return pl.concat([found.clear(1).fill_null(0), found]) if found.height else found
 
 
 def effect_vs_coherence(
-    folder: Path, effects: pl.DataFrame, arms: pl.DataFrame, equal: pl.DataFrame, budget: float | None, caption: str
+    folder: Path, effects: pl.DataFrame, arms: pl.DataFrame, equal: pl.DataFrame, budget: float, caption: str
 ) -> None:
-    """Half the span between +c and -c against its cost; rings mark the equal-cost dose, `budget` (nats of Δ NLL) a line."""
+    """Half the span between +c and -c against its cost; rings mark the equal-cost dose, a line `budget` (nats of Δ NLL)."""
     methods, band = methods_of(arms), random_band(effects)
     dosed = [method for method in methods if has_dose(method)]
     inner = arms.filter(pl.col("method").is_in(dosed))["target_effect"].to_list()
@@ -52,13 +54,12 @@ def effect_vs_coherence(
             draw_frontier(axes, measured)
             for method in methods:
                 draw_method(axes, method, arms, equal)
-            if budget is not None:
-                axes.axvline(budget, color="black", lw=0.8, ls=":", label=f"budget: {budget:g} nats")
+            axes.axvline(budget, color="black", lw=0.8, ls=":", label=f"budget of Δ NLL: {budget:g} nats")
             axes.axvline(0, color=QUIET, lw=0.6)
         main = panels[0]
         main.axhline(0, color=QUIET, lw=0.6)
         main.set_xscale("symlog", linthresh=0.1, linscale=2)
-        costs = [0.0, *arms["delta_nll"]]
+        costs = [0.0, budget, *arms["delta_nll"]]
         main.set_xlim(min(costs) - 0.004, max(costs) * 1.15 + 0.004)
         main.set_xticks(ticks := [tick for tick in TICKS if tick <= main.get_xlim()[1]], [f"{tick:g}" for tick in ticks])
         main.minorticks_off()

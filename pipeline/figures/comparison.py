@@ -5,7 +5,8 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.figures.look import QUIET, figure, has_dose, legend, methods_of, stacked, style
+from pipeline.figures.look import QUIET, figure, legend, methods_of, stacked, style
+from pipeline.report.words import has_dose
 
 MANY = 8  # a number that spans this factor is drawn on a logarithmic axis
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.figures.look import BAND, QUIET, figure, has_dose, limits, methods_of, style
+from pipeline.figures.look import BAND, QUIET, figure, limits, methods_of, style
+from pipeline.report.rendering import with_minus
+from pipeline.report.words import has_dose
 from pipeline.schemas import MEAN
 
 COLUMNS = 4
@@ -15,35 +17,43 @@ COLUMNS = 4
 def dose_response(folder: Path, effects: pl.DataFrame, oracle: list[dict[str, float]], caption: str) -> None:
     """Draw the target effect at every coefficient: methods with a dose on one scale, those without on another."""
     methods = sorted(methods_of(effects), key=lambda method: not has_dose(method))
+    shown = {method: effects.filter(pl.col("method") == method) for method in methods}
     rows = math.ceil(len(methods) / COLUMNS)
-    points = ", ".join(f"{point['target_effect']:+.2f} at c {'>' if point['coefficient'] > 0 else '<'} 0" for point in oracle)
-    said = "Thick: mean with its 95 % interval; thin: single seeds; grey: range of single random directions."
-    said += f" Dotted: the oracle ({points}), where the scale reaches it." if oracle else ""
-    with figure(folder, "dose_response", f"{caption}. {said}", 0.6 + 1.6 * rows) as drawing:
+    with figure(folder, "dose_response", f"{caption}. {legend_of(methods, oracle)}", 0.8 + 1.6 * rows) as drawing:
         panels = list(drawing.subplots(rows, COLUMNS, sharex=True, squeeze=False).flat)
         for unused in panels[len(methods) :]:
             unused.set_visible(False)
-        shown = {method: effects.filter(pl.col("method") == method) for method in methods}
         for axes, (method, own) in zip(panels, shown.items(), strict=False):
             draw_doses(axes, method, own, effects)
             draw_oracle(axes, oracle, effects)
-        scales = {
-            dosed: scale([own for m, own in shown.items() if has_dose(m) == dosed], oracle, dosed) for dosed in (True, False)
-        }
-        for index, (axes, method) in enumerate(zip(panels, methods, strict=False)):
-            axes.set_ylim(*scales[has_dose(method)])
-            axes.set_title(style(method)["label"], color=style(method)["color"])
-            axes.tick_params(labelbottom=index + COLUMNS >= len(methods), labelleft=index % COLUMNS == 0)
-            if index // COLUMNS == rows - 1:
-                axes.set_xlabel("coefficient c")
-            if not has_dose(method):
-                axes.text(0.03, 0.95, "other scale", transform=axes.transAxes, fontsize=6.5, va="top")
-                if index % COLUMNS and method == methods[-1]:
-                    axes.yaxis.tick_right()
-                    axes.spines["right"].set_visible(True)
-                    axes.yaxis.set_in_layout(index % COLUMNS == COLUMNS - 1)  # else there is an empty place beside it
-                axes.tick_params(labelright=index % COLUMNS > 0 and method == methods[-1])
-        drawing.supylabel("change of the probability of the target choice", fontsize=8)
+        for dosed in (True, False):
+            kind = [(index, method) for index, method in enumerate(methods) if has_dose(method) == dosed]
+            limits_of_kind = scale([shown[method] for _, method in kind], oracle, dosed)
+            for index, method in kind:
+                finish(panels[index], method, index, len(methods), limits_of_kind, first=index == kind[0][0])
+                if not dosed and len(kind) < len(methods):
+                    panels[index].text(0.03, 0.97, "other scale", transform=panels[index].transAxes, fontsize=6.5, va="top")
+        drawing.supylabel("change of the probability\nof the target choice", fontsize=8, multialignment="center")
+
+
+def legend_of(methods: list[str], oracle: list[dict[str, float]]) -> str:
+    said = "Thick: mean with its 95 % interval; thin: single seeds"
+    said += "; grey: range of single random directions." if "random" in methods else "."
+    if not oracle:
+        return said
+    reached = [(with_minus(f"{point['target_effect']:+.2f}"), ">" if point["coefficient"] > 0 else "<") for point in oracle]
+    points = ", ".join(f"{effect} at c {side} 0" for effect, side in reached)
+    return f"{said} Dotted: the oracle ({points}), where the scale reaches it."
+
+
+def finish(axes: Any, method: str, index: int, count: int, limits: tuple[float, float], first: bool) -> None:
+    """Give a panel its limits, title and outer labels; `first` of its kind has the scale beside it wherever it stands."""
+    look, lowest = style(method), index + COLUMNS >= count
+    axes.set_ylim(*limits)
+    axes.set_title(look["label"], color=look["color"])
+    axes.tick_params(labelbottom=lowest, labelleft=first or index % COLUMNS == 0)
+    if lowest:
+        axes.set_xlabel("coefficient c")
 
 
 def scale(frames: list[pl.DataFrame], oracle: list[dict[str, float]], dosed: bool) -> tuple[float, float]:

@@ -7,13 +7,16 @@ import polars as pl
 
 from pipeline.figures.look import BAND, QUIET, figure, limits, stacked, style
 
+AT_BUDGET, AT_OWN_COST = "at the dose that costs the budget", "without a dose, at its own cost"
+
 
 def forest(folder: Path, equal: pl.DataFrame, seeds: pl.DataFrame, caption: str) -> None:
     """`equal` holds a row per method at its dose, `seeds` (method, seed, effect) the same for each seed alone."""
     rows = equal.sort("target_effect", descending=True)
     dosed, others = rows.filter(pl.col("calibrated")), rows.filter(~pl.col("calibrated"))
     inner = reach(dosed)
-    with figure(folder, "forest", caption, 1.2 + 0.27 * rows.height) as drawing:
+    said = f"{caption}. Small dots: single seeds (random: single directions), each at its own dose."
+    with figure(folder, "forest", said, 1.2 + 0.27 * rows.height) as drawing:
         panels = stacked(drawing, inner, inner + reach(others), "x", (max(dosed.height, 1) + 1, others.height + 1))
         parts = [dosed, others] if len(panels) > 1 else [rows]
         for axes, part in zip(panels, parts, strict=True):
@@ -22,14 +25,13 @@ def forest(folder: Path, equal: pl.DataFrame, seeds: pl.DataFrame, caption: str)
         if random.len():
             shade = panels[0].axvspan(random.min(), random.max(), color=BAND, lw=0, zorder=0, label="range of random directions")
             panels[0].legend(handles=[shade], loc="lower right")
-        panels[0].set_title(
-            "at the dose that costs the budget" + ("" if len(panels) > 1 else "; prompting at its own cost"), loc="left"
-        )
         if len(panels) > 1:
-            panels[1].set_title("without a dose, at its own cost (other scale)", loc="left")
-        panels[-1].set_xlabel(
-            "effect on the target choice (half the span between +c and −c), 95 % interval; small dots: single seeds"
-        )
+            panels[0].set_title(AT_BUDGET, loc="left")
+            panels[1].set_title(f"{AT_OWN_COST} (other scale)", loc="left")
+        else:
+            kinds = {AT_BUDGET: dosed, AT_OWN_COST: others}
+            panels[0].set_title("; ".join(title for title, part in kinds.items() if part.height), loc="left")
+        panels[-1].set_xlabel("effect on the target choice (half the span between +c and −c), 95 % interval")
 
 
 def reach(rows: pl.DataFrame) -> list[float]:

@@ -10,8 +10,8 @@ import matplotlib as mpl
 import polars as pl
 from matplotlib.figure import Figure
 
+from pipeline.report.words import in_order, name_of, parent
 from pipeline.steering import METHODS
-from pipeline.tables import name_of, parent
 
 # Okabe and Ito, then dark tones of Tol's muted scheme: ten that colour-blind eyes tell apart, with a marker each.
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666", "#E69F00", "#56B4E9", "#882255", "#332288", "#999999"]
@@ -47,15 +47,9 @@ def style(method: str) -> dict[str, Any]:
     return look if method == root else look | {"mfc": "white", "ls": "--"}
 
 
-def methods_of(effects: pl.DataFrame) -> list[str]:
+def methods_of(rows: pl.DataFrame) -> list[str]:
     """Return the methods of a table in the order of the registry, variants after their method."""
-    present = effects["method"].unique(maintain_order=True).to_list()
-    order = {method: index for index, method in enumerate(METHODS)}
-    return sorted(present, key=lambda method: order.get(parent(method), len(order)))
-
-
-def has_dose(method: str) -> bool:
-    return parent(method) != "prompting"
+    return in_order(rows["method"].to_list())
 
 
 def stacked(drawing: Figure, inner: list[float], all_values: list[float], along: str, sizes: tuple[float, float]) -> list[Any]:

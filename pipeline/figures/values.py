@@ -7,9 +7,12 @@ import polars as pl
 from matplotlib.colors import SymLogNorm
 
 from pipeline.figures.look import figure, methods_of
-from pipeline.tables import half_changes, name_of
+from pipeline.report.rendering import with_minus
+from pipeline.report.tables import half_changes, short_labels
+from pipeline.report.words import name_of
 
 SIGNIFICANT = 0.05
+TICKS = (-1, -0.1, -0.02, 0, 0.02, 0.1, 1)
 
 
 def value_map(folder: Path, values: pl.DataFrame, target: str, coefficient: float, caption: str) -> None:
@@ -20,7 +23,8 @@ def value_map(folder: Path, values: pl.DataFrame, target: str, coefficient: floa
     cell = {(row["method"], row["label"]): row for row in halves.to_dicts()}
     change = np.array([[cell[method, name]["half"] for method in methods] for name in names])
     said = (
-        f"{caption}. Dots: q < {SIGNIFICANT:g} (Benjamini-Hochberg, without the target, which stands on top). Items in brackets."
+        f"{caption}. Dots: q < {SIGNIFICANT:g} (Benjamini-Hochberg, without the target, which stands on top, "
+        "and its opposite). Items in brackets."
     )
     with figure(folder, "value_map", said, 1.4 + 0.17 * len(names)) as drawing:
         axes = drawing.subplots()
@@ -28,17 +32,18 @@ def value_map(folder: Path, values: pl.DataFrame, target: str, coefficient: floa
         shade = axes.imshow(change, aspect="auto", cmap="RdBu_r", norm=SymLogNorm(0.02, vmin=-1, vmax=1))
         for y, name in enumerate(names):
             for x, method in enumerate(methods):
-                if (cell[method, name]["q"] or 1.0) < SIGNIFICANT:
+                q = cell[method, name]["q"]
+                if q is not None and q < SIGNIFICANT:
                     dark = abs(change[y, x]) > 0.2
                     axes.plot([x], [y], ".", ms=3, color="white" if dark else "black")
         axes.set_xticks(range(len(methods)), [name_of(method) for method in methods], rotation=35, ha="right")
         items = {row["label"]: row["n_items"] for row in halves.to_dicts()}
-        shared = {name.split("/")[0] for name in names}
-        words = [name.split("/", 1)[1] if len(shared) == 1 else name for name in names]
-        axes.set_yticks(range(len(names)), [f"{word} ({items[name]})" for word, name in zip(words, names, strict=True)])
+        words = short_labels(names)
+        axes.set_yticks(range(len(names)), [f"{words[name]} ({items[name]})" for name in names])
         axes.get_yticklabels()[0].set_fontweight("bold")
         axes.axhline(0.5, color="black", lw=1)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        bar = drawing.colorbar(shade, ax=axes, shrink=0.6, ticks=[-1, -0.1, -0.02, 0, 0.02, 0.1, 1], format="%g")
+        bar = drawing.colorbar(shade, ax=axes, shrink=0.6)
+        bar.set_ticks(TICKS, labels=[with_minus(f"{tick:g}") for tick in TICKS])
         bar.set_label(f"half the change from −{coefficient:g} to +{coefficient:g}")

@@ -2,22 +2,9 @@
 
 import polars as pl
 
-from pipeline.tables import name_of, nearest_to_one, number, p_value
+from pipeline.report.words import bracket, coefficient, has_dose, name_of, nearest_to_one, number, p_value, percent
 
 DOSES = {"unit": "±1", "equal_cost": "equal cost"}
-
-
-# The report's heading and note for each table.
-def p_or_dash(value: float | None) -> str:
-    return "–" if value is None else p_value(value)
-
-
-def bracket(low: float | None, high: float | None) -> str:
-    return "–" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"
-
-
-def percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
 
 
 def differences_table(differences: pl.DataFrame) -> pl.DataFrame:
@@ -31,60 +18,78 @@ def differences_table(differences: pl.DataFrame) -> pl.DataFrame:
         if method == other:
             return "–"
         value, p = cells[method, other]
-        return f"{value:+.3f}{'*' if p < 0.05 else ''}"
+        return number(value, sign="+") + ("*" if p < 0.05 else "")
 
     return pl.DataFrame([
         {"Method": name_of(method), **{name_of(other): cell(method, other) for other in methods}} for method in methods
     ])  # fmt: skip
 
 
+def dosed_rows(rows: pl.DataFrame) -> list[dict]:
+    """Return the rows with their `dose` in words, and one row alone for a method whose coefficient has no size."""
+    kept = [row for row in rows.to_dicts() if has_dose(row["method"]) or row["dose"] == "equal_cost"]
+    return [row | {"dose": DOSES[row["dose"]] if has_dose(row["method"]) else "no dose"} for row in kept]
+
+
 def sensitivity_table(rows: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame([
         {
             "Method": name_of(row["method"]),
-            "Dose": DOSES[row["dose"]],
+            "Dose": row["dose"],
             "Slope (nats per dose)": number(row["slope_clustered"]),
             "p clustered": p_value(row["p_clustered"]),
             "p sign flips": p_value(row["p_permutation"]),
-            "p mixed": p_or_dash(row["p_mixed"]),
-            "mixed model": row["mixed_note"] or "",
-            "p dilemma and seed": p_or_dash(row["p_two_way"]),
-            "its degrees": "–" if row["df_two_way"] is None else f"{row['df_two_way']:.0f}",
+            "p mixed": row["mixed_note"] or p_value(row["p_mixed"]),
+            "p dilemma and seed": p_value(row["p_two_way"]),
+            "its degrees of freedom": number(row["df_two_way"], 0),
             "p pooled": p_value(row["p_pooled"]),
         }
-        for row in rows.to_dicts()
+        for row in dosed_rows(rows)
     ])  # fmt: skip
 
 
 def nll_budget_table(rows: pl.DataFrame) -> pl.DataFrame:
-    return pl.DataFrame([
-        {
-            "Method": name_of(row["method"]),
-            "Arm": {"both": "half the span", "-": "−"}.get(row["arm"], row["arm"]),
-            "Δ NLL budget": f"{row['budget']:g}",
-            "Effect": number(row["effect"]),
-            "95 % interval": bracket(row["ci_low"], row["ci_high"]),
-            "c there": number(row["coefficient"], 2),
-            "Why not": row["reason"] or "",
-        }
-        for row in rows.to_dicts()
-    ])  # fmt: skip
+    """A row per method: half the span, both arms with the coefficient there, or why the budget is not reached."""
+    arms = {(row["method"], row["arm"]): row for row in rows.to_dicts()}
+    found = []
+    for method in dict.fromkeys(rows["method"]):
+        both, up, down = (arms[method, arm] for arm in ("both", "+", "-"))
+        found.append({
+            "Method": name_of(method),
+            "Effect": number(both["effect"]),
+            "95 % interval": bracket(both["ci_low"], both["ci_high"]),
+            "at +c": number(up["effect"]),
+            "c": number(up["coefficient"], 2),
+            "at −c": number(down["effect"]),
+            "−c": number(None if down["coefficient"] is None else -down["coefficient"], 2),
+            "Why not": why_not(both["reason"], up["reason"], down["reason"]),
+        })  # fmt: skip
+    return pl.DataFrame(found)
+
+
+def why_not(both: str | None, up: str | None, down: str | None) -> str:
+    """Return what the arms say, once if they say the same; what only their half span lacks, if neither lacks anything."""
+    said = {"+c": up, "−c": down} if up or down else {"": both}
+    reasons = {arm: reason.replace("delta", "Δ") for arm, reason in said.items() if reason}
+    if len(reasons) == 2 and len(set(reasons.values())) == 1:
+        reasons = {"": next(iter(reasons.values()))}
+    return "; ".join(f"{arm}: {reason}" if arm else reason for arm, reason in reasons.items())
 
 
 def answers_table(rows: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame([
         {
             "Method": "base model" if row["method"] == "base" else name_of(row["method"]),
-            "c": f"{row['coefficient']:+g}",
+            "c": coefficient(row["coefficient"]),
             "Yes-bias (nats)": number(row["yes_log_odds"], 2),
-            "its shift": f"{row['yes_shift']:+.2f}",
+            "its change": number(row["yes_shift"], 2, "+"),
             "Yes (%)": percent(row["yes_rate"]),
             "Consistent (%)": percent(row["swap_consistency"]),
             "Choice mass": number(row["choice_mass"]),
             "Rows": str(row["n_rows"]),
             "Excluded": str(row["n_excluded"]),
             "Effect": number(row["target_effect"]),
-            "Effect without these": number(row["target_effect_answered"]),
+            "Effect without them": number(row["target_effect_answered"]),
         }
         for row in rows.to_dicts()
     ])  # fmt: skip
@@ -94,7 +99,7 @@ def flips_table(rows: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame([
         {
             "Method": name_of(row["method"]),
-            "Dose": DOSES[row["dose"]],
+            "Dose": row["dose"],
             "Steering F1": number(row["steering_f1"], 1),
             "SD over seeds": number(row["steering_f1_sd"], 1),
             "Fixed (%, weighted)": percent(row["fixed"]),
@@ -105,7 +110,7 @@ def flips_table(rows: pl.DataFrame) -> pl.DataFrame:
             "Flips off target": percent(row["off_target_flips"]),
             "Focus": number(row["focus"], 2),
         }
-        for row in rows.to_dicts()
+        for row in dosed_rows(rows)
     ])  # fmt: skip
 
 
@@ -118,7 +123,7 @@ def curves_table(rows: pl.DataFrame, arms: pl.DataFrame) -> pl.DataFrame:
             "Coefficients": str(row["n_coefficients"]),
             "Monotone (%)": percent(row["monotone"]),
             "Spearman of the mean": number(row["spearman"], 2),
-            "Asymmetry at ±1": f"{unit[row['method']]['asymmetry']:+.3f}",
+            "Asymmetry at ±1": number(unit[row["method"]]["asymmetry"], sign="+"),
             "95 % interval": bracket(unit[row["method"]]["asymmetry_low"], unit[row["method"]]["asymmetry_high"]),
             "Slope on symlog(c)": number(row["symlog_slope"], 3),
             "p": p_value(row["symlog_p"]),
@@ -129,13 +134,13 @@ def curves_table(rows: pl.DataFrame, arms: pl.DataFrame) -> pl.DataFrame:
     ])  # fmt: skip
 
 
-def statistics_tables(read: dict[str, pl.DataFrame], arms: pl.DataFrame) -> dict[str, pl.DataFrame]:
+def statistics_tables(read: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
     """Return the tables of the further statistics, from the CSV files of the effects by name."""
     return {
-        "differences_table": differences_table(read["differences"]),
-        "sensitivity_table": sensitivity_table(read["sensitivity"]),
-        "nll_budget_table": nll_budget_table(read["nll_budget"]),
-        "answers_table": answers_table(read["answers"]),
-        "flips_table": flips_table(read["flips"]),
-        "curves_table": curves_table(read["curves"], arms),
+        "differences": differences_table(read["differences"]),
+        "sensitivity": sensitivity_table(read["sensitivity"]),
+        "nll_budget": nll_budget_table(read["nll_budget"]),
+        "answers": answers_table(read["answers"]),
+        "flips": flips_table(read["flips"]),
+        "curves": curves_table(read["curves"], read["arms"]),
     }

@@ -1,11 +1,17 @@
 """One table of strings as Markdown, CSV, LaTeX and HTML."""
 
 import html
+import re
 from pathlib import Path
 
 import polars as pl
 
 from pipeline.files import new_file
+
+
+def with_minus(text: str) -> str:
+    """Return the text with a real minus sign before each negative number, but not in an exponent."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "−", text)
 
 
 def markdown(table: pl.DataFrame) -> str:
@@ -23,7 +29,7 @@ def latex(table: pl.DataFrame) -> str:
                "°": r"$^\circ$"}  # fmt: skip
 
     def cell(text: str) -> str:
-        return "".join(symbols.get(letter, letter) for letter in text)
+        return "".join(symbols.get(letter, letter) for letter in with_minus(text))
 
     rows = [" & ".join(map(cell, row)) + r" \\" for row in table.rows()]
     head = " & ".join(map(cell, table.columns)) + r" \\"
@@ -33,8 +39,10 @@ def latex(table: pl.DataFrame) -> str:
 
 
 def as_html(table: pl.DataFrame) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in table.columns)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows())
+    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in table.columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(with_minus(cell))}</td>" for cell in row) + "</tr>" for row in table.rows()
+    )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 

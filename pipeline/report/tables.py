@@ -1,51 +1,9 @@
-"""The report's tables: frames of figures in, frames of strings out."""
+"""The report's main tables: frames of numbers in, frames of strings out."""
 
 import polars as pl
 
+from pipeline.report.words import in_order, interval, name_of, nearest_to_one, number, p_value, title
 from pipeline.schemas import MEAN
-from pipeline.steering import METHODS
-
-NAMES = {
-    "innerpissa": "InnerPiSSA",
-    "antipasto": "AntiPaSTO",
-    "lora": "LoRA",
-    "dora": "DoRA",
-    "prompting": "prompting",
-    "mean_diff": "mean difference",
-    "pca": "PCA",
-    "s_space": "S-space",
-    "gradient": "gradient direction",
-    "random": "random directions",
-}
-
-
-def parent(method: str) -> str:
-    """Return the method whose variant an id is by its name: the longest method id that it begins with, or itself."""
-    return max((name for name in METHODS if method == name or method.startswith(f"{name}_")), key=len, default=method)
-
-
-def name_of(method: str) -> str:
-    """Return a method's or a variant's name in words."""
-    root = parent(method)
-    words = method.removeprefix(root).strip("_").replace("_", " ")
-    return NAMES.get(root, root) + (f", {words}" if words else "")
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def p_value(value: float) -> str:
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def interval(row: dict) -> str:
-    return f"[{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
-
-
-def title(row: dict) -> str:
-    mark = "" if row["coherent"] else " †"
-    return name_of(row["method"]) + mark
 
 
 def dose(row: dict) -> str:
@@ -53,10 +11,6 @@ def dose(row: dict) -> str:
     if "used" not in row:
         return f"±{row['coefficient']:g}"
     return f"±{row['used']:.2g} (equal cost)" if row["calibrated"] else f"±{row['used']:g} (no dose)"
-
-
-def nearest_to_one(arms: pl.DataFrame) -> float:
-    return min(arms["coefficient"].abs().unique(), key=lambda c: (abs(c - 1), c))
 
 
 def source_table(arms: pl.DataFrame, equal: pl.DataFrame, behaviour: str) -> pl.DataFrame:
@@ -117,21 +71,30 @@ def full_table(arms: pl.DataFrame) -> pl.DataFrame:
             "Share of oracle": number(row["oracle_share"], 2),
             "Seeds": str(row["n_seeds"]),
             "SD over seeds": number(row["seed_sd"]),
-            "Dilemmas": str(row["n_dilemmas"]),
+            "n": str(row["n_dilemmas"]),
         }
         for row in arms.to_dicts()
     ])  # fmt: skip
 
 
 def seeds_table(effects: pl.DataFrame) -> pl.DataFrame:
-    """The effect at ±1 (or nearest) of every seed's own adapter: how far seeds differ."""
+    """The effect of every seed's own adapter at ±1 (or nearest): how far seeds differ; methods with one seed are left out."""
     single = effects.filter(pl.col("seed") != MEAN)
-    rows = single.filter(pl.col("coefficient").abs() == nearest_to_one(single)).sort("method", "seed", "coefficient").to_dicts()
-    return pl.DataFrame([
-        {"Method": title(row), "Seed": row["seed"], "c": f"{row['coefficient']:+g}", "Effect": number(row["target_effect"]),
-         "95 % interval": interval(row), "Δ NLL": number(row["delta_nll"]), "Side effects": number(row["side_effect"])}
-        for row in rows
-    ])  # fmt: skip
+    at = single.filter(pl.col("coefficient").abs() == nearest_to_one(single))
+    cells = {(row["method"], row["seed"], row["coefficient"] > 0): row for row in at.to_dicts()}
+    seeds = {method: list(dict.fromkeys(at.filter(pl.col("method") == method)["seed"])) for method in in_order([*at["method"]])}
+    rows = []
+    for method, own in seeds.items():
+        for seed in own if len(own) > 1 else []:
+            up, down = cells[method, seed, True], cells[method, seed, False]
+            rows.append({
+                "Method": name_of(method), "Seed": seed, "Effect": number((up["target_effect"] - down["target_effect"]) / 2),
+                "at +c": number(up["target_effect"]), "95 % interval at +c": interval(up),
+                "at −c": number(down["target_effect"]), "95 % interval at −c": interval(down),
+                "Side effects": number((up["side_effect"] + down["side_effect"]) / 2),
+                "Δ NLL": number((up["delta_nll"] + down["delta_nll"]) / 2),
+            })  # fmt: skip
+    return pl.DataFrame(rows)
 
 
 def half_changes(values: pl.DataFrame, coefficient: float) -> pl.DataFrame:
@@ -144,11 +107,25 @@ def half_changes(values: pl.DataFrame, coefficient: float) -> pl.DataFrame:
     )
 
 
-def values_table(values: pl.DataFrame, coefficient: float) -> pl.DataFrame:
-    """The change of every value from −c to +c, a column per method; * where q < 0.05 over the non-target values."""
-    rows = half_changes(values, coefficient).with_columns(pl.col("method").map_elements(name_of, pl.String))
-    shown = rows.with_columns(
-        pl.struct("half", "q").map_elements(lambda s: f"{s['half']:+.3f}{'*' if (s['q'] or 1) < 0.05 else ''}", pl.String)
-    )
-    wide = shown.pivot("method", index=["label", "n_items"], values="half").sort("label")
-    return wide.rename({"label": "Value", "n_items": "Items"}).with_columns(pl.col("Items").cast(pl.String))
+def short_labels(labels: list[str]) -> dict[str, str]:
+    """Return label -> its words, without the framework where all labels share one."""
+    shared = len({label.partition("/")[0] for label in labels}) == 1
+    return {label: label.partition("/")[2] if shared else label for label in labels}
+
+
+def values_table(values: pl.DataFrame, coefficient: float, target: str) -> pl.DataFrame:
+    """The change of every value from −c to +c, the target first, a column per method; * where q < 0.05."""
+    halves = half_changes(values, coefficient)
+    cell = {(row["method"], row["label"]): row for row in halves.to_dicts()}
+    items = {row["label"]: row["n_items"] for row in halves.to_dicts()}
+    words = short_labels(list(items))
+
+    def shown(method: str, label: str) -> str:
+        row = cell[method, label]
+        return number(row["half"], sign="+") + ("*" if row["q"] is not None and row["q"] < 0.05 else "")
+
+    methods = in_order(values["method"].to_list())
+    return pl.DataFrame([
+        {"Value": words[label], "Items": str(items[label]), **{name_of(m): shown(m, label) for m in methods}}
+        for label in sorted(items, key=lambda label: (label != target, label))
+    ])  # fmt: skip

@@ -43,8 +43,8 @@ def edited() -> list[str]:
     return [line[3:] for line in found.splitlines()]
 
 
-def manifest(model: dict[str, Any], params: dict[str, Any]) -> dict[str, str]:
-    """Return name -> value; `model` is the base model's manifest, `params` what the stage declares."""
+def manifest(model: dict[str, Any], params: dict[str, Any], auto: str) -> dict[str, str]:
+    """Return name -> value, given the base model's manifest, what the stage declares, and which device `auto` is here."""
     lock = locked(params["methods"], params["baselines"], params["seeds"])
     outs = {out["path"]: out["md5"] for stage in lock.values() for out in stage.get("outs", []) if "md5" in out}
     changed = edited()
@@ -55,7 +55,7 @@ def manifest(model: dict[str, Any], params: dict[str, Any]) -> dict[str, str]:
         "weights (sha256)": model["weights_sha256"],
         **{f"{path} (md5)": outs[path] for path in HASHED if path in outs},
         "seeds": ", ".join(map(str, params["seeds"])),
-        "device": params["device"],
+        "device": params["device"] + (f", here {auto}" if params["device"] == "auto" else ""),
         "platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
     }

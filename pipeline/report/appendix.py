@@ -5,10 +5,11 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.examples import Example
+from pipeline.report.examples import Example
+from pipeline.report.tables import short_labels
+from pipeline.report.words import NONE, bracket, coefficient, name_of, nearest_to_one, number, title
 from pipeline.schemas import RAW
 from pipeline.sections import LearnedParams, LoraParams
-from pipeline.tables import name_of, nearest_to_one, number, title
 
 
 def whole_methods(methods: list[str], sections: dict[str, Any]) -> dict[str, str]:
@@ -25,6 +26,13 @@ def whole_methods(methods: list[str], sections: dict[str, Any]) -> dict[str, str
 
     found = {method: of(sections[method]) for method in methods}
     return {method: root for method, root in found.items() if root}
+
+
+def ablated(methods: list[str], sections: dict[str, Any]) -> dict[str, str]:
+    """Return `whole_methods` of those alone that have a variant among the methods; empty where none has."""
+    whole = whole_methods(methods, sections)
+    with_variants = {root for method, root in whole.items() if method != root}
+    return {method: root for method, root in whole.items() if root in with_variants}
 
 
 def ablation_table(arms: pl.DataFrame, equal: pl.DataFrame, whole: dict[str, str]) -> pl.DataFrame:
@@ -72,18 +80,22 @@ def certificates_table(found: dict[tuple[str, int], dict[str, Any]]) -> pl.DataF
     ])  # fmt: skip
 
 
-def composition_table(rows: pl.DataFrame) -> pl.DataFrame:
+def composition_table(rows: pl.DataFrame, behaviours: list[str]) -> pl.DataFrame:
     """Two adapters alone and together: the effect on each behaviour's own target, and what does not add up."""
+    words = short_labels(rows["target"].unique().to_list())
+
+    def together(row: dict[str, Any], text: str) -> str:
+        return text if row["first"] and row["second"] else NONE
+
     return pl.DataFrame([
         {
-            "Target": row["target"],
-            "c of the first": f"{row['first']:+g}",
-            "c of the second": f"{row['second']:+g}",
+            "Effect on": words[row["target"]],
+            f"c of {behaviours[0]}": coefficient(row["first"]),
+            f"c of {behaviours[1]}": coefficient(row["second"]),
             "Effect": number(row["effect"]),
-            "95 % interval": f"[{row['effect_low']:.3f}, {row['effect_high']:.3f}]",
-            "Interaction": number(row["interaction"]) if row["first"] and row["second"] else "–",
-            "95 % interval (interaction)": f"[{row['interaction_low']:.3f}, {row['interaction_high']:.3f}]"
-            if row["first"] and row["second"] else "–",
+            "95 % interval": bracket(row["effect_low"], row["effect_high"]),
+            "Interaction": together(row, number(row["interaction"])),
+            "95 % interval (interaction)": together(row, bracket(row["interaction_low"], row["interaction_high"])),
         }
         for row in rows.to_dicts()
     ])  # fmt: skip
@@ -139,7 +151,7 @@ def examples_table(found: list[Example]) -> pl.DataFrame:
             "Method": name_of(example.method),
             "Kind": example.kind,
             "Dilemma": example.dilemma_id,
-            "c": f"{row['coefficient']:+g}" if row["coefficient"] else "0",
+            "c": coefficient(row["coefficient"]),
             "Yes (to do)": number(row["to_do"]),
             "Yes (not to do)": number(row["not_to_do"]),
             "Target choice": number(row["target"]),

@@ -1,0 +1,1 @@
+"""The report: tables, page and manifest from what the stages before it wrote; it computes no statistics."""
