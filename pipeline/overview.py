@@ -69,7 +69,7 @@ def view(runs: str, columns: list[str], charts: list[dict[str, Any]]) -> dict[st
         "orderByAsc": False,
         "selectedColumns": columns,
         "columnOrder": columns,
-        "columnWidths": {name: max(75, 8 * len(name) - 60) for name in columns},
+        "columnWidths": {name: max(75, 6 * len(name) - 20) for name in columns},
         "runsHiddenMode": "FIRST_20_RUNS",
         "isAccordionReordered": True,  # else the sections would be sorted by name
         "compareRunCharts": charts,
