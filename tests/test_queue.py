@@ -145,4 +145,4 @@ def test_a_sweep_of_quantisation_is_noted_as_three_tasks(project, tmp_path):
         (tmp_path / "params.yaml").write_text(project.run("git", "show", f"{task['rev']}:params.yaml"))
         found[name] = load_params(tmp_path / "params.yaml").quantization
     assert found == {"quant-1": "none", "quant-2": "8bit", "quant-3": "4bit"}
-    assert queue_status(project) == [(name, "Queued") for name in found]
+    assert sorted(queue_status(project)) == [(name, "Queued") for name in sorted(found)]
