@@ -32,8 +32,9 @@ def test_every_learned_method_is_certified(found, sections):
 
 def test_what_is_not_reversible_is_refused(found, model, tokenizer, pairs):
     name, figures, steering, loaded = found
-    for parameter in loaded.parameters():
-        parameter.data.add_(0.1)
+    with torch.no_grad():
+        for parameter in loaded.parameters():
+            parameter.add_(0.1)
     worse = certificate(model, tokenizer, steering, loaded, pairs[1].neutral[:3])
     assert worse["reload"] > 0
     with pytest.raises(InputError, match="not reversible: reload is"):
@@ -44,6 +45,23 @@ def test_what_is_not_reversible_is_refused(found, model, tokenizer, pairs):
     with pytest.raises(InputError, match="angle is 0.9, at most 0.79"):
         check(figures | {"angle": 0.9}, 0.7854)
     check(figures | {"angle": 3.0}, None)
+
+
+def test_a_frozen_adapter_follows_a_change_of_its_parameters(found, model, tokenizer):
+    """It may keep what it made of them, as long as they are the same."""
+    *_, loaded = found
+    ids, mask = encode(tokenizer)
+
+    @torch.no_grad()
+    def at(c: float) -> torch.Tensor:
+        with loaded.steer(model, c):
+            return logits(model, ids, mask)
+
+    up, down = at(1.0), at(-1.0)
+    loaded.flip()
+    torch.testing.assert_close(at(1.0), down, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(at(-1.0), up, rtol=1e-4, atol=1e-4)
+    assert (up - down).abs().max() > 1e-3
 
 
 def test_a_figure_that_is_not_a_number_is_refused(found):

@@ -74,7 +74,7 @@ def test_mean_log_prob_is_that_of_each_text_alone(model, tokenizer, few):
     rows = tokenize(tokenizer, [few.positive[0], few.neutral[1]])
     assert len(rows[0]) != len(rows[1])
     ids, mask = pad_left(rows, tokenizer.pad_token_id, torch.device("cpu"))
-    found = mean_log_prob(model, last_hidden(model, ids, mask), ids, mask)
+    found = mean_log_prob(model, last_hidden(model, ids, mask), ids, [len(row) for row in rows])
     for row, value in zip(rows, found, strict=True):
         alone = torch.tensor([row])
         assert value.item() == pytest.approx(-model(input_ids=alone, labels=alone).loss.item(), rel=1e-4)

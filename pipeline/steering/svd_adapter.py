@@ -39,6 +39,7 @@ class SvdModule(LearnedModule):
         for name, factor in factors._asdict().items():
             self.register_buffer(name, factor)
         self.kept: dict[float, Tensor] = {}
+        self.kept_versions: list[int] = []
         self.scaling, self.angle_bound, self.max_angle = shape["scaling"], shape["angle_bound"], shape["max_angle"]
         rank = len(self.S)
         self.block_size = shape["block_size"] or rank
@@ -82,8 +83,11 @@ class SvdModule(LearnedModule):
 
     def cores(self, doses: Tensor) -> Tensor:
         """Return M(c) [k, r, r]; a frozen module computes each once and keeps it: M(c) costs a solve, and batches are many."""
-        if any(parameter.requires_grad for parameter in self.parameters()):
+        parameters = list(self.parameters())
+        if any(parameter.requires_grad for parameter in parameters):
             return self.core(doses.to(self.S.device))
+        if self.kept_versions != (versions := [parameter._version for parameter in parameters]):
+            self.kept, self.kept_versions = {}, versions  # changed in place
         for c in set(doses.tolist()) - self.kept.keys():
             self.kept[c] = self.core(torch.tensor([c], device=self.S.device))[0]
         return torch.stack([self.kept[c] for c in doses.tolist()])
@@ -110,7 +114,6 @@ class SvdModule(LearnedModule):
 
     @torch.no_grad()
     def flip(self) -> None:
-        self.kept.clear()
         for parameter in self.parameters():
             parameter.neg_()
 
