@@ -74,7 +74,7 @@ def test_a_loss_that_is_no_number_names_the_step_and_keeps_the_best_state(
 
     def breaks(self, observed, progress):
         found = plain(self, observed, progress)
-        return {key: value * float("nan") if progress == 4 / STEPS else value for key, value in found.items()}
+        return {key: value * float("nan") if progress == 5 / STEPS else value for key, value in found.items()}
 
     monkeypatch.setattr(ContrastiveLoss, "__call__", breaks)
     scratch = Scratch(tmp_path / "kept", seconds=3600)
