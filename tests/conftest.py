@@ -6,6 +6,7 @@ from pathlib import Path
 
 os.environ.setdefault("INNERPISSA_TRACKING", "off")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # matrices are tiny here: more threads wait for each other
 
 import pytest
 import torch
