@@ -10,7 +10,7 @@ from pipeline import figures
 from pipeline.figures.coherence import frontier
 from pipeline.figures.look import stacked
 from pipeline.report import page
-from pipeline.report.context import ACTIONS, ahead, headline, signed
+from pipeline.report.context import ACTIONS, ahead, headline, signed, signs
 from pipeline.report.examples import AGAINST, LEAST, MOST, answers, examples, pick, seed_effects, spans
 from pipeline.report.manifest import cells, digest, locked
 from pipeline.report.rendering import as_html, latex, markdown, with_minus
@@ -178,7 +178,7 @@ def text(tmp_path, dilemmas) -> str:
             "generation": {"reasoning_tokens": 0, "coherence_tokens": 0}, "model": "tiny", "methods": ["innerpissa"],
             "statistics": {"nll_budget": 0.2},
         }, "manifest": {"model": "reference"},
-        "synthetic": "All of it.", "target": "Value/honesty", "oracle": [], "unit": 1.0, "n_dilemmas": 6, "budget": Dose, "measure": "KL", "opposite": [], "ahead": 10.0, "unreached": ["S-space"], "signed": signed,
+        "synthetic": "All of it.", "target": "Value/honesty", "oracle": [], "unit": 1.0, "n_dilemmas": 6, "budget": Dose, "measure": "KL", "opposite": [], "ahead": 10.0, "unreached": ["S-space"], "guessed": "", "sure": 2.0, "signed": signed,
         "pair": None, "examples": examples("innerpissa", moved, base(dilemmas), dilemmas, "Value/honesty", 1.0),
         "headline": headline(planted()["equal"], ["innerpissa"], planted()["seeds"]), "setup": {"Model": "tiny"}, "name_of": name_of,
         "words": ACTIONS, "reproduction": {"commit": "abc"}, "manifest_text": "{}", "params_text": "model: <tiny>",
@@ -210,6 +210,17 @@ def test_the_page_escapes_and_describes(text):
     assert anchors <= set(ids)
 
 
+def test_a_guessed_sign_is_called_one():
+    found = {("antipasto", 1): 0.04, ("innerpissa", 0): -40.0, ("lora", 0): -1.9}
+    results = SimpleNamespace(certificates=found, adapters={k: {"summary": {"orientation_t": t}} for k, t in found.items()})
+    results.sign_t = Results.sign_t.fget(results)
+    assert (guessed := Results.guessed.fget(results)) == [("antipasto", 1), ("lora", 0)]
+    [line] = signs(guessed)
+    assert "− could as well be +" in line
+    assert line.endswith(": AntiPaSTO, seed 1; LoRA, seed 0.")
+    assert signs([]) == []
+
+
 def test_the_headline_says_who_stands_out():
     equal, seeds = planted()["equal"], planted()["seeds"]
     assert ahead(equal) == pytest.approx(10)
@@ -239,7 +250,7 @@ def test_minus_signs_are_real_where_they_are_read_but_not_in_the_data():
 
 def test_limitations_concern_the_study(text):
     assert "10 times as far" in text
-    assert "AntiPaSTO's training" not in text
+    assert "AntiPaSTO's loss" not in text
     assert "a gate" not in text
 
 

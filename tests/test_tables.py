@@ -72,7 +72,9 @@ def test_the_results_table_has_raw_and_equal_cost_rows_and_prompting_once():
 
 def test_tables_render_in_every_form():
     row = {"zero": 0.0, "restored": 0.0, "reload": 0.0, "inverse": 1.25e-7, "orthogonal": 2e-6, "angle": 0.5}
-    table = certificates_table({("innerpissa", 0): row, ("lora", 1): row | dict.fromkeys(("inverse", "orthogonal", "angle"))})
+    found = {("innerpissa", 0): row, ("lora", 1): row | dict.fromkeys(("inverse", "orthogonal", "angle"))}
+    table = certificates_table(found, {("innerpissa", 0): -31.04, ("lora", 1): 0.3})
+    assert table["|t| of the sign"].to_list() == ["31.0", "0.3"]
     assert table["Largest angle (°)"].to_list() == ["28.6", "–"]
     assert table["|R(−c) − R(c)ᵀ|"].to_list() == ["1.2e-07", "–"]
     assert markdown(table).count("\n") == 4

@@ -60,8 +60,8 @@ def ablation_table(arms: pl.DataFrame, equal: pl.DataFrame, whole: dict[str, str
     ])  # fmt: skip
 
 
-def certificates_table(found: dict[tuple[str, int], dict[str, Any]]) -> pl.DataFrame:
-    """What was measured on each trained adapter, by method and seed; angle in degrees."""
+def certificates_table(found: dict[tuple[str, int], dict[str, Any]], sign_t: dict[tuple[str, int], float]) -> pl.DataFrame:
+    """What was measured on each trained adapter, by method and seed, and how sure its sign is; angle in degrees."""
 
     def cell(value: float | None) -> str:
         return "–" if value is None else "0" if value == 0 else f"{value:.1e}"
@@ -75,6 +75,7 @@ def certificates_table(found: dict[tuple[str, int], dict[str, Any]]) -> pl.DataF
             "|R(−c) − R(c)ᵀ|": cell(row["inverse"]),
             "|RᵀR − I|": cell(row["orthogonal"]),
             "Largest angle (°)": "–" if row["angle"] is None else f"{math.degrees(row['angle']):.1f}",
+            "|t| of the sign": f"{abs(sign_t[method, seed]):.1f}",
         }
         for (method, seed), row in found.items()
     ])  # fmt: skip

@@ -24,7 +24,7 @@ def all_tables(results: Results) -> dict[str, pl.DataFrame]:
         "seeds_equal_cost": appendix.seeds_equal_cost_table(results.seed_effects),
         "examples": appendix.examples_table(results.examples),
         "values": tables.values_table(read["values"], results.unit, results.target.label),
-        "certificates": appendix.certificates_table(results.certificates),
+        "certificates": appendix.certificates_table(results.certificates, results.sign_t),
         "composition": appendix.composition_table(read["composition"], params["composition"].behaviours),
         "coherence": appendix.coherence_table(read["coherence"]),
         "ablation": appendix.ablation_table(arms, equal, appendix.ablated(params["methods"], params["steering"])),

@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 from pipeline.report.rendering import with_minus
-from pipeline.report.results import Results
+from pipeline.report.results import SURE, Cell, Results
 from pipeline.report.words import interval, name_of, number
 
 ACTIONS = {"to_do": "the first side", "not_to_do": "the other side"}
@@ -68,6 +68,16 @@ def both_ways(rows: pl.DataFrame) -> str:
     return f"With a dose, up at +c and down at −c, the weaker arm at least {100 * EVEN:.0f} % of the stronger: {names(turned)}."
 
 
+def adapters(cells: list[Cell]) -> str:
+    return "; ".join(f"{name_of(method)}, seed {seed}" for method, seed in cells)
+
+
+def signs(guessed: list[Cell]) -> list[str]:
+    """Say of which adapters the sign is a guess, so that the effect could as well be its opposite."""
+    undecided = f"With a sign that the calibration texts do not decide (|t| < {SURE:g}), so that − could as well be +"
+    return [f"{undecided}: {adapters(guessed)}."] if guessed else []
+
+
 def names(rows: pl.DataFrame) -> str:
     return "; ".join(map(name_of, rows["method"])) or "none"
 
@@ -108,8 +118,10 @@ def context(results: Results, reproduction: dict[str, str], params_text: str) ->
         "target": results.target.label, "opposite": results.target.opposite, "oracle": results.oracle,
         "n_dilemmas": results.n_dilemmas, "budget": results.dose, "measure": MEASURES[results.dose.measure],
         "pair": results.params["composition"], "examples": results.examples, "ahead": ahead(equal),
+        "guessed": adapters(results.guessed), "sure": SURE,
         "unreached": [name_of(method) for method in results.unreached],
-        "headline": headline(equal, results.params["methods"], results.seed_effects), "setup": setup(results),
+        "headline": headline(equal, results.params["methods"], results.seed_effects) + signs(results.guessed),
+        "setup": setup(results),
         "name_of": name_of, "signed": signed, "words": ACTIONS, "reproduction": reproduction,
         "manifest_text": json.dumps(results.manifest, indent=2), "params_text": params_text,
     }  # fmt: skip

@@ -17,6 +17,8 @@ SYNTHETIC = {
 }
 NO_MORE = "The figures show how the methods compare on a model organism; they say nothing about real models or people."
 
+SURE = 2.0  # a sign whose |t| is smaller is a guess
+
 Cell = tuple[str, int]  # a method and a seed
 
 
@@ -87,6 +89,16 @@ class Results:
         """Methods of which some fit does not reach the budget at the largest dose of the search, where it stands instead."""
         doses = [(method, adapter["dose"]) for (method, _), adapter in self.adapters.items()]
         return list(dict.fromkeys(method for method, dose in doses if dose and not dose["reached"]))
+
+    @property
+    def sign_t(self) -> dict[Cell, float]:
+        """The t over calibration texts of the movement that decides which way of each trained adapter is +."""
+        return {cell: self.adapters[cell]["summary"]["orientation_t"] for cell in self.certificates}
+
+    @property
+    def guessed(self) -> list[Cell]:
+        """Trained adapters whose sign the calibration texts do not decide."""
+        return [cell for cell, t in self.sign_t.items() if abs(t) < SURE]
 
     @cached_property
     def seed_effects(self) -> pl.DataFrame:
