@@ -1,5 +1,7 @@
 """The report's tables and names, from hand-made frames."""
 
+import re
+
 import polars as pl
 import pytest
 
@@ -78,6 +80,7 @@ def test_tables_render_in_every_form():
     assert table["Largest angle (°)"].to_list() == ["28.6", "–"]
     assert table["|R(−c) − R(c)ᵀ|"].to_list() == ["1.2e-07", "–"]
     assert markdown(table).count("\n") == 4
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in markdown(table).splitlines()}) == 1  # bars in names are escaped
     assert r"$^\top$" in latex(table)
     assert "<td>0</td>" in as_html(table)
 

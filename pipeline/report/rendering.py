@@ -2,6 +2,7 @@
 
 import html
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import polars as pl
@@ -15,11 +16,11 @@ def with_minus(text: str) -> str:
 
 
 def markdown(table: pl.DataFrame) -> str:
-    lines = [
-        "| " + " | ".join(table.columns) + " |",
-        "|" + "|".join(":--" if i == 0 else "--:" for i in range(table.width)) + "|",
-    ]
-    lines += ["| " + " | ".join(row) + " |" for row in table.rows()]
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+    rule = "|" + "|".join(":--" if i == 0 else "--:" for i in range(table.width)) + "|"
+    lines = [line(table.columns), rule, *(line(row) for row in table.rows())]
     return "\n".join(lines) + "\n"
 
 
