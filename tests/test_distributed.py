@@ -74,11 +74,9 @@ def test_two_processes_give_the_results_of_one(method, model, tokenizer, pairs, 
         assert torch.equal(first[key], second[key])
 
 
-@pytest.fixture
-def objective(request, model, tokenizer, pairs, context):
-    """The objective of a method whose adapter is away from its start, where the gradients are not yet all there."""
-    given = context(request.param, **SETTINGS)
-    cls, generator = METHODS[request.param].load(), torch.Generator().manual_seed(0)
+def make_objective(method, model, tokenizer, pairs, given) -> tuple[Objective, Split]:
+    """Return the objective of an untrained adapter, and the training pairs."""
+    cls, generator = METHODS[method].load(), torch.Generator().manual_seed(0)
     modules, _ = cls.build(model, tokenizer, pairs[0], given, generator)
     steering = cls(modules, {})
     loss, layer = make_loss(given.section.loss, steering.outputs()), decoder_layers(model)[3]
@@ -86,6 +84,12 @@ def objective(request, model, tokenizer, pairs, context):
     split = Split(data, base_pass(model, layer, data, 2, 8, loss.reads_distribution))
     loss.prepare(reference(model, tokenizer, pairs[0], 3, split.base.states))
     return Objective(model, layer, steering, loss, 2), split
+
+
+@pytest.fixture
+def objective(request, model, tokenizer, pairs, context):
+    """The objective of a method whose adapter is away from its start, where the gradients are not yet all there."""
+    return make_objective(request.param, model, tokenizer, pairs, context(request.param, **SETTINGS))
 
 
 def gradients(objective, split, room: int) -> tuple[list, dict]:

@@ -9,13 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import pipeline
 from pipeline.lm import forward
-from pipeline.lm.layers import decoder_layers
-from pipeline.steering import LEARNED, METHODS, losses
-from pipeline.steering.contrast import base_pass, pair_tensors
-from pipeline.steering.losses import make_loss
-from pipeline.steering.objective import Objective, Split
-from pipeline.steering.optimise import reference
+from pipeline.steering import LEARNED, losses
 from pipeline.steering.pieces import Pieces
+from tests.test_distributed import make_objective
 
 PIPELINE = Path(pipeline.__file__).parent
 ASKING = {"aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.equal", "aten.is_nonzero", "aten._unique2"}
@@ -49,19 +45,14 @@ class Questions(TorchDispatchMode):
 
 def step(method, model, tokenizer, pairs, given) -> list[tuple[str, str]]:
     """Return what one training step asks."""
-    cls, generator = METHODS[method].load(), torch.Generator().manual_seed(0)
-    modules, _ = cls.build(model, tokenizer, pairs[0], given, generator)
-    steering = cls(modules, {})
-    loss, layer = make_loss(given.section.loss, steering.outputs()), decoder_layers(model)[3]
-    data = pair_tensors(tokenizer, pairs[0], 2, model.device)
-    split = Split(data, base_pass(model, layer, data, 2, 8, loss.reads_distribution))
-    loss.prepare(reference(model, tokenizer, pairs[0], 3, split.base.states))
-    pieces, optimizer = Pieces(Objective(model, layer, steering, loss, 2), 8), torch.optim.AdamW(steering.parameters())
+    objective, split = make_objective(method, model, tokenizer, pairs, given)
+    pieces = Pieces(objective, 8)
+    optimizer = torch.optim.AdamW(pieces.parameters)
     with Questions() as questions, torch.enable_grad():
         pieces.terms(split, list(range(8)), 0.5)
-        torch.nn.utils.clip_grad_norm_(steering.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(pieces.parameters, 1.0)
         optimizer.step()
-    assert all(parameter.grad is not None for parameter in steering.parameters())
+    assert all(parameter.grad is not None for parameter in pieces.parameters)
     return questions.found
 
 
