@@ -77,6 +77,14 @@ def experiment_id(client) -> str:
     return client.create_experiment(EXPERIMENT, location, tags={"mlflow.experimentKind": "custom_model_development"})
 
 
+def as_metrics(points: list[tuple[int, dict[str, float]]]) -> list[Any]:
+    """Return (step, name -> value) as MLflow's own, under names that it takes."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    return [Metric(UNNAMEABLE.sub("", k), float(v), now, step) for step, metrics in points for k, v in metrics.items()]
+
+
 def source_tags() -> dict[str, str]:
     """Return the commit as a tag that one can see, and as MLflow's own, which it shows beside a source alone."""
     revision = commit()
@@ -172,10 +180,7 @@ class Run:
         """Log metrics by step, in batches."""
         if not self.client:
             return
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        values = [Metric(UNNAMEABLE.sub("", k), float(v), now, step) for step, metrics in points for k, v in metrics.items()]
+        values = as_metrics(points)
         with self.safely():
             for start in range(0, len(values), 1000):
                 self.client.log_batch(self.parent if parent else self.child, values[start : start + 1000])
@@ -211,8 +216,6 @@ class Run:
         """Finish the execution: add the stages that DVC took from its cache, so that every parent shows the whole pipeline."""
         if not self.client:
             return
-        from mlflow.entities import Metric
-
         with self.safely():
             query = f"tags.`mlflow.parentRunId` = '{self.parent}'"
             shown = {run.info.run_name for run in self.client.search_runs([self.experiment], query)}
@@ -221,10 +224,7 @@ class Run:
                     continue
                 tags = self.tags(record["stage"]) | {"cached": "true"}
                 child = self.client.create_run(self.experiment, run_name=record["stage"], tags=tags).info.run_id
-                now = int(time.time() * 1000)
-                self.client.log_batch(
-                    child, [Metric(UNNAMEABLE.sub("", k), float(v), now, 0) for k, v in record["metrics"].items()]
-                )
+                self.client.log_batch(child, as_metrics([(0, record["metrics"])]))
                 self.client.set_terminated(child)
             self.client.set_tag(self.parent, "pipeline.complete", "true")
 
