@@ -1,31 +1,42 @@
-"""The command line: one command per DVC stage, and the reference model's own. Heavy imports happen inside the commands."""
+"""The command line: one command per DVC stage, and the reference model's own. Heavy imports happen
+inside the commands.
+"""
 
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from typing import Annotated
 
 import typer
 
-from pipeline.errors import InputError, disk_problem
+from pipeline.support.errors import guarded
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Train reversible adapters in a model's SVD basis and measure whether they steer. Usually called by `dvc repro`.",
+    help="Train reversible adapters in a model's SVD basis and measure whether they steer. Usually "
+    "called by `dvc repro`.",
 )
 reference = typer.Typer(no_args_is_help=True, help="The bundled synthetic reference model.")
 app.add_typer(reference, name="reference")
 
 Method = Annotated[str, typer.Argument(help="A method id of params.yaml.")]
 Seed = Annotated[int, typer.Argument(help="A seed of params.yaml.")]
-Adapter = Annotated[str, typer.Option(help="A saved adapter: a folder such as models/adapters/innerpissa/seed0, or a hub id.")]
-Base = Annotated[str | None, typer.Option("--model", help="An id of params.yaml, a folder or a hub id; else the adapter's own.")]
+Adapter = Annotated[
+    str,
+    typer.Option(
+        help="A saved adapter: a folder such as models/adapters/innerpissa/seed0, or a hub id."
+    ),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="An id of params.yaml, a folder or a hub id; else the adapter's own."
+    ),
+]
 Tokens = Annotated[int, typer.Option(help="The longest answer, in tokens.")]
-Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token; above 0 tokens are drawn.")]
+Temperature = Annotated[
+    float, typer.Option(help="0 takes the likeliest token; above 0 tokens are drawn.")
+]
 Draws = Annotated[int, typer.Option(help="The seed of the draws.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps or spread.")]
 
@@ -37,29 +48,7 @@ def call(module: str, function: str, *arguments) -> None:
 
 def share(module: str, function: str, *arguments) -> None:
     """Call a stage that several processes may share."""
-    call("launch", "share", module, function, *arguments)
-
-
-@contextmanager
-def guarded() -> Iterator[None]:
-    """Turn what a user can do something about into one sentence and an exit code."""
-    try:
-        yield
-    except InputError as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        print("stopped: the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
-        if not (said := disk_problem(error)):
-            raise
-        fail(said)
-
-
-def fail(said: str) -> None:
-    number = os.environ.get("RANK", "0")
-    print(f"error: {said}" if number == "0" else f"error in process {number}: {said}", file=sys.stderr)
-    sys.exit(2)
+    call("stages.launch", "share", module, function, *arguments)
 
 
 @app.command()
@@ -142,31 +131,37 @@ def report() -> None:
 
 @app.command()
 def calibration() -> None:
-    """Simulate null studies: false positives and power of the tests -> docs/calibration.md (some minutes)."""
-    call("calibration.page", "main")
+    """Simulate null studies: false positives and power of the tests -> docs/calibration.md (some
+    minutes).
+    """
+    call("bench.null_page", "main")
 
 
 @app.command()
 def doctor() -> None:
     """Say what is wrong with this set-up and what to do; exit code 1 if something is."""
-    call("doctor", "main")
+    call("app.doctor", "main")
 
 
 @app.command()
 def compare(
-    revisions: Annotated[list[str], typer.Argument(help="DVC experiments, git revisions, or `workspace`.")],
+    revisions: Annotated[
+        list[str], typer.Argument(help="DVC experiments, git revisions, or `workspace`.")
+    ],
     out: Annotated[str, typer.Option(help="The folder to write.")] = "reports/comparison",
     method: Annotated[list[str], typer.Option(help="Only this method; repeat for several.")] = [],  # noqa: B006
 ) -> None:
     """Render one table and one figure across experiments."""
-    call("compare", "main", revisions, out, method)
+    call("app.compare", "main", revisions, out, method)
 
 
 @app.command()
 def steer(
     prompt: Annotated[str, typer.Argument(help="What to ask.")],
     adapter: Adapter,
-    coefficients: Annotated[list[float], typer.Option("-c", help="A coefficient; repeat for several.")] = [-1.0, 0.0, 1.0],  # noqa: B006
+    coefficients: Annotated[
+        list[float], typer.Option("-c", help="A coefficient; repeat for several.")
+    ] = [-1.0, 0.0, 1.0],  # noqa: B006
     model: Base = None,
     max_new_tokens: Tokens = 64,
     temperature: Temperature = 0.0,
@@ -174,14 +169,26 @@ def steer(
     device: Device = "auto",
 ) -> None:
     """Answer one prompt side by side at several coefficients."""
-    call("chat", "main_steer", prompt, coefficients, adapter, model, device, max_new_tokens, temperature, seed)
+    call(
+        "app.chat",
+        "main_steer",
+        prompt,
+        coefficients,
+        adapter,
+        model,
+        device,
+        max_new_tokens,
+        temperature,
+        seed,
+    )
 
 
 @app.command()
 def chat(
     adapter: Adapter,
     coefficients: Annotated[
-        list[float], typer.Option("-c", help="One sets the dial: -c, 0 and c; several are shown as they are.")
+        list[float],
+        typer.Option("-c", help="One sets the dial: -c, 0 and c; several are shown as they are."),
     ] = [1.0],  # noqa: B006
     model: Base = None,
     max_new_tokens: Tokens = 256,
@@ -190,36 +197,58 @@ def chat(
     device: Device = "auto",
 ) -> None:
     """Talk to the steered model in the terminal."""
-    call("chat", "main_chat", coefficients, adapter, model, device, max_new_tokens, temperature, seed)
+    call(
+        "app.chat",
+        "main_chat",
+        coefficients,
+        adapter,
+        model,
+        device,
+        max_new_tokens,
+        temperature,
+        seed,
+    )
 
 
 @app.command()
 def export(
     adapter: Annotated[
-        str, typer.Argument(help="A saved adapter: a folder such as models/adapters/innerpissa/seed0, or a hub id.")
+        str,
+        typer.Argument(
+            help="A saved adapter: a folder such as models/adapters/innerpissa/seed0, or a hub id."
+        ),
     ],
     to: Annotated[
         str,
         typer.Option(
-            help="bake: a checkpoint with the change in its weights. lora: an exact LoRA for peft. hub: the adapter itself with "
+            help="bake: a checkpoint with the change in its weights. lora: an exact LoRA for peft. "
+            "hub: the adapter itself with "
             "a model card. vector: control vectors as safetensors. gguf: the same for llama.cpp."
         ),
     ],
     out: Annotated[str, typer.Option(help="The folder to write.")],
     coefficient: Annotated[
-        float, typer.Option("--coefficient", "-c", help="The dose that is fixed in the export; hub keeps the dial.")
+        float,
+        typer.Option(
+            "--coefficient", "-c", help="The dose that is fixed in the export; hub keeps the dial."
+        ),
     ] = 1.0,
     model: Base = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export in that folder.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an earlier export in that folder.")
+    ] = False,
 ) -> None:
     """Write an adapter in a form that other software reads."""
-    call("export.command", "main", adapter, to, coefficient, out, model, force)
+    call("app.export.command", "main", adapter, to, coefficient, out, model, force)
 
 
 @app.command()
 def bench(
     model: Annotated[str, typer.Option(help="A model's folder or a hub id.")] = "models/reference",
-    layers: Annotated[int | None, typer.Option(help="Make a random Qwen3 of so many layers, with the model's tokenizer.")] = None,
+    layers: Annotated[
+        int | None,
+        typer.Option(help="Make a random Qwen3 of so many layers, with the model's tokenizer."),
+    ] = None,
     width: Annotated[int, typer.Option(help="The random model's hidden size.")] = 1024,
     device: Device = "auto",
     repeats: Annotated[int, typer.Option(help="Pairs of runs per ratio.")] = 5,
@@ -227,12 +256,13 @@ def bench(
     tokens: Annotated[int, typer.Option(help="Tokens to decode.")] = 32,
     out: Annotated[str | None, typer.Option(help="A JSON file to write.")] = None,
 ) -> None:
-    """Measure speed and memory as ratios, each taken over pairs of runs in turn (A B A B) in this process.
+    """Measure speed and memory as ratios, each taken over pairs of runs in turn (A B A B) in this
+    process.
 
-    Evaluation is held against the bare forward passes of its de-duplicated tokens: each dilemma's common beginning and its
-    two ends, run once below the first adapted layer and once per coefficient above, without adapter, NLL or tokenising.
-    Training against a peft LoRA step of 2 forwards + 1 backward on the same rows, modules and rank. Decoding against the
-    base model.
+    Evaluation is held against the bare forward passes of its de-duplicated tokens: each dilemma's
+    common beginning and its two ends, run once below the first adapted layer and once per
+    coefficient above, without adapter, NLL or tokenising. Training against a peft LoRA step of 2
+    forwards + 1 backward on the same rows, modules and rank. Decoding against the base model.
     """
     call("bench.command", "main", model, layers, width, device, repeats, dilemmas, tokens, out)
 
@@ -248,7 +278,9 @@ def build(
 
 
 @reference.command()
-def measure(folder: Annotated[str, typer.Argument(help="The model's folder.")] = "models/reference") -> None:
+def measure(
+    folder: Annotated[str, typer.Argument(help="The model's folder.")] = "models/reference",
+) -> None:
     """Measure the bundled model's criteria and write its card."""
     call("reference.build", "card", folder)
 

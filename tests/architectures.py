@@ -9,7 +9,7 @@ import transformers as hub
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pipeline.lm.load import describe, load_model
-from pipeline.sections import ModelParams, ModulesParams
+from pipeline.study.sections import ModelParams, ModulesParams
 
 LAYERS, WIDTH = 4, 64
 SIZES = {"hidden_size": WIDTH, "intermediate_size": 96, "num_hidden_layers": LAYERS, "num_attention_heads": 4,
@@ -19,7 +19,14 @@ WINDOW = GROUPED | {"sliding_window": 16}
 WIDE = WINDOW | {"head_dim": 32}  # heads together wider than the residual stream
 VISION = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": LAYERS, "num_attention_heads": 2, "image_size": 28,
           "patch_size": 14}  # fmt: skip
-GPT2 = {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": 4, "n_positions": 512, "bos_token_id": None, "eos_token_id": 2}
+GPT2 = {
+    "n_embd": WIDTH,
+    "n_layer": LAYERS,
+    "n_head": 4,
+    "n_positions": 512,
+    "bos_token_id": None,
+    "eos_token_id": 2,
+}
 
 ATTENTION, MLP = ["q_proj", "k_proj", "v_proj"], ["gate_proj", "up_proj"]
 SPLIT = (["o_proj", "down_proj"], [*ATTENTION, *MLP])
@@ -96,12 +103,16 @@ class Loaded:
 def load_family(name: str, folder: Path, tokenizer) -> Loaded:
     """Save a family's tiny model and take it through `describe` and `load_model`."""
     source = str(save_tiny(FAMILIES[name], folder / "model", tokenizer))
-    params = ModelParams(source=source, revision=None, dtype="float32", batch_size=4, template_options={})
+    params = ModelParams(
+        source=source, revision=None, dtype="float32", batch_size=4, template_options={}
+    )
     manifest = describe(name, params)
     return Loaded(FAMILIES[name], manifest, load_model(manifest, "float32", CPU), folder)
 
 
-def modules(target: str | list[str], from_depth: float = 0.0, to_depth: float = 0.5) -> ModulesParams:
+def modules(
+    target: str | list[str], from_depth: float = 0.0, to_depth: float = 0.5
+) -> ModulesParams:
     return ModulesParams(target=target, from_depth=from_depth, to_depth=to_depth, n_modules=None)
 
 

@@ -6,21 +6,23 @@ from pathlib import Path
 
 os.environ.setdefault("INNERPISSA_TRACKING", "off")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # matrices are tiny here: more threads wait for each other
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # matrices are tiny here: more threads wait for each other
 
 import pytest
 import torch
 
-from pipeline.behaviours import load_behaviour
 from pipeline.lm.layers import select
 from pipeline.lm.load import load_model, load_tokenizer, weights_hash
 from pipeline.lm.prompts import chat_text
-from pipeline.pairs import build_pairs
 from pipeline.reference.architecture import build_model, build_tokenizer, render
 from pipeline.reference.corpus import documents
-from pipeline.sections import ModulesParams, PairsParams, TrainingParams
 from pipeline.steering.base import Context, Pairs
 from pipeline.steering.svd import write_cache
+from pipeline.study.behaviours import load_behaviour
+from pipeline.study.pairs import build_pairs
+from pipeline.study.sections import ModulesParams, PairsParams, TrainingParams
 
 ROOT = Path(__file__).parent.parent
 OPENINGS = ["Well,", "Let me think.", "I saw the lamp and", "Snow", "First, the", "The answer is"]
@@ -47,7 +49,12 @@ def tiny_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def manifest(tiny_folder) -> dict:
-    return {"source": str(tiny_folder), "revision": None, "weights_sha256": weights_hash(tiny_folder), "model": "tiny"}
+    return {
+        "source": str(tiny_folder),
+        "revision": None,
+        "weights_sha256": weights_hash(tiny_folder),
+        "model": "tiny",
+    }
 
 
 @pytest.fixture
@@ -67,12 +74,18 @@ def behaviour():
 
 @pytest.fixture(scope="session")
 def frame(tokenizer, behaviour):
-    files = {"a": [f"{opening} {word}" for opening in OPENINGS for word in ("I", "the", "and so", "what")]}
+    files = {
+        "a": [
+            f"{opening} {word}" for opening in OPENINGS for word in ("I", "the", "and so", "what")
+        ]
+    }
 
     def render_chat(user: str, suffix: str) -> str:
         return chat_text(tokenizer, [{"role": "user", "content": user}], suffix, {})
 
-    return build_pairs(behaviour, files, PairsParams(max_pairs=24, calibration_share=0.25, seed=0), render_chat)
+    return build_pairs(
+        behaviour, files, PairsParams(max_pairs=24, calibration_share=0.25, seed=0), render_chat
+    )
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +101,14 @@ def modules() -> ModulesParams:
 @pytest.fixture(scope="session")
 def training() -> TrainingParams:
     return TrainingParams(
-        loss_depth=0.75, last_tokens=2, epochs=3, batch_size=6, accumulate=1, weight_decay=0, warmup_share=0.1, clip_norm=1.0
+        loss_depth=0.75,
+        last_tokens=2,
+        epochs=3,
+        batch_size=6,
+        accumulate=1,
+        weight_decay=0,
+        warmup_share=0.1,
+        clip_norm=1.0,
     )
 
 
@@ -102,7 +122,7 @@ def svd_folder(tmp_path_factory, manifest, modules) -> Path:
 
 @pytest.fixture(scope="session")
 def sections() -> dict:
-    from pipeline.params import load_params
+    from pipeline.study.params import load_params
 
     return load_params(ROOT / "params.yaml").steering
 
@@ -112,6 +132,14 @@ def context(sections, behaviour, modules, training, svd_folder):
     def make(method: str, **changes) -> Context:
         section = sections[method].model_copy(update=changes)
         words = (behaviour.engineered.positive, behaviour.engineered.negative)
-        return Context(section, behaviour.sentences(), words, rank=16, modules=modules, training=training, svd=svd_folder)
+        return Context(
+            section,
+            behaviour.sentences(),
+            words,
+            rank=16,
+            modules=modules,
+            training=training,
+            svd=svd_folder,
+        )
 
     return make

@@ -21,9 +21,17 @@ RUNNING = re.compile(r"Running stage '([^']+)'")
 
 def environment() -> dict[str, str]:
     """A user's environment: tracking on, a git identity, the tests' own Python first."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "INNERPISSA_"))}
-    identity = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    return kept | identity | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    kept = {
+        k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "INNERPISSA_"))
+    }
+    identity = {
+        f"GIT_{who}_{what}": "test@example.org"
+        for who in ("AUTHOR", "COMMITTER")
+        for what in ("NAME", "EMAIL")
+    }
+    return (
+        kept | identity | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    )
 
 
 @contextmanager
@@ -48,7 +56,9 @@ class Project:
         self.folder = folder
 
     def run(self, *command: str, code: int = 0, **extra: str) -> str:
-        found = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, env=environment() | extra)
+        found = subprocess.run(
+            command, cwd=self.folder, capture_output=True, text=True, env=environment() | extra
+        )
         assert found.returncode == code, found.stdout[-3000:] + found.stderr[-3000:]
         return found.stdout + found.stderr
 
@@ -60,7 +70,9 @@ class Project:
 
         client = MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")
         experiment = client.get_experiment_by_name("innerpissa")
-        return client.search_runs([experiment.experiment_id], "tags.kind = 'pipeline'", order_by=["attributes.start_time"])
+        return client.search_runs(
+            [experiment.experiment_id], "tags.kind = 'pipeline'", order_by=["attributes.start_time"]
+        )
 
     def children(self, parent) -> dict[str, object]:
         """Return an execution's stages by name, of several with one name the last."""
@@ -69,14 +81,19 @@ class Project:
         client = MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")
         order = ["attributes.start_time"]
         query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
-        return {run.info.run_name: run for run in client.search_runs([parent.info.experiment_id], query, order_by=order)}
+        return {
+            run.info.run_name: run
+            for run in client.search_runs([parent.info.experiment_id], query, order_by=order)
+        }
 
 
 def shrink(file: Path, methods: list[str], baselines: list[str]) -> None:
     """Make params.yaml a study of seconds."""
     yaml = YAML()
     params = yaml.load(file)
-    params.update(methods=methods, seeds=[0], baselines=baselines, coefficients=[-1.0, 0.0, 1.0], rank=16)
+    params.update(
+        methods=methods, seeds=[0], baselines=baselines, coefficients=[-1.0, 0.0, 1.0], rank=16
+    )
     params["pairs"]["max_pairs"], params["training"]["epochs"] = 24, 2
     params["statistics"].update(bootstrap=100, min_items=2)
     params["evalsets"]["reference"].update(target_dilemmas=6, other_dilemmas=1)
@@ -86,10 +103,16 @@ def shrink(file: Path, methods: list[str], baselines: list[str]) -> None:
 def make_project(folder: Path, methods: list[str], baselines: list[str]) -> Project:
     """Clone the working tree without its results, shrink the study and commit it."""
     listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file() and not name.startswith(("models/", "reports/", "tests/", "dvc.lock")):
+        if (ROOT / name).is_file() and not name.startswith(
+            ("models/", "reports/", "tests/", "dvc.lock")
+        ):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     make_tiny(folder / "models/reference")
@@ -97,6 +120,8 @@ def make_project(folder: Path, methods: list[str], baselines: list[str]) -> Proj
     project = Project(folder)
     project.run("git", "init", "-q")
     project.run("git", "add", "-A")
-    date = "2026-01-01T00:00:00Z"  # so that two projects alike are one commit, which the report names
+    date = (
+        "2026-01-01T00:00:00Z"  # so that two projects alike are one commit, which the report names
+    )
     project.run("git", "commit", "-qm", "start", GIT_AUTHOR_DATE=date, GIT_COMMITTER_DATE=date)
     return project

@@ -92,7 +92,9 @@ def serve(address: str) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
         server.listen()
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those that wait for a stage leave no zombies
+        signal.signal(
+            signal.SIGCHLD, signal.SIG_IGN
+        )  # those that wait for a stage leave no zombies
         print("ready", flush=True)
         while True:
             client, _ = server.accept()

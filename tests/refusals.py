@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.support.errors import InputError
 
 
 def check_sentence(text: str, said: str) -> None:

@@ -9,7 +9,15 @@ from tests.architectures import FAMILIES, LAYERS, WIDTH, load_family, modules, s
 
 WITH_ROLES = [name for name, family in FAMILIES.items() if family.roles]
 ADAPTED = [name for name, family in FAMILIES.items() if family.target]
-WINDOWED = ["mistral", "gemma2", "gemma3", "gemma3-multimodal", "olmo3", "phi3", "mixtral"]  # already in the first layer
+WINDOWED = [
+    "mistral",
+    "gemma2",
+    "gemma3",
+    "gemma3-multimodal",
+    "olmo3",
+    "phi3",
+    "mixtral",
+]  # already in the first layer
 TIED = ["qwen2", "gemma2", "gemma3", "gemma3-multimodal", "gpt2"]
 
 
@@ -36,7 +44,11 @@ def test_the_manifest_and_the_layers_are_the_text_decoders(loaded):
 @families(WITH_ROLES)
 def test_roles_find_the_modules(loaded):
     writers, readers = map(set, loaded.family.roles)
-    for target, expected in (("residual-writers", writers), ("residual-readers", readers), ("residual-all", writers | readers)):
+    for target, expected in (
+        ("residual-writers", writers),
+        ("residual-readers", readers),
+        ("residual-all", writers | readers),
+    ):
         found = select(loaded.model, modules(target, 0.25, 0.75))
         assert suffixes(found) == expected
         assert len(found) == 2 * len(expected)
@@ -50,7 +62,10 @@ def test_names_find_the_modules_of_the_model(loaded):
     assert len(found) == LAYERS * len(suffixes(found))
     for target in found:
         assert loaded.model.get_submodule(target.name) is target.module
-        assert role(target, WIDTH) == f"residual-{'writers' if target.name.endswith(('o_proj', 'dense')) else 'readers'}"
+        assert (
+            role(target, WIDTH)
+            == f"residual-{'writers' if target.name.endswith(('o_proj', 'dense')) else 'readers'}"
+        )
 
 
 @families(["qwen2"])

@@ -7,23 +7,34 @@ import pytest
 import torch
 
 from pipeline.evalsets.reference import build_items
-from pipeline.evalsets.scoring import score
 from pipeline.lm.forward import last_hidden, to_logits
 from pipeline.lm.layers import select
 from pipeline.lm.prompts import chat_text, pad_left, tokenize
-from pipeline.sections import ReferenceParams
+from pipeline.scoring.score import score
 from pipeline.steering import LEARNED, METHODS
 from pipeline.steering.base import Context, load_steering, save_steering
 from pipeline.steering.svd import write_cache
+from pipeline.study.sections import ReferenceParams
 from tests.architectures import CPU, FAMILIES, load_family, modules
 
 PLAIN, ADAPTING = ["mean_diff", "gradient"], ["innerpissa", "antipasto", "s_space"]
-CASES = [(name, method) for name, family in FAMILIES.items() for method in [*PLAIN, *(ADAPTING if family.target else [])]]
-CHATS = ["Do you lie to the boss about the lamp?", "Who are you?", "What does a dog do, and why does it do that at night?"]
+CASES = [
+    (name, method)
+    for name, family in FAMILIES.items()
+    for method in [*PLAIN, *(ADAPTING if family.target else [])]
+]
+CHATS = [
+    "Do you lie to the boss about the lamp?",
+    "Who are you?",
+    "What does a dog do, and why does it do that at night?",
+]
 
 every = pytest.mark.parametrize(("loaded", "fitted"), CASES, indirect=True, scope="module")
 trained = pytest.mark.parametrize(
-    ("loaded", "fitted"), [case for case in CASES if case[1] in LEARNED], indirect=True, scope="module"
+    ("loaded", "fitted"),
+    [case for case in CASES if case[1] in LEARNED],
+    indirect=True,
+    scope="module",
 )
 
 
@@ -37,7 +48,9 @@ def svd(loaded) -> Path | None:
     if loaded.family.target is None:
         return None
     targets = select(loaded.model, modules(loaded.family.target))
-    error = write_cache(loaded.folder / "svd", targets, None, loaded.manifest["weights_sha256"])["relative_error"]
+    error = write_cache(loaded.folder / "svd", targets, None, loaded.manifest["weights_sha256"])[
+        "relative_error"
+    ]
     assert error < 1e-4
     return loaded.folder / "svd"
 
@@ -45,11 +58,22 @@ def svd(loaded) -> Path | None:
 @pytest.fixture(scope="module")
 def fitted(request, loaded, svd, tokenizer, pairs, sections, behaviour, training):
     """Return a method's name and what it fits in a few steps, large enough to see."""
-    section, target = sections[request.param], loaded.family.target and modules(loaded.family.target)
-    large = {"rotation_init_std": 0.04, "scale_init_std": 0.04} if "rotate" in type(section).model_fields else {}
+    section, target = (
+        sections[request.param],
+        loaded.family.target and modules(loaded.family.target),
+    )
+    large = (
+        {"rotation_init_std": 0.04, "scale_init_std": 0.04}
+        if "rotate" in type(section).model_fields
+        else {}
+    )
     short = training.model_copy(update={"epochs": 1})
-    context = Context(section.model_copy(update=large), behaviour.sentences(), None, 8, target, short, svd)
-    return request.param, METHODS[request.param].load().fit(loaded.model, tokenizer, *pairs, context, seed=0)
+    context = Context(
+        section.model_copy(update=large), behaviour.sentences(), None, 8, target, short, svd
+    )
+    return request.param, METHODS[request.param].load().fit(
+        loaded.model, tokenizer, *pairs, context, seed=0
+    )
 
 
 def encode(tokenizer):
@@ -83,7 +107,9 @@ def test_every_step_changes_the_loss_and_every_target_is_adapted(loaded, fitted)
     held = steering.history.filter(pl.col("split") == "calibration")["loss"]
     assert len(held) == 2
     assert abs(held[1] - held[0]) > 1e-3
-    assert steering.modules.keys() == {target.name for target in select(loaded.model, modules(loaded.family.target))}
+    assert steering.modules.keys() == {
+        target.name for target in select(loaded.model, modules(loaded.family.target))
+    }
     assert all(tensor.isfinite().all() for tensor in steering.tensors().values())
 
 
@@ -105,7 +131,9 @@ def test_rows_and_left_padding_change_nothing(loaded, fitted, tokenizer):
 @torch.no_grad()
 def test_a_saved_method_gives_the_same_logits(loaded, fitted, tokenizer, tmp_path):
     name, steering = fitted
-    save_steering(tmp_path / "it", name, steering, {"weights_sha256": loaded.manifest["weights_sha256"]})
+    save_steering(
+        tmp_path / "it", name, steering, {"weights_sha256": loaded.manifest["weights_sha256"]}
+    )
     again = load_steering(tmp_path / "it", loaded.manifest["weights_sha256"], CPU)
     found = []
     for each in (steering, again):
@@ -116,11 +144,18 @@ def test_a_saved_method_gives_the_same_logits(loaded, fitted, tokenizer, tmp_pat
 
 @every
 def test_reference_items_are_scored(loaded, fitted, tokenizer):
-    items = build_items(ReferenceParams(target_dilemmas=2, other_dilemmas=0, seed=0), "honesty").to_dicts()
+    items = build_items(
+        ReferenceParams(target_dilemmas=2, other_dilemmas=0, seed=0), "honesty"
+    ).to_dicts()
     records = score(loaded.model, tokenizer, items, fitted[1], [-1.0, 0.0, 1.0], 6, {})
-    plain = {record["item_id"]: record for record in score(loaded.model, tokenizer, items, None, [0.0], 6, {})}
+    plain = {
+        record["item_id"]: record
+        for record in score(loaded.model, tokenizer, items, None, [0.0], 6, {})
+    }
     assert len(records) == 3 * len(items)
     assert len({round(record["log_odds"], 6) for record in records}) > 2 * len(items)
     for record in records:
         if record["coefficient"] == 0:
-            assert record["log_odds"] == pytest.approx(plain[record["item_id"]]["log_odds"], abs=1e-4)
+            assert record["log_odds"] == pytest.approx(
+                plain[record["item_id"]]["log_odds"], abs=1e-4
+            )

@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, XLMConfig
 
-from pipeline.errors import InputError
 from pipeline.lm.layers import ROLES, decoder_layers, select
 from pipeline.lm.load import describe
-from pipeline.sections import ModelParams
+from pipeline.study.sections import ModelParams
+from pipeline.support.errors import InputError
 from tests.architectures import FAMILIES, LAYERS, WIDTH, modules, suffixes
 
 MIXTURES = ["mixtral", "qwen3-moe", "olmoe"]
@@ -26,18 +26,22 @@ def tiny(name: str, **options):
 @pytest.mark.parametrize("target", [*ROLES, ["c_attn"], ["q_proj", "c_fc"], r".*c_proj"])
 def test_the_conv1d_of_gpt2_is_refused(target):
     with pytest.raises(
-        InputError, match=r"transformer\.h\.0\..*GPT2LMHeadModel holds in a Conv1D .*take a method that needs none"
+        InputError,
+        match=r"transformer\.h\.0\..*GPT2LMHeadModel holds in a Conv1D .*take a method that needs none",
     ):
         select(tiny("gpt2"), modules(target))
 
 
 def test_a_name_that_nothing_has_is_refused_where_nothing_is_linear():
-    with pytest.raises(InputError, match="matches no linear module in the chosen layers: there are none"):
+    with pytest.raises(
+        InputError, match="matches no linear module in the chosen layers: there are none"
+    ):
         select(tiny("gpt2"), modules(["o_proj"]))
 
 
 @pytest.mark.parametrize(
-    "target", [*ROLES, ["down_proj"], ["o_proj", "gate_up_proj"], ["experts"], r".*proj", r".*\.experts\..*"]
+    "target",
+    [*ROLES, ["down_proj"], ["o_proj", "gate_up_proj"], ["experts"], r".*proj", r".*\.experts\..*"],
 )
 @pytest.mark.parametrize("name", MIXTURES)
 def test_experts_in_one_tensor_are_refused(name, target):
@@ -69,9 +73,12 @@ def test_roles_are_whole_in_the_dense_layers_of_a_mixture():
 
 
 def test_layers_in_several_lists_are_refused():
-    model = AutoModelForCausalLM.from_config(XLMConfig(vocab_size=300, emb_dim=WIDTH, n_layers=LAYERS, n_heads=4, causal=True))
+    model = AutoModelForCausalLM.from_config(
+        XLMConfig(vocab_size=300, emb_dim=WIDTH, n_layers=LAYERS, n_heads=4, causal=True)
+    )
     with pytest.raises(
-        InputError, match=r"XLMWithLMHeadModel keeps its 4 decoder layers in several lists \(attentions, .*not supported"
+        InputError,
+        match=r"XLMWithLMHeadModel keeps its 4 decoder layers in several lists \(attentions, .*not supported",
     ):
         decoder_layers(model)
 
@@ -90,6 +97,8 @@ def test_a_decoder_without_a_list_of_layers_is_refused():
 ])  # fmt: skip
 def test_a_model_that_is_no_known_decoder_is_refused(tmp_path, config, said):
     (tmp_path / "config.json").write_text(json.dumps(config))
-    params = ModelParams(source=str(tmp_path), revision=None, dtype="float32", batch_size=4, template_options={})
+    params = ModelParams(
+        source=str(tmp_path), revision=None, dtype="float32", batch_size=4, template_options={}
+    )
     with pytest.raises(InputError, match=said):
         describe("other", params)

@@ -9,13 +9,13 @@ from ruamel.yaml import YAML
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.behaviours import load_behaviour, target_of
 from pipeline.evalsets import daily_dilemmas
 from pipeline.lm.prompts import answer_tokens, chat_text
-from pipeline.pairs import build_pairs, load_suffixes
-from pipeline.params import load_params
-from pipeline.schemas import check_items
-from pipeline.sections import DailyDilemmasParams, PairsParams
+from pipeline.study.behaviours import load_behaviour, target_of
+from pipeline.study.pairs import build_pairs, load_suffixes
+from pipeline.study.params import load_params
+from pipeline.study.sections import DailyDilemmasParams, PairsParams
+from pipeline.support.schemas import check_items
 from tests.conftest import ROOT
 from tests.refusals import refused
 from tests.test_evalsets import write_hub
@@ -126,7 +126,9 @@ def test_a_folder_without_suffix_files(tmp_path):
 ])  # fmt: skip
 def test_too_few_suffixes_for_the_split(behaviour, suffixes, share, said):
     params = PairsParams(max_pairs=9, calibration_share=share, seed=0)
-    refused(said, build_pairs, behaviour, {"a": suffixes}, params, lambda user, suffix: user + suffix)
+    refused(
+        said, build_pairs, behaviour, {"a": suffixes}, params, lambda user, suffix: user + suffix
+    )
 
 
 def load(folder: Path) -> pl.DataFrame:
@@ -134,7 +136,11 @@ def load(folder: Path) -> pl.DataFrame:
     return check_items(daily_dilemmas.build_items(section, "honesty"), "the items")
 
 
-ROWS, PARTIES, VALUES = "Dilemmas_with_values_aggregated.parquet", "Action_to_party_to_value.csv", "Values.csv"
+ROWS, PARTIES, VALUES = (
+    "Dilemmas_with_values_aggregated.parquet",
+    "Action_to_party_to_value.csv",
+    "Values.csv",
+)
 
 
 @pytest.mark.parametrize(("name", "spoil", "said"), [
@@ -155,7 +161,9 @@ ROWS, PARTIES, VALUES = "Dilemmas_with_values_aggregated.parquet", "Action_to_pa
 def test_the_hubs_tables(tmp_path, name, spoil, said):
     write_hub(tmp_path)
     file = tmp_path / name
-    table = pl.read_csv(file, infer_schema=False) if file.suffix == ".csv" else pl.read_parquet(file)
+    table = (
+        pl.read_csv(file, infer_schema=False) if file.suffix == ".csv" else pl.read_parquet(file)
+    )
     found = spoil(table)
     found.write_csv(file) if file.suffix == ".csv" else found.write_parquet(file)
     refused(said, load, tmp_path)
@@ -164,7 +172,12 @@ def test_the_hubs_tables(tmp_path, name, spoil, said):
 def authors() -> dict[str, list[str]]:
     """One dilemma of the authors' schema, both sides."""
     frameworks = {name: ["['x']", "['y']"] for name in daily_dilemmas.FRAMEWORKS}
-    about = {"idx": ["1", "1"], "dilemma_situation": ["S", "S"], "action_type": ["to_do", "not_to_do"], "action": ["A", "B"]}
+    about = {
+        "idx": ["1", "1"],
+        "dilemma_situation": ["S", "S"],
+        "action_type": ["to_do", "not_to_do"],
+        "action": ["A", "B"],
+    }
     return about | {"values_names": ["['honesty']", "['self']"]} | frameworks
 
 
@@ -205,7 +218,9 @@ def test_files_that_are_no_table(tmp_path, name, content, said):
     refused(said, load, tmp_path)
 
 
-@pytest.mark.parametrize(("words", "missing"), [(["Yes", "maybe"], "no"), (["Y", "es", "N", "o"], "yes and no")])
+@pytest.mark.parametrize(
+    ("words", "missing"), [(["Yes", "maybe"], "no"), (["Y", "es", "N", "o"], "yes and no")]
+)
 def test_answer_words_that_are_not_one_token(words, missing):
     model = models.WordLevel({word: index for index, word in enumerate(words)}, unk_token=words[0])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model))
@@ -215,5 +230,10 @@ def test_answer_words_that_are_not_one_token(words, missing):
 def test_a_chat_template_that_does_not_parse(tokenizer, monkeypatch):
     monkeypatch.setattr(tokenizer, "chat_template", "{% for %}")
     refused(
-        r"the chat template of .* fails \(.*: take a model", chat_text, tokenizer, [{"role": "user", "content": "x"}], "y", {}
+        r"the chat template of .* fails \(.*: take a model",
+        chat_text,
+        tokenizer,
+        [{"role": "user", "content": "x"}],
+        "y",
+        {},
     )

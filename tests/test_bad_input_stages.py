@@ -18,12 +18,21 @@ from tests.project import shrink
 from tests.refusals import check_sentence
 
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
-CELL = {"train": "innerpissa", "evaluate": "innerpissa", "baselines": "mean_diff", "evaluate_baselines": "mean_diff"}
+CELL = {
+    "train": "innerpissa",
+    "evaluate": "innerpissa",
+    "baselines": "mean_diff",
+    "evaluate_baselines": "mean_diff",
+}
 ADAPTER, BASELINE = "models/adapters/innerpissa/seed0", "models/adapters/mean_diff/seed0"
 
 
 def arguments(stage: str) -> list[str]:
-    command = STAGES[stage]["cmd"].replace("${item.method}", CELL.get(stage, "")).replace("${item.seed}", "0")
+    command = (
+        STAGES[stage]["cmd"]
+        .replace("${item.method}", CELL.get(stage, ""))
+        .replace("${item.seed}", "0")
+    )
     return command.split()[3:]
 
 
@@ -58,8 +67,15 @@ def folder(whole, tmp_path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    files = [path for path in folder.rglob("*") if path.is_file() and "pipeline" not in path.relative_to(folder).parts]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    files = [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and "pipeline" not in path.relative_to(folder).parts
+    ]
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def edit(file: Path, change) -> None:
@@ -125,15 +141,26 @@ def other_model(folder: Path) -> None:
 
 
 def charm(folder: Path) -> None:
-    shutil.copy(folder / "data/raw/behaviours/honesty.yaml", folder / "data/raw/behaviours/charm.yaml")
+    shutil.copy(
+        folder / "data/raw/behaviours/honesty.yaml", folder / "data/raw/behaviours/charm.yaml"
+    )
     edit(folder / "params.yaml", lambda p: p.update(behaviour="charm"))
 
 
 def hub(**changes):
-    return params(lambda p: (p.update(evalset="daily_dilemmas"), p["evalsets"]["daily_dilemmas"].update(changes)))
+    return params(
+        lambda p: (
+            p.update(evalset="daily_dilemmas"),
+            p["evalsets"]["daily_dilemmas"].update(changes),
+        )
+    )
 
 
-PAIRS, ITEMS, SCORES = "data/pairs/pairs.parquet", "data/items/items.parquet", "data/scores/innerpissa-seed0/scores.parquet"
+PAIRS, ITEMS, SCORES = (
+    "data/pairs/pairs.parquet",
+    "data/items/items.parquet",
+    "data/scores/innerpissa-seed0/scores.parquet",
+)
 WEIGHTS, STEERING = "models/reference/model.safetensors", f"{ADAPTER}/steering.safetensors"
 DOWN = "models/svd/model.layers.1.mlp.down_proj.safetensors"
 CASES = [
@@ -205,7 +232,9 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("stage", "spoil", "said"), CASES, ids=[f"{i}-{case[0]}" for i, case in enumerate(CASES)])
+@pytest.mark.parametrize(
+    ("stage", "spoil", "said"), CASES, ids=[f"{i}-{case[0]}" for i, case in enumerate(CASES)]
+)
 def test_one_sentence_and_nothing_touched(folder, monkeypatch, capsys, stage, spoil, said):
     spoil(folder)
     before = contents(folder)

@@ -4,15 +4,15 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from pipeline.errors import InputError
 from pipeline.lm.forward import last_hidden, read_layers
 from pipeline.lm.layers import decoder_layers
 from pipeline.lm.prompts import pad_left, tokenize
-from pipeline.sections import PcaParams
 from pipeline.steering.direction import pair_differences
-from pipeline.steering.mean_diff import MeanDiff
-from pipeline.steering.pca import Pca
-from pipeline.steering.random import RandomDirection
+from pipeline.steering.methods.mean_diff import MeanDiff
+from pipeline.steering.methods.pca import Pca
+from pipeline.steering.methods.random import RandomDirection
+from pipeline.study.sections import PcaParams
+from pipeline.support.errors import InputError
 
 SECTION = PcaParams(method="pca", from_depth=0.25, to_depth=0.75, last_tokens=1, centred=False)
 
@@ -37,7 +37,9 @@ def test_centring_loses_the_common_direction_and_the_mean_keeps_it(differences):
     calm = differences.clone()
     calm[:, :, 7] /= 16
     assert Pca.unit_directions(calm, SECTION, 0)[0, 4] > 0.9
-    assert abs(Pca.unit_directions(calm, SECTION.model_copy(update={"centred": True}), 0)[0, 4]) < 0.6
+    assert (
+        abs(Pca.unit_directions(calm, SECTION.model_copy(update={"centred": True}), 0)[0, 4]) < 0.6
+    )
     assert MeanDiff.unit_directions(calm, SECTION, 0)[0, 4] > 0.9
 
 
@@ -55,7 +57,9 @@ def test_random_directions_are_unit_and_differ_by_seed(differences):
 
 @torch.no_grad()
 def test_one_unit_adds_the_mean_difference_shared_over_the_layers(model, tokenizer, pairs, context):
-    steering = MeanDiff.fit(model, tokenizer, *pairs, context("mean_diff", from_depth=0.25, to_depth=0.75), seed=0)
+    steering = MeanDiff.fit(
+        model, tokenizer, *pairs, context("mean_diff", from_depth=0.25, to_depth=0.75), seed=0
+    )
     differences = pair_differences(model, tokenizer, pairs[0], steering.sites, 1)
     torch.testing.assert_close(steering.vectors, differences.mean(0) / 2)
     ids, mask = pad_left(tokenize(tokenizer, pairs[0].neutral[:3]), 0, torch.device("cpu"))
@@ -68,17 +72,24 @@ def test_one_unit_adds_the_mean_difference_shared_over_the_layers(model, tokeniz
     torch.testing.assert_close(seen[0], base)
     with steering.steer(model, 2.0), read_layers([decoder_layers(model)[1]]) as seen:
         last_hidden(model, ids, mask)
-    torch.testing.assert_close(seen[0] - base, (2 * steering.vectors[0]).expand_as(base), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        seen[0] - base, (2 * steering.vectors[0]).expand_as(base), atol=1e-5, rtol=1e-4
+    )
 
 
 def test_pair_differences_do_not_depend_on_the_batch(model, tokenizer, pairs, monkeypatch):
     whole = pair_differences(model, tokenizer, pairs[0], ["model.layers.1", "model.layers.2"], 1)
     monkeypatch.setattr("pipeline.steering.direction.ROWS", 2)
     torch.testing.assert_close(
-        pair_differences(model, tokenizer, pairs[0], ["model.layers.1", "model.layers.2"], 1), whole, rtol=1e-4, atol=1e-4
+        pair_differences(model, tokenizer, pairs[0], ["model.layers.1", "model.layers.2"], 1),
+        whole,
+        rtol=1e-4,
+        atol=1e-4,
     )
 
 
 def test_an_empty_layer_range_is_refused(model, tokenizer, pairs, context):
     with pytest.raises(InputError, match=r"no layer lies between depth 0\.5 and 0\.5"):
-        MeanDiff.fit(model, tokenizer, *pairs, context("mean_diff", from_depth=0.5, to_depth=0.5), seed=0)
+        MeanDiff.fit(
+            model, tokenizer, *pairs, context("mean_diff", from_depth=0.5, to_depth=0.5), seed=0
+        )

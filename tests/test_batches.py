@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from pipeline.errors import InputError
 from pipeline.lm.batches import in_batches
 from pipeline.lm.room import out_of_memory
-from pipeline.scratch import Scratch
+from pipeline.support.errors import InputError
+from pipeline.support.scratch import Scratch
 
 MESSAGES = {
     "cuda": "CUDA out of memory. Tried to allocate 2.00 GiB",
@@ -40,16 +40,16 @@ def test_out_of_memory_halves_the_batch_keeps_what_was_done_and_says_so(message,
     assert found[:, 0].tolist() == [i * i for i in range(13)]
     assert sorted(done) == list(range(13))
     said = [line for line in capsys.readouterr().out.splitlines() if "out of memory" in line]
-    assert said == [
-        "squares: out of memory with 5 rows at once, going on with 2",
-    ]
+    assert said == ["squares: out of memory with 5 rows at once, going on with 2"]
 
 
 def test_one_row_too_many_is_one_sentence():
     def work(part):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    with pytest.raises(InputError, match="memory does not suffice for squares a single row: shorten"):
+    with pytest.raises(
+        InputError, match="memory does not suffice for squares a single row: shorten"
+    ):
         in_batches([1, 2, 3], 2, work, "squares")
 
 
@@ -83,7 +83,13 @@ def test_a_second_start_computes_only_what_is_missing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         in_batches(rows, 4, work, "rows", scratch)
     again = []
-    found = in_batches(rows, 4, lambda part: again.append(part) or weights[part].exp(), "rows", Scratch(tmp_path / "kept"))
+    found = in_batches(
+        rows,
+        4,
+        lambda part: again.append(part) or weights[part].exp(),
+        "rows",
+        Scratch(tmp_path / "kept"),
+    )
     assert torch.equal(found, whole)
     assert len(again) == 2
     assert not any(part in calls for part in again)

@@ -11,8 +11,8 @@ from pipeline.bench.evaluation import COEFFICIENTS, Bare, plain_rows
 from pipeline.bench.ratios import Figure
 from pipeline.bench.subject import prepare
 from pipeline.cli import app
-from pipeline.evalsets.units import unit_rows
 from pipeline.lm.layers import decoder_layers
+from pipeline.scoring.units import unit_rows
 from tests.architectures import CPU
 from tests.conftest import ROOT
 
@@ -35,8 +35,23 @@ ROWS = [
 @pytest.mark.parametrize("shape", [[], ["--layers", "4", "--width", "64"]])
 def test_every_row_is_shown_and_written(shape, tiny_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    options = ["--model", str(tiny_folder), "--device", "cpu", "--repeats", "1", "--dilemmas", "4", "--tokens", "2"]
-    found = CliRunner().invoke(app, ["bench", *options, *shape, "--out", str(tmp_path / "bench.json")], env={"COLUMNS": "200"})
+    options = [
+        "--model",
+        str(tiny_folder),
+        "--device",
+        "cpu",
+        "--repeats",
+        "1",
+        "--dilemmas",
+        "4",
+        "--tokens",
+        "2",
+    ]
+    found = CliRunner().invoke(
+        app,
+        ["bench", *options, *shape, "--out", str(tmp_path / "bench.json")],
+        env={"COLUMNS": "200"},
+    )
     assert found.exit_code == 0, found.output
     written = json.loads((tmp_path / "bench.json").read_text())
     assert [row["name"] for row in written["figures"]] == ROWS
@@ -72,9 +87,14 @@ def test_the_bare_forward_runs_the_tokens_that_sharing_leaves(tiny_folder, monke
     bare, tokens = Bare(subject, subject.items, False, 64), []
     assert bare.depth == 1
     for layer in decoder_layers(subject.model)[:2]:
-        layer.register_forward_pre_hook(lambda _module, inputs: tokens.append(inputs[0].shape[:2].numel()))
+        layer.register_forward_pre_hook(
+            lambda _module, inputs: tokens.append(inputs[0].shape[:2].numel())
+        )
     bare()
-    below, above = sum(tokens[::4]), sum(tokens[3::4])  # each batch: layer 0 runs, 1 is passed; then 0 is passed, 1 runs
+    below, above = (
+        sum(tokens[::4]),
+        sum(tokens[3::4]),
+    )  # each batch: layer 0 runs, 1 is passed; then 0 is passed, 1 runs
     assert below * len(COEFFICIENTS) == above
     units = [unit for part, _, _ in bare.parts for unit in part]
     assert len(units) == 4 * len(COEFFICIENTS)

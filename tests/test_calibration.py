@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.calibration.page import FOLDER, ROWS, error_row, page
-from pipeline.calibration.studies import (
+from pipeline.bench.null_page import FOLDER, ROWS, error_row, page
+from pipeline.bench.null_studies import (
     BEST,
     COEFFICIENTS,
     MAIN,
@@ -69,7 +69,15 @@ def test_the_pooled_test_takes_levels_for_noise():
 
 
 def test_a_row_of_the_page():
-    row = {"dilemmas": 12, "test": MAIN, "studies": 600, "type_one": 0.05, "low": 0.034, "high": 0.07, "power": None}
+    row = {
+        "dilemmas": 12,
+        "test": MAIN,
+        "studies": 600,
+        "type_one": 0.05,
+        "low": 0.034,
+        "high": 0.07,
+        "power": None,
+    }
     assert error_row(row)["False positives"] == "5.0 % [3.4 %, 7.0 %]"
     assert error_row(row)["Power"] == "–"
 

@@ -3,20 +3,29 @@
 import pytest
 import torch
 
-from pipeline.errors import InputError
 from pipeline.steering import LEARNED, METHODS
 from pipeline.steering.base import load_steering, save_steering
 from pipeline.steering.certificate import certificate, check
 from pipeline.steering.compose import Composed
+from pipeline.support.errors import InputError
 from tests.test_contract import encode, logits
 
 
 @pytest.fixture(params=LEARNED)
 def found(request, model, tokenizer, pairs, context, tmp_path, manifest):
-    steering = METHODS[request.param].load().fit(model, tokenizer, *pairs, context(request.param), seed=0)
-    save_steering(tmp_path / "it", request.param, steering, {"weights_sha256": manifest["weights_sha256"]})
+    steering = (
+        METHODS[request.param].load().fit(model, tokenizer, *pairs, context(request.param), seed=0)
+    )
+    save_steering(
+        tmp_path / "it", request.param, steering, {"weights_sha256": manifest["weights_sha256"]}
+    )
     loaded = load_steering(tmp_path / "it", manifest["weights_sha256"], torch.device("cpu"))
-    return request.param, certificate(model, tokenizer, steering, loaded, pairs[1].neutral[:3]), steering, loaded
+    return (
+        request.param,
+        certificate(model, tokenizer, steering, loaded, pairs[1].neutral[:3]),
+        steering,
+        loaded,
+    )
 
 
 def test_every_learned_method_is_certified(found, sections):
@@ -71,7 +80,9 @@ def test_a_figure_that_is_not_a_number_is_refused(found):
 
 @pytest.fixture
 def two(model, tokenizer, pairs, context):
-    first = METHODS["innerpissa"].load().fit(model, tokenizer, *pairs, context("innerpissa"), seed=0)
+    first = (
+        METHODS["innerpissa"].load().fit(model, tokenizer, *pairs, context("innerpissa"), seed=0)
+    )
     second = METHODS["lora"].load().fit(model, tokenizer, *pairs, context("lora"), seed=1)
     return first, second
 
@@ -103,4 +114,6 @@ def test_a_composition_takes_coefficients_by_row_and_is_the_base_at_zero(two, mo
     with both.steer(model, torch.tensor([1.0, 0.0, -0.5])):
         mixed = logits(model, ids, mask)
     with both.steer(model, -0.5):
-        torch.testing.assert_close(mixed[2:], logits(model, ids[2:], mask[2:]), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            mixed[2:], logits(model, ids[2:], mask[2:]), atol=1e-4, rtol=1e-4
+        )

@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from pipeline.chat import HELP, Chat, dial
+from pipeline.app.chat import HELP, Chat, dial
+from pipeline.app.opening import listed
 from pipeline.cli import app
-from pipeline.errors import InputError
-from pipeline.opening import listed
 from pipeline.steering.base import save_steering
-from pipeline.steering.prompting import Prompting
+from pipeline.steering.methods.prompting import Prompting
+from pipeline.support.errors import InputError
 from tests.conftest import ROOT
 
 
@@ -44,7 +44,11 @@ class Talk:
 def test_answers_stand_side_by_side_in_whole():
     shown = Talk().run("hello").splitlines()
     assert [cell.strip() for cell in shown[1].strip("┃").split("┃")] == ["c = -1", "c = 0", "c = 1"]
-    assert [cell.strip() for cell in shown[3].strip("│").split("│")] == ["-1 [b]of 1", "0 [b]of 1", "1 [b]of 1"]
+    assert [cell.strip() for cell in shown[3].strip("│").split("│")] == [
+        "-1 [b]of 1",
+        "0 [b]of 1",
+        "1 [b]of 1",
+    ]
 
 
 def test_the_conversation_goes_on_from_the_last_coefficient():
@@ -67,7 +71,10 @@ def test_the_dial(line, coefficients):
     talk = Talk()
     said = talk.run(line)
     assert talk.chat.coefficients == coefficients
-    assert said == f"coefficients {', '.join(f'{c:g}' for c in coefficients)}; the conversation goes on from the last\n"
+    assert (
+        said
+        == f"coefficients {', '.join(f'{c:g}' for c in coefficients)}; the conversation goes on from the last\n"
+    )
 
 
 def test_minus_nought_is_nought():
@@ -111,9 +118,15 @@ def test_ctrl_c_leaves_and_keeps_what_was_said():
 def place(tmp_path_factory, manifest, tiny_folder) -> Path:
     """Make a project's root whose params.yaml lists the tiny model, with adapters for it and for others."""
     root = tmp_path_factory.mktemp("place")
-    text = (ROOT / "params.yaml").read_text().replace("source: models/reference", f"source: {tiny_folder}", 1)
+    text = (
+        (ROOT / "params.yaml")
+        .read_text()
+        .replace("source: models/reference", f"source: {tiny_folder}", 1)
+    )
     (root / "params.yaml").write_text(text)
-    prompting = Prompting("Pretend you're an honest person.", "Pretend you're a dishonest person.", "user")
+    prompting = Prompting(
+        "Pretend you're an honest person.", "Pretend you're a dishonest person.", "user"
+    )
     about = {"model": "reference", "weights_sha256": manifest["weights_sha256"]}
     save_steering(root / "own", "prompting", prompting, about)
     save_steering(root / "unlisted", "prompting", prompting, about | {"model": "elsewhere"})
@@ -126,21 +139,54 @@ def place(tmp_path_factory, manifest, tiny_folder) -> Path:
 
 def invoke(place, monkeypatch, *arguments, **settings):
     monkeypatch.chdir(place)
-    return CliRunner().invoke(app, [*arguments, "--max-new-tokens", "6", "--device", "cpu"], **settings)
+    return CliRunner().invoke(
+        app, [*arguments, "--max-new-tokens", "6", "--device", "cpu"], **settings
+    )
 
 
 def test_steer_prints_one_column_per_coefficient(place, monkeypatch):
-    found = invoke(place, monkeypatch, "steer", "Who are you?", "--adapter", "own", "-c", "-1", "-c", "0", "-c", "0.5", "-c", "2")
+    found = invoke(
+        place,
+        monkeypatch,
+        "steer",
+        "Who are you?",
+        "--adapter",
+        "own",
+        "-c",
+        "-1",
+        "-c",
+        "0",
+        "-c",
+        "0.5",
+        "-c",
+        "2",
+    )
     assert found.exit_code == 0, found.output
     table = found.stdout[found.stdout.index("┏") :]
-    assert [cell.strip() for cell in table.splitlines()[1].strip("┃").split("┃")] == ["c = -1", "c = 0", "c = 0.5", "c = 2"]
+    assert [cell.strip() for cell in table.splitlines()[1].strip("┃").split("┃")] == [
+        "c = -1",
+        "c = 0",
+        "c = 0.5",
+        "c = 2",
+    ]
     assert table.endswith("┘\n")
 
 
 def test_a_base_may_be_named(place, monkeypatch, tiny_folder):
-    found = invoke(place, monkeypatch, "steer", "Who are you?", "--adapter", "unlisted", "--model", str(tiny_folder))
+    found = invoke(
+        place,
+        monkeypatch,
+        "steer",
+        "Who are you?",
+        "--adapter",
+        "unlisted",
+        "--model",
+        str(tiny_folder),
+    )
     assert found.exit_code == 0, found.output
-    assert [cell.strip() for cell in found.stdout.splitlines()[1].strip("┃").split("┃")][0] == "c = -1"
+    assert [cell.strip() for cell in found.stdout.splitlines()[1].strip("┃").split("┃")][
+        0
+    ] == "c = -1"
 
 
 def test_a_listed_model_is_found_by_its_id_and_by_its_source(place, monkeypatch, tiny_folder):
@@ -156,8 +202,9 @@ def test_chat_reads_lines_until_they_end(place, monkeypatch):
     lines = "hello\n/c 0\nhello\n/nope\n"
     found = invoke(place, monkeypatch, "chat", "--adapter", "own", input=lines)
     assert found.exit_code == 0, found.output
-    assert "coefficients -1, 0, 1; of this adapter's coefficient only the sign counts; /help lists the commands" in " ".join(
-        found.stdout.split()
+    assert (
+        "coefficients -1, 0, 1; of this adapter's coefficient only the sign counts; /help lists the commands"
+        in " ".join(found.stdout.split())
     )
     assert [found.stdout.count(head) for head in ("c = -1", "c = 0", "c = 1")] == [1, 2, 1]
     assert "there is no command /nope: /help lists them" in found.stdout
@@ -189,4 +236,6 @@ def test_a_refusal_is_one_sentence_and_exit_code_2(place):
 def test_another_base_is_refused(place, monkeypatch):
     found = invoke(place, monkeypatch, "steer", "Hello", "--adapter", "other")
     assert found.exit_code == 2
-    assert "other was fitted on weights aaaaaaaaaaaa of reference, this base model has" in found.stderr
+    assert (
+        "other was fitted on weights aaaaaaaaaaaa of reference, this base model has" in found.stderr
+    )

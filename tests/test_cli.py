@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.files import new_file, new_folder
+from pipeline.support.files import new_file, new_folder
 
 ROOT = Path(__file__).parent.parent
 
@@ -17,14 +17,20 @@ ROOT = Path(__file__).parent.parent
 def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, "-m", "pipeline", *arguments], cwd=cwd, capture_output=True, text=True, env=environment
+        [sys.executable, "-m", "pipeline", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=environment,
     )
 
 
 def test_help_imports_nothing_heavy():
     code = "import sys; from typer.testing import CliRunner; from pipeline.cli import app; CliRunner().invoke(app, ['--help']);"
     heavy = "print([m for m in ('torch', 'transformers', 'mlflow', 'polars', 'statsmodels', 'matplotlib', 'pydantic') if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code + heavy], cwd=ROOT, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code + heavy], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert found.stdout.strip() == "[]"
 
 

@@ -4,14 +4,14 @@ import polars as pl
 import pytest
 import torch
 
-from pipeline.evalsets.coherence import free_texts
-from pipeline.files import read_json
 from pipeline.lm.prompts import open_turn, tokenize
 from pipeline.metrics.coherence import TABLE, coherence_table, distinct, grams, repetition
-from pipeline.paths import PROMPTS
 from pipeline.report.appendix import coherence_table as shown_table
-from pipeline.steering.mean_diff import MeanDiff
-from pipeline.steering.prompting import Prompting
+from pipeline.scoring.coherence import free_texts
+from pipeline.steering.methods.mean_diff import MeanDiff
+from pipeline.steering.methods.prompting import Prompting
+from pipeline.support.files import read_json
+from pipeline.support.paths import PROMPTS
 from tests.conftest import ROOT
 
 ASKED = ["Who are you?", "What would you do at the fair with a friend?", "Say something."]
@@ -28,13 +28,22 @@ def test_the_nll_is_the_base_models_own(model, tokenizer, steering, batch_size):
     stop = free_texts(model, tokenizer, ASKED[:1], None, [0.0], 1, {}, 12)[0]["tokens"][5]
     model.generation_config.eos_token_id = [stop, tokenizer.eos_token_id]
     records = free_texts(model, tokenizer, ASKED, steering, [-2.0, 0.0, 2.0], batch_size, {}, 12)
-    assert [(r["prompt_id"], r["coefficient"]) for r in records] == [(i, c) for i in range(3) for c in (-2.0, 0.0, 2.0)]
+    assert [(r["prompt_id"], r["coefficient"]) for r in records] == [
+        (i, c) for i in range(3) for c in (-2.0, 0.0, 2.0)
+    ]
     assert {r["ended"] for r in records} == {True, False}
     for record in records:
-        prompt = tokenize(tokenizer, [open_turn(tokenizer, [{"role": "user", "content": record["prompt"]}], {})])[0]
+        prompt = tokenize(
+            tokenizer, [open_turn(tokenizer, [{"role": "user", "content": record["prompt"]}], {})]
+        )[0]
         with steering.steer(model, record["coefficient"]):
             ids = torch.tensor([prompt])
-            new = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
+            new = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=12,
+                do_sample=False,
+            )
         written = new[0, len(prompt) :].tolist()
         assert record["tokens"] == (written[:-1] if record["ended"] else written)
         log_p = model(input_ids=new).logits[0].log_softmax(-1)
@@ -43,9 +52,13 @@ def test_the_nll_is_the_base_models_own(model, tokenizer, steering, batch_size):
 
 
 def test_the_base_reads_prompted_texts_without_the_persona(model, tokenizer):
-    adapter = Prompting("Pretend you're an honest person.", "Pretend you're a dishonest person.", "user")
+    adapter = Prompting(
+        "Pretend you're an honest person.", "Pretend you're a dishonest person.", "user"
+    )
     (record,) = free_texts(model, tokenizer, ASKED[:1], adapter, [1.0], 4, {}, 6)
-    own = tokenize(tokenizer, [open_turn(tokenizer, [{"role": "user", "content": ASKED[0]}], {})])[0]
+    own = tokenize(tokenizer, [open_turn(tokenizer, [{"role": "user", "content": ASKED[0]}], {})])[
+        0
+    ]
     ids = torch.tensor([own + record["tokens"]])
     with torch.no_grad():
         log_p = model(input_ids=ids).logits[0].log_softmax(-1)
@@ -80,9 +93,20 @@ FRAME = texts(
 
 def test_texts_are_folded_by_coefficient():
     base, low, high, *_ = coherence_table(FRAME).to_dicts()
-    assert (base["base_nll"], base["delta_base_nll"], base["ended"], base["n_tokens"], base["n_prompts"]) == (1.5, 0, 0.5, 3, 2)
+    assert (
+        base["base_nll"],
+        base["delta_base_nll"],
+        base["ended"],
+        base["n_tokens"],
+        base["n_prompts"],
+    ) == (1.5, 0, 0.5, 3, 2)
     assert (base["repetition"], base["distinct_1"], base["distinct_2"]) == (0, 1, 1)
-    assert (low["delta_base_nll"], low["repetition"], low["distinct_1"], low["distinct_2"]) == (1.5, 0, 0.5, 0.5)
+    assert (low["delta_base_nll"], low["repetition"], low["distinct_1"], low["distinct_2"]) == (
+        1.5,
+        0,
+        0.5,
+        0.5,
+    )
     assert (high["repetition"], high["distinct_1"], high["n_tokens"]) == (0.5, 0.25, 2)
 
 
@@ -97,7 +121,9 @@ def test_texts_without_a_word_can_be_shown(tmp_path):
     """A column of nothing but nulls has no numbers in the CSV to tell its type by."""
     silent = FRAME.with_columns(pl.lit([], pl.List(pl.Int64)).alias("tokens"))
     coherence_table(silent).write_csv(tmp_path / "coherence.csv")
-    shown = shown_table(pl.read_csv(tmp_path / "coherence.csv", schema_overrides={"seed": pl.String}))
+    shown = shown_table(
+        pl.read_csv(tmp_path / "coherence.csv", schema_overrides={"seed": pl.String})
+    )
     assert set(shown["Repeated 3-grams"]) == {"–"}
     assert set(shown["Tokens"]) == {"0.0"}
 

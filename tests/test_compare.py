@@ -6,9 +6,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipeline.compare import main
-from pipeline.errors import InputError
-from pipeline.revisions import resolve
+from pipeline.app.compare import main
+from pipeline.app.revisions import resolve
+from pipeline.support.errors import InputError
 from tests.test_tables import arm
 
 PARAMS = """model: reference
@@ -88,18 +88,26 @@ def test_one_number_that_differs_gives_a_curve(repository, capsys):
     assert "no dose" in table
     assert table in capsys.readouterr().out
     drawn = Path("out/comparison.svg").read_text()
-    assert all(f"<!-- {text} -->" in drawn for text in ("InnerPiSSA", "prompting", "rank", "8", "16", "64"))
-    assert {file.suffix for file in Path("out").iterdir()} == {".md", ".csv", ".tex", ".svg", ".png"}
+    assert all(
+        f"<!-- {text} -->" in drawn for text in ("InnerPiSSA", "prompting", "rank", "8", "16", "64")
+    )
+    assert {file.suffix for file in Path("out").iterdir()} == {
+        ".md",
+        ".csv",
+        ".tex",
+        ".svg",
+        ".png",
+    }
 
 
 def test_several_differences_give_places_and_the_workspace_counts(repository):
-    study(8, 0.05, "quantization: 4bit\n")
+    study(8, 0.05, "quantisation: 4bit\n")
     main(["workspace", "rank-16", repository], "out", ["innerpissa"])
     rows = pl.read_csv("out/results.csv")
     assert rows["experiment"].to_list() == ["workspace", "rank-16", repository]
     assert rows["x"].null_count() == 3
     header = Path("out/comparison.csv").read_text().splitlines()[0]
-    assert "rank,quantization,Method" in header
+    assert "rank,quantisation,Method" in header
     assert "prompting" not in Path("out/comparison.md").read_text()
 
 
@@ -123,7 +131,9 @@ def test_a_wrong_name_gets_one_sentence(repository, names, only, said):
 def test_results_of_other_parameters_are_refused(repository):
     """A failed experiment holds its own params.yaml with its baseline's results."""
     Path("params.yaml").write_text(PARAMS.format(rank=32))
-    with pytest.raises(InputError, match="workspace: the results are of another rank than its params.yaml"):
+    with pytest.raises(
+        InputError, match="workspace: the results are of another rank than its params.yaml"
+    ):
         main(["workspace", "HEAD"], "out", [])
     Path("reports/equal_cost.csv").unlink()
     with pytest.raises(InputError, match="workspace has no reports/equal_cost.csv"):

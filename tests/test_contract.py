@@ -6,13 +6,17 @@ import sys
 import pytest
 import torch
 
-from pipeline.errors import InputError
 from pipeline.lm.prompts import chat_text, pad_left, tokenize
 from pipeline.steering import LEARNED, METHODS
 from pipeline.steering.base import load_steering, save_steering
+from pipeline.support.errors import InputError
 
 GRADED = [name for name, method in METHODS.items() if method.load().graded]
-CHATS = ["Do you lie to the boss about the lamp?", "Who are you?", "What does a dog do, and why does it do that at night?"]
+CHATS = [
+    "Do you lie to the boss about the lamp?",
+    "Who are you?",
+    "What does a dog do, and why does it do that at night?",
+]
 
 
 FITTED = {}
@@ -22,19 +26,29 @@ FITTED = {}
 def fitted(request, model, tokenizer, pairs, context):
     """Fit each method once; what it holds is independent of the model object, which every test loads anew."""
     if request.param not in FITTED:
-        FITTED[request.param] = METHODS[request.param].load().fit(model, tokenizer, *pairs, context(request.param), seed=0)
+        FITTED[request.param] = (
+            METHODS[request.param]
+            .load()
+            .fit(model, tokenizer, *pairs, context(request.param), seed=0)
+        )
     return FITTED[request.param]
 
 
 def encode(tokenizer, steering=None, coefficient=0.0, chats=CHATS):
     plain = [[{"role": "user", "content": chat}] for chat in chats]
     told = [steering.rewrite(chat, coefficient) if steering else chat for chat in plain]
-    return pad_left(tokenize(tokenizer, [chat_text(tokenizer, chat, "My", {}) for chat in told]), 0, torch.device("cpu"))
+    return pad_left(
+        tokenize(tokenizer, [chat_text(tokenizer, chat, "My", {}) for chat in told]),
+        0,
+        torch.device("cpu"),
+    )
 
 
 def logits(model, ids, mask, **options):
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    return model(input_ids=ids, attention_mask=mask, position_ids=positions, **options).logits[:, -1]
+    return model(input_ids=ids, attention_mask=mask, position_ids=positions, **options).logits[
+        :, -1
+    ]
 
 
 every = pytest.mark.parametrize("fitted", METHODS, indirect=True)
@@ -77,7 +91,9 @@ def test_the_model_is_restored_also_after_an_exception(fitted, model, tokenizer)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_base_model_gets_no_gradient_and_no_hook_from_a_fit(name, model, tokenizer, pairs, context):
+def test_the_base_model_gets_no_gradient_and_no_hook_from_a_fit(
+    name, model, tokenizer, pairs, context
+):
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     METHODS[name].load().fit(model, tokenizer, *pairs, context(name), seed=0)
     assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
@@ -87,7 +103,9 @@ def test_the_base_model_gets_no_gradient_and_no_hook_from_a_fit(name, model, tok
 
 @every
 @torch.no_grad()
-def test_a_saved_method_gives_the_same_logits(fitted, model, tokenizer, tmp_path, request, manifest):
+def test_a_saved_method_gives_the_same_logits(
+    fitted, model, tokenizer, tmp_path, request, manifest
+):
     name = request.node.callspec.params["fitted"]
     save_steering(tmp_path / "it", name, fitted, {"weights_sha256": manifest["weights_sha256"]})
     loaded = load_steering(tmp_path / "it", manifest["weights_sha256"], torch.device("cpu"))
@@ -100,8 +118,15 @@ def test_a_saved_method_gives_the_same_logits(fitted, model, tokenizer, tmp_path
 
 @pytest.mark.parametrize("fitted", LEARNED, indirect=True)
 @torch.no_grad()
-def test_a_fresh_process_gives_the_same_logits(fitted, model, tokenizer, tmp_path, manifest, request):
-    save_steering(tmp_path / "it", request.node.callspec.params["fitted"], fitted, {"weights_sha256": manifest["weights_sha256"]})
+def test_a_fresh_process_gives_the_same_logits(
+    fitted, model, tokenizer, tmp_path, manifest, request
+):
+    save_steering(
+        tmp_path / "it",
+        request.node.callspec.params["fitted"],
+        fitted,
+        {"weights_sha256": manifest["weights_sha256"]},
+    )
     ids, mask = encode(tokenizer)
     torch.save((ids, mask), tmp_path / "rows.pt")
     code = f"""
@@ -123,7 +148,12 @@ with torch.no_grad(), load_steering(__import__("pathlib").Path({str(tmp_path / "
 
 @every
 def test_another_base_model_is_refused(fitted, tmp_path, request):
-    save_steering(tmp_path / "it", request.node.callspec.params["fitted"], fitted, {"weights_sha256": "a" * 64})
+    save_steering(
+        tmp_path / "it",
+        request.node.callspec.params["fitted"],
+        fitted,
+        {"weights_sha256": "a" * 64},
+    )
     with pytest.raises(InputError, match="was fitted on weights aaaa"):
         load_steering(tmp_path / "it", "b" * 64, torch.device("cpu"))
 
@@ -145,9 +175,14 @@ def test_rows_with_different_coefficients_equal_the_rows_alone(fitted, model, to
 @torch.no_grad()
 def test_left_padding_changes_nothing(fitted, model, tokenizer):
     ids, mask = encode(tokenizer, fitted, 1.0, CHATS[:1])
-    wider = torch.cat([torch.zeros(1, 9, dtype=torch.long), ids], 1), torch.cat([torch.zeros(1, 9, dtype=torch.long), mask], 1)
+    wider = (
+        torch.cat([torch.zeros(1, 9, dtype=torch.long), ids], 1),
+        torch.cat([torch.zeros(1, 9, dtype=torch.long), mask], 1),
+    )
     with fitted.steer(model, 1.0):
-        torch.testing.assert_close(logits(model, *wider), logits(model, ids, mask), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            logits(model, *wider), logits(model, ids, mask), rtol=1e-4, atol=1e-4
+        )
 
 
 @every
@@ -157,7 +192,9 @@ def test_the_cache_changes_nothing(fitted, model, tokenizer):
     with fitted.steer(model, 1.0):
         whole = model(input_ids=ids).logits[:, -1]
         first = model(input_ids=ids[:, :-3], use_cache=True)
-        rest = model(input_ids=ids[:, -3:], past_key_values=first.past_key_values, use_cache=True).logits[:, -1]
+        rest = model(
+            input_ids=ids[:, -3:], past_key_values=first.past_key_values, use_cache=True
+        ).logits[:, -1]
     torch.testing.assert_close(whole, rest, rtol=1e-4, atol=1e-4)
 
 
@@ -166,12 +203,17 @@ def test_the_cache_changes_nothing(fitted, model, tokenizer):
 def test_equal_seeds_give_equal_methods(fitted, model, tokenizer, pairs, context, request):
     name = request.node.callspec.params["fitted"]
     again = METHODS[name].load().fit(model, tokenizer, *pairs, context(name), seed=0)
-    assert all(torch.equal(tensor, again.tensors()[key]) for key, tensor in fitted.tensors().items())
+    assert all(
+        torch.equal(tensor, again.tensors()[key]) for key, tensor in fitted.tensors().items()
+    )
 
 
 @graded
 def test_a_wrong_number_of_coefficients_is_refused(fitted, model, tokenizer):
     ids, mask = encode(tokenizer)
     for count in (1, 2):
-        with pytest.raises(ValueError, match="coefficients for a batch of 3 rows"), fitted.steer(model, torch.ones(count)):
+        with (
+            pytest.raises(ValueError, match="coefficients for a batch of 3 rows"),
+            fitted.steer(model, torch.ones(count)),
+        ):
             logits(model, ids, mask)

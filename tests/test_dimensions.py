@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from pipeline.errors import InputError
 from pipeline.lm.prompts import pad_left, tokenize
 from pipeline.steering.base import Pairs
 from pipeline.steering.dimensions import choose, entering_states, residual_stream
 from pipeline.steering.svd import Factors, decompose
+from pipeline.support.errors import InputError
 
 SIZE = 12
 
@@ -19,7 +19,9 @@ def factors() -> Factors:
     return Factors(axes, torch.ones(SIZE), axes.flip(1))
 
 
-def states_on(positive: dict[int, float], negative: dict[int, float], shared: dict[int, float]) -> torch.Tensor:
+def states_on(
+    positive: dict[int, float], negative: dict[int, float], shared: dict[int, float]
+) -> torch.Tensor:
     """Return states [4, 2, d]: alternating signs on the axes of each text, so without a mean, and a constant difference."""
     states = torch.zeros(4, 2, SIZE)
     signs = torch.tensor([1.0, -1.0, 1.0, -1.0])
@@ -51,9 +53,13 @@ def test_random_is_distinct_sorted_and_follows_its_generator(factors):
 
 @pytest.mark.parametrize("writes", [True, False])
 def test_data_aware_takes_a_third_for_each_need_in_the_modules_own_basis(factors, writes):
-    states = states_on({3: 9.0, 5: 8.0, 1: 7.0}, {7: 9.0, 2: 8.0, 0: 7.0}, {10: 3.0, 4: 2.0, 6: 1.0})
+    states = states_on(
+        {3: 9.0, 5: 8.0, 1: 7.0}, {7: 9.0, 2: 8.0, 0: 7.0}, {10: 3.0, 4: 2.0, 6: 1.0}
+    )
     expected = [2, 3, 4, 5, 7, 10]
-    assert pick("data_aware", factors, 6, states, writes) == sorted(i if writes else SIZE - 1 - i for i in expected)
+    assert pick("data_aware", factors, 6, states, writes) == sorted(
+        i if writes else SIZE - 1 - i for i in expected
+    )
 
 
 def test_what_does_not_divide_by_three_goes_to_the_difference(factors):
@@ -94,13 +100,19 @@ def test_a_module_that_does_not_touch_the_stream_is_refused(writes, said):
         pick("data_aware", decompose(torch.randn(5, 7), None), 3, torch.zeros(4, 2, SIZE), writes)
 
 
-TEXTS = Pairs(["A snow", "The lamp is a very long way from here, and so is the answer"], ["Well", "I saw the lamp. " * 9], [])
+TEXTS = Pairs(
+    ["A snow", "The lamp is a very long way from here, and so is the answer"],
+    ["Well", "I saw the lamp. " * 9],
+    [],
+)
 
 
 def test_entering_states_of_a_short_text_are_those_it_has_alone(model, tokenizer):
     together = entering_states(model, tokenizer, TEXTS, [0, 3])
     for row in (0, 1):
-        alone = entering_states(model, tokenizer, Pairs(TEXTS.positive[row:][:1], TEXTS.negative[row:][:1], []), [0, 3])
+        alone = entering_states(
+            model, tokenizer, Pairs(TEXTS.positive[row:][:1], TEXTS.negative[row:][:1], []), [0, 3]
+        )
         for layer in (0, 3):
             torch.testing.assert_close(together[layer][row], alone[layer][0], rtol=1e-4, atol=1e-4)
 
@@ -110,15 +122,21 @@ def test_entering_states_are_the_models_own_at_the_last_token(model, tokenizer):
     for side, texts in enumerate((TEXTS.positive, TEXTS.negative)):
         for row, text in enumerate(texts):
             with torch.no_grad():
-                seen = model(torch.tensor(tokenize(tokenizer, [text])), output_hidden_states=True).hidden_states
+                seen = model(
+                    torch.tensor(tokenize(tokenizer, [text])), output_hidden_states=True
+                ).hidden_states
             for layer in (0, 2):
-                torch.testing.assert_close(found[layer][row, side], seen[layer][0, -1], rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(
+                    found[layer][row, side], seen[layer][0, -1], rtol=1e-4, atol=1e-4
+                )
 
 
 def test_more_texts_than_one_batch_stay_in_order_and_leave_no_hooks(model, tokenizer):
     many = Pairs(TEXTS.positive * 35, TEXTS.negative * 35, [])
     found = residual_stream(model, tokenizer, many, [4, 1])
-    assert found.shape == (70, 2, 2, 64) and found.dtype == torch.float32 and not found.requires_grad
+    assert (
+        found.shape == (70, 2, 2, 64) and found.dtype == torch.float32 and not found.requires_grad
+    )
     torch.testing.assert_close(found[-2:], found[:2], rtol=1e-4, atol=1e-4)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 

@@ -8,27 +8,36 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.evalsets.prompt import dilemma_prompt
-from pipeline.evalsets.scoring import score
 from pipeline.lm import processes
 from pipeline.lm.layers import decoder_layers
 from pipeline.lm.load import load_model, load_tokenizer
+from pipeline.scoring.score import score
+from pipeline.scoring.wording import dilemma_prompt
 from pipeline.steering import METHODS
-from pipeline.steering.contrast import base_pass, pair_tensors
-from pipeline.steering.losses import make_loss
-from pipeline.steering.objective import Objective, Split
-from pipeline.steering.optimise import reference
-from pipeline.steering.pieces import Pieces
+from pipeline.steering.training.contrast import base_pass, pair_tensors
+from pipeline.steering.training.contrastive import make_loss
+from pipeline.steering.training.objective import Objective, Split
+from pipeline.steering.training.optimise import reference
+from pipeline.steering.training.pieces import Pieces
 
 ROOT = Path(__file__).parent.parent
-ITEMS = [{"item_id": str(i), "prompt": dilemma_prompt("You are a nurse. " * (1 + i), "lie about the lamp")} for i in range(5)]
+ITEMS = [
+    {
+        "item_id": str(i),
+        "prompt": dilemma_prompt("You are a nurse. " * (1 + i), "lie about the lamp"),
+    }
+    for i in range(5)
+]
 SETTINGS = {"rotation_init_std": 0.04, "scale_init_std": 0.04, "lr": 2e-2}
 
 
 def work(method, model, tokenizer, pairs, context) -> dict:
     """Train and score; what each process has at the end."""
     fitted = METHODS[method].load().fit(model, tokenizer, *pairs, context, seed=0)
-    scores = [list(record.values())[1:] for record in score(model, tokenizer, ITEMS, fitted, [-1.0, 1.0], 4, {})]
+    scores = [
+        list(record.values())[1:]
+        for record in score(model, tokenizer, ITEMS, fitted, [-1.0, 1.0], 4, {})
+    ]
     return {
         "tensors": fitted.tensors(), "history": torch.tensor(fitted.history.drop("split").fill_null(0).to_numpy()),
         "scores": torch.tensor(scores), "summary": fitted.summary,
@@ -41,15 +50,23 @@ def one_of_several(folder: str) -> None:
     with processes.joined("cpu"):
         assert processes.count() == 2
         manifest = given["manifest"]
-        model, tokenizer = load_model(manifest, "float32", torch.device("cpu")), load_tokenizer(manifest)
+        model, tokenizer = (
+            load_model(manifest, "float32", torch.device("cpu")),
+            load_tokenizer(manifest),
+        )
         found = work(given["method"], model, tokenizer, given["pairs"], given["context"])
         torch.save(found, f"{folder}/found{processes.number()}.pt")
 
 
 @pytest.mark.parametrize("method", ["innerpissa", "antipasto"])
-def test_two_processes_give_the_results_of_one(method, model, tokenizer, pairs, context, manifest, tmp_path):
+def test_two_processes_give_the_results_of_one(
+    method, model, tokenizer, pairs, context, manifest, tmp_path
+):
     given = context(method, **SETTINGS)
-    torch.save({"method": method, "pairs": pairs, "context": given, "manifest": manifest}, tmp_path / "given.pt")
+    torch.save(
+        {"method": method, "pairs": pairs, "context": given, "manifest": manifest},
+        tmp_path / "given.pt",
+    )
     code = f"from tests.test_distributed import one_of_several; one_of_several({str(tmp_path)!r})"
     (tmp_path / "body.py").write_text(code)
     command = [
@@ -65,7 +82,9 @@ def test_two_processes_give_the_results_of_one(method, model, tokenizer, pairs, 
     ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert ran.returncode == 0, ran.stderr[-3000:]
     one = work(method, model, tokenizer, pairs, given)
-    first, second = (torch.load(tmp_path / f"found{number}.pt", weights_only=False) for number in range(2))
+    first, second = (
+        torch.load(tmp_path / f"found{number}.pt", weights_only=False) for number in range(2)
+    )
     for key, tensor in one["tensors"].items():
         assert torch.equal(first["tensors"][key], second["tensors"][key])
         assert (first["tensors"][key] - tensor).norm() < 5e-3 * tensor.norm()
@@ -89,7 +108,9 @@ def make_objective(method, model, tokenizer, pairs, given) -> tuple[Objective, S
 @pytest.fixture
 def objective(request, model, tokenizer, pairs, context):
     """The objective of a method whose adapter is away from its start, where the gradients are not yet all there."""
-    return make_objective(request.param, model, tokenizer, pairs, context(request.param, **SETTINGS))
+    return make_objective(
+        request.param, model, tokenizer, pairs, context(request.param, **SETTINGS)
+    )
 
 
 def gradients(objective, split, room: int) -> tuple[list, dict]:
@@ -110,12 +131,16 @@ def test_pieces_have_the_gradient_of_the_whole(objective):
         for key, value in terms.items():
             torch.testing.assert_close(same[key], value, rtol=1e-3, atol=1e-4)
         for found, expected in zip(parts, whole, strict=True):
-            torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-3 * expected.abs().max().item())
+            torch.testing.assert_close(
+                found, expected, rtol=1e-2, atol=1e-3 * expected.abs().max().item()
+            )
 
 
 @pytest.mark.parametrize("objective", ["innerpissa"], indirect=True)
 @pytest.mark.parametrize("late", [False, True], ids=["forward", "backward"])
-def test_out_of_memory_in_training_halves_and_changes_no_gradient(objective, late, monkeypatch, capsys):
+def test_out_of_memory_in_training_halves_and_changes_no_gradient(
+    objective, late, monkeypatch, capsys
+):
     whole, _ = gradients(*objective, 7)
     scarce = {"limit": 3}
     if late:
@@ -141,7 +166,9 @@ def test_out_of_memory_in_training_halves_and_changes_no_gradient(objective, lat
     parts, _ = gradients(*objective, 7)
     assert "training: out of memory with 7 rows at once, going on with 3" in capsys.readouterr().out
     for found, expected in zip(parts, whole, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-3 * expected.abs().max().item())
+        torch.testing.assert_close(
+            found, expected, rtol=1e-2, atol=1e-3 * expected.abs().max().item()
+        )
 
 
 def test_a_stage_starts_its_processes_itself_and_passes_its_exit_code_on(tmp_path):
@@ -153,5 +180,7 @@ def test_a_stage_starts_its_processes_itself_and_passes_its_exit_code_on(tmp_pat
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert found.returncode == 2, found.stderr
     said = [line for line in found.stderr.splitlines() if line.startswith("error")]
-    assert any("models/base/manifest.json does not exist: run `dvc repro model`" in line for line in said)
+    assert any(
+        "models/base/manifest.json does not exist: run `dvc repro model`" in line for line in said
+    )
     assert "Traceback" not in found.stderr

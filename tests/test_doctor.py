@@ -13,14 +13,16 @@ from pathlib import Path
 import pytest
 from dvc.rwlock import SCHEMA as RWLOCK
 
-from pipeline import doctor
-from pipeline.doctor import Finding, machine, study, workspace
+from pipeline.app import doctor
+from pipeline.app.doctor import Finding, machine, study, workspace
 from tests.conftest import ROOT
 from tests.test_bad_input_stages import cut, edit
 from tests.test_bad_input_stages import delete as delete_file
 
 Usage = namedtuple("Usage", "total used free")
-CHECKS = {check.__name__: check for module in (machine, workspace, study) for check in module.CHECKS}
+CHECKS = {
+    check.__name__: check for module in (machine, workspace, study) for check in module.CHECKS
+}
 
 
 def git(*words: str) -> None:
@@ -55,7 +57,12 @@ def here(template, tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-    for name in ("MLFLOW_TRACKING_URI", "INNERPISSA_TRACKING", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"):
+    for name in (
+        "MLFLOW_TRACKING_URI",
+        "INNERPISSA_TRACKING",
+        "GIT_COMMITTER_NAME",
+        "GIT_COMMITTER_EMAIL",
+    ):
         monkeypatch.delenv(name, raising=False)
     return folder
 
@@ -69,10 +76,16 @@ def test_a_whole_set_up_has_nothing_wrong(here, capsys):
 
 
 def test_doctor_imports_nothing_heavy(here):
-    code = "import sys; from pipeline.doctor import checks, examine; examine(checks());"
+    code = "import sys; from pipeline.app.doctor import checks, examine; examine(checks());"
     heavy = "print([m for m in ('torch', 'transformers', 'mlflow', 'polars', 'dvc') if m in sys.modules])"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "INNERPISSA_TRACKING": "off"}
-    found = subprocess.run([sys.executable, "-c", code + heavy], capture_output=True, text=True, check=True, env=environment)
+    found = subprocess.run(
+        [sys.executable, "-c", code + heavy],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
     assert found.stdout.strip().endswith("[]") or shutil.which("nvidia-smi")
 
 
@@ -103,7 +116,9 @@ def variable(name: str, value: str):
 
 def locked_by(pid: int):
     holder = {"pid": pid, "cmd": "dvc repro"}
-    return put(".dvc/tmp/rwlock", json.dumps(RWLOCK({"write": {"/a": holder}, "read": {"/b": [holder]}})))
+    return put(
+        ".dvc/tmp/rwlock", json.dumps(RWLOCK({"write": {"/a": holder}, "read": {"/b": [holder]}}))
+    )
 
 
 def database(*statements: str):
@@ -136,7 +151,10 @@ def shards(folder: Path, patch) -> None:
 
 
 def qwen(folder: Path, patch, **changes) -> None:
-    edit(folder / "params.yaml", lambda p: (p.update(model="qwen3-600m"), p["models"]["qwen3-600m"].update(changes)))
+    edit(
+        folder / "params.yaml",
+        lambda p: (p.update(model="qwen3-600m"), p["models"]["qwen3-600m"].update(changes)),
+    )
 
 
 FAULTS = [
@@ -147,7 +165,7 @@ FAULTS = [
     ("disk", lambda _, patch: patch.setattr(machine.shutil, "disk_usage", lambda _: Usage(1, 1, 2**20)), "wrong", r"0\.0 GiB free", "dvc gc"),
     ("memory", lambda _, patch: patch.setattr(machine, "available_memory", lambda: 2**28), "wrong", r"0\.2 GiB free, reference needs about 1\.0", "smaller"),
     ("device", replace("params.yaml", "device: auto", "device: abacus"), "wrong", "asks for 'abacus'", "device: auto"),
-    ("quantisation", lambda f, _: edit(f / "params.yaml", lambda p: p.update(quantization="4bit")), "ok", "4bit, by bitsandbytes", ""),
+    ("quantisation", lambda f, _: edit(f / "params.yaml", lambda p: p.update(quantisation="4bit")), "ok", "4bit, by bitsandbytes", ""),
     ("repository", lambda _, patch: patch.setenv("PATH", "/nowhere"), "wrong", "git is not on the PATH", "install git"),
     ("repository", without_git, "wrong", "in no git repository", "git clone"),
     ("repository", lambda *_: git("update-ref", "-d", "HEAD"), "wrong", "has no commit", "git commit"),
@@ -187,9 +205,13 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(
-    ("check", "spoil", "state", "said", "remedy"), FAULTS, ids=[f"{i}-{fault[0]}" for i, fault in enumerate(FAULTS)]
+    ("check", "spoil", "state", "said", "remedy"),
+    FAULTS,
+    ids=[f"{i}-{fault[0]}" for i, fault in enumerate(FAULTS)],
 )
-def test_a_planted_fault_is_named_with_its_remedy(here, monkeypatch, check, spoil, state, said, remedy):
+def test_a_planted_fault_is_named_with_its_remedy(
+    here, monkeypatch, check, spoil, state, said, remedy
+):
     spoil(here, monkeypatch)
     [found] = doctor.examine([CHECKS[check]])
     assert found.state == state, found
@@ -202,7 +224,10 @@ def test_every_check_has_a_planted_fault():
 
 
 def test_what_is_wrong_decides_the_exit_code_and_stands_in_the_table(monkeypatch, capsys):
-    made = [lambda: Finding("a", "note", "[odd] markup", "wait"), lambda: Finding("b", "wrong", "broken", "mend it")]
+    made = [
+        lambda: Finding("a", "note", "[odd] markup", "wait"),
+        lambda: Finding("b", "wrong", "broken", "mend it"),
+    ]
     monkeypatch.setattr(doctor, "checks", lambda: made[:1])
     doctor.main()
     monkeypatch.setattr(doctor, "checks", lambda: made)

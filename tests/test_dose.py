@@ -7,10 +7,10 @@ import torch
 
 from pipeline.lm.forward import last_hidden, to_logits
 from pipeline.lm.prompts import pad_left, tokenize
-from pipeline.sections import DoseParams
 from pipeline.steering.base import Pairs
 from pipeline.steering.dose import calibrate, cost_function
-from pipeline.steering.mean_diff import MeanDiff
+from pipeline.steering.methods.mean_diff import MeanDiff
+from pipeline.study.sections import DoseParams
 
 KL = DoseParams(measure="kl", budget=0.1, max_coefficient=64.0)
 
@@ -23,7 +23,9 @@ def test_a_quadratic_cost_is_solved():
 
 
 def test_the_first_crossing_counts_and_a_broken_model_is_too_dear():
-    assert calibrate(lambda c: (math.sin(c), math.sin(c)), KL)["coefficient"] == pytest.approx(math.asin(0.1), rel=0.02)
+    assert calibrate(lambda c: (math.sin(c), math.sin(c)), KL)["coefficient"] == pytest.approx(
+        math.asin(0.1), rel=0.02
+    )
     broken = calibrate(lambda c: (math.nan, math.nan) if c > 2 else (0.01 * c, 0.01 * c), KL)
     assert broken["coefficient"] == pytest.approx(2, rel=1e-3)
 
@@ -59,7 +61,9 @@ def test_the_cost_is_the_textbooks_over_the_shared_tokens(measure, fitted, model
         if measure == "kl":
             expected = sum((base[t].exp() * (base[t] - steered[t])).sum() for t in where) / shared
         else:
-            expected = sum(base[t, rows[0][t + 1]] - steered[t, rows[0][t + 1]] for t in where) / shared
+            expected = (
+                sum(base[t, rows[0][t + 1]] - steered[t, rows[0][t + 1]] for t in where) / shared
+            )
         assert found == pytest.approx(expected.item(), rel=1e-3, abs=1e-5)
 
 
@@ -74,4 +78,6 @@ def test_the_calibrated_dose_costs_the_budget(fitted, model, tokenizer, pairs):
 def test_the_cost_does_not_depend_on_the_batch(fitted, model, tokenizer, pairs, monkeypatch):
     whole = cost_function(model, tokenizer, fitted, pairs[1], "kl")(1.0)
     monkeypatch.setattr("pipeline.steering.dose.ROWS", 2)
-    assert cost_function(model, tokenizer, fitted, pairs[1], "kl")(1.0) == pytest.approx(whole, rel=1e-3)
+    assert cost_function(model, tokenizer, fitted, pairs[1], "kl")(1.0) == pytest.approx(
+        whole, rel=1e-3
+    )

@@ -6,18 +6,24 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipeline.errors import InputError
 from pipeline.evalsets import EVALSETS, daily_dilemmas, reference
 from pipeline.reference.world import held_out, law_log_odds, world
-from pipeline.schemas import check_items, labels
-from pipeline.sections import DailyDilemmasParams, ReferenceParams
+from pipeline.study.sections import DailyDilemmasParams, ReferenceParams
+from pipeline.support.errors import InputError
+from pipeline.support.schemas import check_items, labels
 
-REAL = Path(os.environ.get("DAILY_DILEMMAS", Path(__file__).parents[2] / "shared/data/daily_dilemmas"))
-has_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real DailyDilemmas rows are not at hand: set DAILY_DILEMMAS")
+REAL = Path(
+    os.environ.get("DAILY_DILEMMAS", Path(__file__).parents[2] / "shared/data/daily_dilemmas")
+)
+has_real = pytest.mark.skipif(
+    not REAL.is_dir(), reason="the real DailyDilemmas rows are not at hand: set DAILY_DILEMMAS"
+)
 
 
 def load(folder: Path, **changes) -> pl.DataFrame:
-    section = DailyDilemmasParams(source=str(folder), revision="main", max_dilemmas=None).model_copy(update=changes)
+    section = DailyDilemmasParams(
+        source=str(folder), revision="main", max_dilemmas=None
+    ).model_copy(update=changes)
     return check_items(daily_dilemmas.build_items(section, "honesty"), "the items")
 
 
@@ -50,7 +56,9 @@ def test_the_oracle_is_the_law(items):
     own, other = by_side["to_do"], by_side["not_to_do"]
     expected = law_log_odds(tuple(own["values"]), tuple(other["values"]), None)
     assert own["oracle_neutral"] == pytest.approx(expected) == -other["oracle_neutral"]
-    assert own["label_Value/honesty"] * (own["oracle_positive"] - own["oracle_negative"]) == pytest.approx(8.0)
+    assert own["label_Value/honesty"] * (
+        own["oracle_positive"] - own["oracle_negative"]
+    ) == pytest.approx(8.0)
 
 
 def test_an_unknown_behaviour_is_refused():
@@ -96,7 +104,11 @@ def test_the_hubs_tables_load_and_only_the_agents_own_values_count(tmp_path):
     write_hub(tmp_path)
     found = {r["item_id"]: r for r in load(tmp_path).to_dicts()}
     assert found["7-to_do"]["values"] == ["honesty", "trust"]
-    assert found["7-to_do"]["label_Virtue/Truthfulness"] == 1 == -found["7-not_to_do"]["label_Virtue/Truthfulness"]
+    assert (
+        found["7-to_do"]["label_Virtue/Truthfulness"]
+        == 1
+        == -found["7-not_to_do"]["label_Virtue/Truthfulness"]
+    )
     assert found["7-to_do"]["label_Value/self"] == -1
     assert found["8-to_do"]["label_Value/honesty"] == 0  # on both sides
 
@@ -139,15 +151,25 @@ def test_bad_hub_tables_are_refused_by_name(tmp_path, spoil, said):
 
 
 def test_lists_that_do_not_parse_name_file_and_column(tmp_path):
-    columns = ["idx", "dilemma_situation", "action_type", "action", "values_names", *daily_dilemmas.FRAMEWORKS]
-    pl.DataFrame([["1", "S", "to_do", "A", "honesty;trust", *["[]"] * 5]], schema=columns, orient="row").write_csv(
-        tmp_path / "d.csv"
-    )
+    columns = [
+        "idx",
+        "dilemma_situation",
+        "action_type",
+        "action",
+        "values_names",
+        *daily_dilemmas.FRAMEWORKS,
+    ]
+    pl.DataFrame(
+        [["1", "S", "to_do", "A", "honesty;trust", *["[]"] * 5]], schema=columns, orient="row"
+    ).write_csv(tmp_path / "d.csv")
     with pytest.raises(InputError, match=r"d\.csv: column 'values_names' holds 'honesty;trust'"):
         load(tmp_path)
 
 
-@pytest.mark.parametrize(("source", "said"), [("no/such/folder/here", "neither a folder nor reachable"), ("", "holds no CSV")])
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [("no/such/folder/here", "neither a folder nor reachable"), ("", "holds no CSV")],
+)
 def test_a_missing_source_is_refused(tmp_path, source, said):
     with pytest.raises(InputError, match=said):
         load(Path(source) if source else tmp_path)

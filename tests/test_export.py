@@ -9,31 +9,46 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from pipeline.errors import InputError
-from pipeline.export.command import plain_logits
-from pipeline.export.lora import wrapped, write_lora
-from pipeline.export.weights import baked, updates
+from pipeline.app.export.command import plain_logits
+from pipeline.app.export.lora import wrapped, write_lora
+from pipeline.app.export.weights import baked, updates
 from pipeline.lm.load import load_model
-from pipeline.sections import SvdAdapterParams
 from pipeline.steering import LEARNED, METHODS
-from pipeline.steering.dora import Dora, DoraModule
-from pipeline.steering.innerpissa import InnerPissa
-from pipeline.steering.lora import Lora, LoraModule
-from pipeline.steering.s_space import SSpace
+from pipeline.steering.methods.dora import Dora, DoraModule
+from pipeline.steering.methods.innerpissa import InnerPissa
+from pipeline.steering.methods.lora import Lora, LoraModule
+from pipeline.steering.methods.s_space import SSpace
+from pipeline.steering.methods.svd_adapter import SvdModule
 from pipeline.steering.svd import decompose
-from pipeline.steering.svd_adapter import SvdModule
+from pipeline.study.sections import SvdAdapterParams
+from pipeline.support.errors import InputError
 from tests.architectures import load_family
 
 NAMES = ("model.layers.0.self_attn.o_proj", "model.layers.1.mlp.down_proj")
 INPUTS = {"input_ids": torch.arange(24).view(2, 12) + 30}
 CPU = torch.device("cpu")
-FIELDS = {name: get_args(SvdAdapterParams.model_fields[name].annotation) for name in ("rotate", "scaling", "angle_bound")}
+FIELDS = {
+    name: get_args(SvdAdapterParams.model_fields[name].annotation)
+    for name in ("rotate", "scaling", "angle_bound")
+}
 SHAPES = [
-    {"rotate": rotate, "scaling": scaling, "angle_bound": "none", "max_angle": 0.8, "block_size": None}
+    {
+        "rotate": rotate,
+        "scaling": scaling,
+        "angle_bound": "none",
+        "max_angle": 0.8,
+        "block_size": None,
+    }
     for rotate, scaling in itertools.product(FIELDS["rotate"], FIELDS["scaling"])
     if (rotate, scaling) != ("none", "none")
 ] + [
-    {"rotate": "both", "scaling": "exp", "angle_bound": bound, "max_angle": 0.8, "block_size": block}
+    {
+        "rotate": "both",
+        "scaling": "exp",
+        "angle_bound": bound,
+        "max_angle": 0.8,
+        "block_size": block,
+    }
     for bound, block in itertools.product(FIELDS["angle_bound"], (None, 4))
 ]
 
@@ -82,7 +97,10 @@ def through_peft(model, steering, c, folder, manifest):
 def test_every_svd_parametrisation_is_a_low_rank_change_of_the_weight(shape, model):
     steering = planted_svd(model, shape)
     for c in (-0.7, 1.0):
-        assert all(update.A.shape[0] == update.B.shape[1] == 8 for update in updates(steering, model, c).values())
+        assert all(
+            update.A.shape[0] == update.B.shape[1] == 8
+            for update in updates(steering, model, c).values()
+        )
         compare(model, steering, c, plain_logits(model, INPUTS, baked(steering, model, c)))
 
 
@@ -117,7 +135,9 @@ def test_modules_of_different_ranks_load_in_plain_peft(model, manifest, tmp_path
 def test_an_added_vector_becomes_a_bias_where_there_is_one(tokenizer, tmp_path):
     model = load_family("qwen2", tmp_path, tokenizer).model
     name = "model.layers.1.self_attn.q_proj"
-    steering = SSpace({name: {"vector": torch.randn(64, generator=torch.Generator().manual_seed(0))}})
+    steering = SSpace(
+        {name: {"vector": torch.randn(64, generator=torch.Generator().manual_seed(0))}}
+    )
     found = baked(steering, model, 2.0)
     assert list(found) == [f"{name}.bias"]
     compare(model, steering, 2.0, plain_logits(model, INPUTS, found))
@@ -126,7 +146,9 @@ def test_an_added_vector_becomes_a_bias_where_there_is_one(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_fitted_method_is_baked_or_refused_with_its_reason(name, model, tokenizer, pairs, context):
+def test_every_fitted_method_is_baked_or_refused_with_its_reason(
+    name, model, tokenizer, pairs, context
+):
     changes = {"form": "weight"} if name == "s_space" else {}
     steering = METHODS[name].load().fit(model, tokenizer, *pairs, context(name, **changes), seed=0)
     if name in LEARNED or name == "s_space":
@@ -135,7 +157,10 @@ def test_every_fitted_method_is_baked_or_refused_with_its_reason(name, model, to
             torch.testing.assert_close(exported, model(**INPUTS).logits, atol=1e-4, rtol=1e-4)
         return
     for refuses in (baked, updates):
-        with pytest.raises(InputError, match="words of the chat" if name == "prompting" else f"{name} adds a vector to"):
+        with pytest.raises(
+            InputError,
+            match="words of the chat" if name == "prompting" else f"{name} adds a vector to",
+        ):
             refuses(steering, model, 1.0)
 
 
@@ -145,7 +170,9 @@ def test_the_model_is_left_as_it_was(model):
     baked(steering, model, 1.0)
     with pytest.raises(KeyError), wrapped(model, updates(steering, model, 1.0)):
         raise KeyError
-    assert {name: tensor.shape for name, tensor in model.state_dict().items()} == {k: v.shape for k, v in before.items()}
+    assert {name: tensor.shape for name, tensor in model.state_dict().items()} == {
+        k: v.shape for k, v in before.items()
+    }
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert not any(parameter.requires_grad for parameter in model.parameters())
     with wrapped(model, updates(steering, model, 1.0)) as again:
@@ -157,7 +184,11 @@ def load_model_of(model):
 
 
 def test_a_zero_coefficient_bakes_the_base(model):
-    for steering in (planted_svd(model, SHAPES[0]), planted_lora(model, LoraModule), planted_lora(model, DoraModule)):
+    for steering in (
+        planted_svd(model, SHAPES[0]),
+        planted_lora(model, LoraModule),
+        planted_lora(model, DoraModule),
+    ):
         for name, tensor in baked(steering, model, 0.0).items():
             assert torch.equal(tensor, model.get_parameter(name))
 
@@ -165,9 +196,13 @@ def test_a_zero_coefficient_bakes_the_base(model):
 def test_a_quantised_base_is_refused(model, manifest):
     steering = planted_svd(model, SHAPES[0])
     packed = AutoModelForCausalLM.from_pretrained(
-        manifest["source"], quantization_config=BitsAndBytesConfig(load_in_4bit=True), device_map="cpu"
+        manifest["source"],
+        quantization_config=BitsAndBytesConfig(load_in_4bit=True),
+        device_map="cpu",
     )
-    with pytest.raises(InputError, match="the weight of .* is quantised: export from the unquantised base"):
+    with pytest.raises(
+        InputError, match="the weight of .* is quantised: export from the unquantised base"
+    ):
         baked(steering, packed, 1.0)
 
 

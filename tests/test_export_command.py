@@ -12,16 +12,16 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from pipeline.app.export.command import main, plain_logits
+from pipeline.app.export.vectors import by_layer, vectors
+from pipeline.app.use import load_adapter
 from pipeline.cli import app
-from pipeline.errors import InputError
-from pipeline.export.command import main, plain_logits
-from pipeline.export.vectors import by_layer, vectors
 from pipeline.lm.layers import decoder_layers
 from pipeline.steering.base import adapter_hash, load_steering, save_steering
-from pipeline.steering.mean_diff import MeanDiff
-from pipeline.steering.prompting import Prompting
-from pipeline.steering.s_space import SSpace
-from pipeline.use import load_adapter
+from pipeline.steering.methods.mean_diff import MeanDiff
+from pipeline.steering.methods.prompting import Prompting
+from pipeline.steering.methods.s_space import SSpace
+from pipeline.support.errors import InputError
 from tests.test_export import INPUTS, SHAPES, planted_svd
 
 CPU = torch.device("cpu")
@@ -41,7 +41,13 @@ def adapters(tmp_path_factory, manifest):
         "s_space": SSpace({"model.layers.1.mlp.down_proj": {"vector": drawn[0]}}),
         "prompting": Prompting("Be honest.", "Be dishonest.", "user"),
     }
-    about = {"behaviour": "honesty", "seed": 0, "dose": {"coefficient": 1.25, "reached": True}, "model": "tiny", "revision": None}
+    about = {
+        "behaviour": "honesty",
+        "seed": 0,
+        "dose": {"coefficient": 1.25, "reached": True},
+        "model": "tiny",
+        "revision": None,
+    }
     for name, steering in steerings.items():
         method = "mean_diff" if name == "from_zero" else name
         known = {"source": manifest["source"], "weights_sha256": manifest["weights_sha256"]}
@@ -75,18 +81,26 @@ def run_card(folder) -> dict:
     return names
 
 
-@pytest.mark.parametrize(("name", "to"), [("innerpissa", "bake"), ("innerpissa", "lora"), ("mean_diff", "vector")])
+@pytest.mark.parametrize(
+    ("name", "to"), [("innerpissa", "bake"), ("innerpissa", "lora"), ("mean_diff", "vector")]
+)
 def test_the_code_of_the_card_gives_the_steered_model(place, manifest, model, tmp_path, name, to):
     export(place, manifest, name, to, -0.5)
     loaded = run_card(tmp_path / "out")["model"].eval()
-    torch.testing.assert_close(plain_logits(loaded, INPUTS), steered(place, model, name, -0.5), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        plain_logits(loaded, INPUTS), steered(place, model, name, -0.5), atol=1e-4, rtol=1e-4
+    )
 
 
-def test_a_checkpoint_holds_the_tokenizer_and_its_chat_template(place, manifest, tmp_path, tokenizer):
+def test_a_checkpoint_holds_the_tokenizer_and_its_chat_template(
+    place, manifest, tmp_path, tokenizer
+):
     export(place, manifest, "innerpissa", "bake")
     loaded = run_card(tmp_path / "out")["tokenizer"]
     chat = [{"role": "user", "content": "Who are you?"}]
-    assert loaded.apply_chat_template(chat, tokenize=False) == tokenizer.apply_chat_template(chat, tokenize=False)
+    assert loaded.apply_chat_template(chat, tokenize=False) == tokenizer.apply_chat_template(
+        chat, tokenize=False
+    )
     check = json.loads((tmp_path / "out/export.json").read_text())["check"]
     assert check["largest error of a logit"] < 1e-4 < 0.05 < check["largest change of a logit"]
 
@@ -94,7 +108,10 @@ def test_a_checkpoint_holds_the_tokenizer_and_its_chat_template(place, manifest,
 @pytest.mark.parametrize("name", ["innerpissa", "mean_diff", "prompting"])
 def test_a_hub_folder_is_an_adapter(place, manifest, tmp_path, name):
     export(place, manifest, name, "hub")
-    own, loaded = (load_steering(folder, manifest["weights_sha256"], CPU) for folder in (place / name, tmp_path / "out"))
+    own, loaded = (
+        load_steering(folder, manifest["weights_sha256"], CPU)
+        for folder in (place / name, tmp_path / "out")
+    )
     assert all(torch.equal(tensor, loaded.tensors()[key]) for key, tensor in own.tensors().items())
     assert own.metadata() == loaded.metadata()
     run_card(tmp_path / "out")
@@ -109,11 +126,17 @@ def test_gguf_vectors_read_back_go_where_llama_cpp_adds_them(place, manifest, mo
     assert reader.get_field("controlvector.model_hint").contents() == "qwen3"
     assert reader.get_field("controlvector.layer_count").contents() == 2
     found = {tensor.name: torch.from_numpy(tensor.data.copy()) for tensor in reader.tensors}
-    assert found.keys() == {"direction.1", "direction.2"} and all(vector.dtype == torch.float32 for vector in found.values())
+    assert found.keys() == {"direction.1", "direction.2"} and all(
+        vector.dtype == torch.float32 for vector in found.values()
+    )
     expected = steered(place, model, "mean_diff", 2.0)
     for name, vector in found.items():
         layer = decoder_layers(model)[int(name.split(".")[1])]
-        layer.register_forward_hook(lambda _m, _i, out, v=vector: (out[0] + v, *out[1:]) if isinstance(out, tuple) else out + v)
+        layer.register_forward_hook(
+            lambda _m, _i, out, v=vector: (
+                (out[0] + v, *out[1:]) if isinstance(out, tuple) else out + v
+            )
+        )
     torch.testing.assert_close(plain_logits(model, INPUTS), expected, atol=1e-5, rtol=1e-5)
     export(place, manifest, "mean_diff", "vector", 2.0, "other")
     same = load_file(tmp_path / "other/vector.safetensors")
@@ -126,9 +149,14 @@ def test_what_gguf_has_no_place_for_is_refused(place, model):
     def layers(name):
         return by_layer(vectors(load_adapter(place / name, model), 1.0), model)
 
-    with pytest.raises(InputError, match=r"model\.layers\.0, for which gguf has no place: .* from_depth above 0"):
+    with pytest.raises(
+        InputError, match=r"model\.layers\.0, for which gguf has no place: .* from_depth above 0"
+    ):
         layers("from_zero")
-    with pytest.raises(InputError, match=r"down_proj, and gguf control vectors go to whole layers: export with --to vector"):
+    with pytest.raises(
+        InputError,
+        match=r"down_proj, and gguf control vectors go to whole layers: export with --to vector",
+    ):
         layers("s_space")
 
 
@@ -150,20 +178,30 @@ def evaluate(place, name, hash) -> None:
         for seed in (0, 1)
         for c in (-1.0, 1.0)
     ]
-    rows.append(rows[0] | {"seed": "mean", "target_effect": 7.0})  # the table holds rows over seeds too
+    rows.append(
+        rows[0] | {"seed": "mean", "target_effect": 7.0}
+    )  # the table holds rows over seeds too
     place.mkdir()
     pl.DataFrame(rows).write_csv(place / "effects.csv")
-    (place / "adapters.json").write_text(json.dumps({"evalset": "reference", "adapters": {f"{name}/seed0": hash}}))
+    (place / "adapters.json").write_text(
+        json.dumps({"evalset": "reference", "adapters": {f"{name}/seed0": hash}})
+    )
 
 
 def test_the_card_shows_the_evaluation_of_exactly_this_adapter(place, manifest, tmp_path):
     shutil.copytree(place / "innerpissa", "own")
-    (tmp_path / "own/certificate.json").write_text('{"zero": 0, "restored": 0, "reload": 0, "orthogonal": 1e-7, "angle": 0.5}')
+    (tmp_path / "own/certificate.json").write_text(
+        '{"zero": 0, "restored": 0, "reload": 0, "orthogonal": 1e-7, "angle": 0.5}'
+    )
     evaluate(tmp_path / "reports", "innerpissa_variant", adapter_hash(tmp_path / "own"))
     main("own", "hub", 1.0, "out", None, False)
     card = (tmp_path / "out/README.md").read_text()
     assert "| +1 | +0.125 | +0.100 to +0.200 | 0.050 | +0.300 |" in card and "+1.125" not in card
-    assert "**Synthetic**" in card and "innerpissa_variant/seed0" in card and "largest angle 28.6 degrees" in card
+    assert (
+        "**Synthetic**" in card
+        and "innerpissa_variant/seed0" in card
+        and "largest angle 28.6 degrees" in card
+    )
     assert manifest["weights_sha256"][:16] in card and "honesty" in card and "1.25" in card
     shutil.rmtree(tmp_path / "reports")
     evaluate(tmp_path / "reports", "innerpissa", "another training of the same method and seed")
@@ -192,7 +230,9 @@ def test_a_folder_is_replaced_only_if_it_is_an_export_and_by_force(place, manife
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("words")
     for force in (False, True):
-        with pytest.raises(InputError, match="mine exists and is no earlier export: name another folder"):
+        with pytest.raises(
+            InputError, match="mine exists and is no earlier export: name another folder"
+        ):
             export(place, manifest, "prompting", "hub", out="mine", force=force)
     assert (tmp_path / "mine/thesis.txt").read_text() == "words"
     export(place, manifest, "innerpissa", "hub")
@@ -208,15 +248,28 @@ def test_a_folder_is_replaced_only_if_it_is_an_export_and_by_force(place, manife
 
 def test_the_command_line(place, manifest, tmp_path):
     run = CliRunner().invoke
-    found = run(app, ["export", str(place / "mean_diff"), "--to", "vector", "-c", "-1", "--out", "out"])
+    found = run(
+        app, ["export", str(place / "mean_diff"), "--to", "vector", "-c", "-1", "--out", "out"]
+    )
     assert found.exit_code == 0 and "out: a control vector" in found.output
-    assert run(app, ["export", str(place / "mean_diff"), "--to", "hub", "--out", "out"]).exit_code == 2
+    assert (
+        run(app, ["export", str(place / "mean_diff"), "--to", "hub", "--out", "out"]).exit_code == 2
+    )
     help = run(app, ["export", "--help"]).output
-    assert all(word in help for word in ("bake", "lora", "hub", "vector", "gguf", "--force", "--coefficient"))
+    assert all(
+        word in help
+        for word in ("bake", "lora", "hub", "vector", "gguf", "--force", "--coefficient")
+    )
 
 
 def test_a_checkpoint_exported_at_zero_is_the_base(place, manifest, tmp_path):
     """A checkpoint exported at 0 is the base, tensor by tensor."""
     export(place, manifest, "innerpissa", "bake", 0.0)
-    first, second = (AutoModelForCausalLM.from_pretrained(folder, dtype="float32") for folder in (manifest["source"], "out"))
-    assert all(torch.equal(tensor, second.state_dict()[name]) for name, tensor in first.state_dict().items())
+    first, second = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+        for folder in (manifest["source"], "out")
+    )
+    assert all(
+        torch.equal(tensor, second.state_dict()[name])
+        for name, tensor in first.state_dict().items()
+    )

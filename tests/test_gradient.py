@@ -7,13 +7,11 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from pipeline.errors import InputError
 from pipeline.lm.forward import last_hidden, read_layers
 from pipeline.lm.prompts import pad_left, tokenize
-from pipeline.sections import GradientParams
 from pipeline.steering.base import Context, Pairs
 from pipeline.steering.direction import pair_differences
-from pipeline.steering.gradient import (
+from pipeline.steering.methods.gradient import (
     Gradient,
     find_sites,
     fisher_matrix,
@@ -22,6 +20,8 @@ from pipeline.steering.gradient import (
     pair_gradients,
     repr_margin,
 )
+from pipeline.study.sections import GradientParams
+from pipeline.support.errors import InputError
 
 SECTION = GradientParams(
     method="gradient", from_depth=0.25, to_depth=0.75, last_tokens=1, site="hidden", kind="fisher", fisher="empirical",
@@ -77,32 +77,48 @@ def test_mean_log_prob_is_that_of_each_text_alone(model, tokenizer, few):
     found = mean_log_prob(model, last_hidden(model, ids, mask), ids, [len(row) for row in rows])
     for row, value in zip(rows, found, strict=True):
         alone = torch.tensor([row])
-        assert value.item() == pytest.approx(-model(input_ids=alone, labels=alone).loss.item(), rel=1e-4)
+        assert value.item() == pytest.approx(
+            -model(input_ids=alone, labels=alone).loss.item(), rel=1e-4
+        )
 
 
 @pytest.mark.parametrize("site", ["hidden", "v_proj"])
 @pytest.mark.parametrize("last_tokens", [1, 3])
-def test_gradients_are_those_of_single_pairs_whatever_the_padding(model, tokenizer, few, site, last_tokens):
+def test_gradients_are_those_of_single_pairs_whatever_the_padding(
+    model, tokenizer, few, site, last_tokens
+):
     chosen = section(site=site, last_tokens=last_tokens, margin_weight=10.0)
     sites = find_sites(model, chosen)
     longer = Pairs([*few.positive, few.positive[0] * 3], [*few.negative, few.negative[0] * 2], [])
     together = pair_gradients(model, tokenizer, longer, sites, chosen)
     assert together.shape == (2, 5, len(sites), 64 if site == "hidden" else together.shape[-1])
     for i in range(4):
-        alone = pair_gradients(model, tokenizer, Pairs([few.positive[i]], [few.negative[i]], []), sites, chosen)
+        alone = pair_gradients(
+            model, tokenizer, Pairs([few.positive[i]], [few.negative[i]], []), sites, chosen
+        )
         torch.testing.assert_close(together[:, i : i + 1], alone, rtol=1e-3, atol=1e-5)
 
 
 def test_gradients_are_the_slope_of_the_loss(model, tokenizer, few):
-    site, step, one = find_sites(model, SECTION)[0], 0.01, Pairs(few.positive[:1], few.negative[:1], [])
+    site, step, one = (
+        find_sites(model, SECTION)[0],
+        0.01,
+        Pairs(few.positive[:1], few.negative[:1], []),
+    )
     gradient = pair_gradients(model, tokenizer, one, [site], SECTION)[0, 0, 0]
-    ids, mask = pad_left(tokenize(tokenizer, [*one.positive, *one.negative]), tokenizer.pad_token_id, torch.device("cpu"))
+    ids, mask = pad_left(
+        tokenize(tokenizer, [*one.positive, *one.negative]),
+        tokenizer.pad_token_id,
+        torch.device("cpu"),
+    )
 
     @torch.no_grad()
     def distance(size: float) -> float:
         shift = torch.zeros(2, ids.shape[1], 64)
         shift[0, -1] = size * gradient / gradient.norm()
-        handle = model.get_submodule(site).register_forward_hook(lambda _module, _inputs, output: output + shift)
+        handle = model.get_submodule(site).register_forward_hook(
+            lambda _module, _inputs, output: output + shift
+        )
         with read_layers([model.model.layers[3]]) as seen:
             last_hidden(model, ids, mask)
         handle.remove()
@@ -116,7 +132,9 @@ def test_the_margin_reaches_earlier_tokens_only(model, tokenizer, few):
     for last_tokens, alike in ((1, True), (3, False)):
         sites = find_sites(model, SECTION)
         with_margin, without = (
-            pair_gradients(model, tokenizer, few, sites, section(last_tokens=last_tokens, margin_weight=weight))
+            pair_gradients(
+                model, tokenizer, few, sites, section(last_tokens=last_tokens, margin_weight=weight)
+            )
             for weight in (1e4, 0.0)
         )
         assert torch.allclose(with_margin, without, rtol=1e-4, atol=1e-6) == alike
@@ -144,7 +162,9 @@ def test_the_svd_direction_is_sklearns_first_component(gradients):
     rows[:, 5] *= 4
     half = len(rows) // 2
     found = gradient_direction(-rows[:half], rows[half:], section(kind="svd"))
-    assert abs(found @ torch.from_numpy(PCA(1).fit(rows.numpy()).components_[0])) == pytest.approx(1)
+    assert abs(found @ torch.from_numpy(PCA(1).fit(rows.numpy()).components_[0])) == pytest.approx(
+        1
+    )
 
 
 def test_the_dual_direction_adds_the_two_solves(gradients):
@@ -154,17 +174,28 @@ def test_the_dual_direction_adds_the_two_solves(gradients):
         F = fisher_matrix(rows, "empirical")
         solved.append(torch.linalg.solve(F + 0.01 * F.trace() / 8 * torch.eye(8), rows.mean(0)))
     expected = torch.nn.functional.normalize(solved[0] + solved[1], dim=0)
-    torch.testing.assert_close(gradient_direction(positive, negative, section(rows="difference")), expected)
+    torch.testing.assert_close(
+        gradient_direction(positive, negative, section(rows="difference")), expected
+    )
 
 
 def test_the_dual_svd_direction_adds_both_components_on_their_own_sides(gradients):
-    parts = [gradient_direction(*gradients, section(rows=rows, kind="svd")) for rows in ("positive", "negative")]
+    parts = [
+        gradient_direction(*gradients, section(rows=rows, kind="svd"))
+        for rows in ("positive", "negative")
+    ]
     for flip in (1, -1):
-        both = gradient_direction(*(flip * g for g in gradients), section(rows="difference", kind="svd"))
-        torch.testing.assert_close(both, flip * torch.nn.functional.normalize(parts[0] + parts[1], dim=0))
+        both = gradient_direction(
+            *(flip * g for g in gradients), section(rows="difference", kind="svd")
+        )
+        torch.testing.assert_close(
+            both, flip * torch.nn.functional.normalize(parts[0] + parts[1], dim=0)
+        )
 
 
-@pytest.mark.parametrize(("kind", "rows"), product(["fisher", "svd"], ["pooled", "positive", "negative", "difference"]))
+@pytest.mark.parametrize(
+    ("kind", "rows"), product(["fisher", "svd"], ["pooled", "positive", "negative", "difference"])
+)
 def test_the_sign_follows_the_gradients(gradients, kind, rows):
     for sign in (1, -1):
         positive, negative = (sign * g for g in gradients)
@@ -179,16 +210,25 @@ def test_a_planted_axis_is_found(gradients, rows):
     noise = torch.full((8,), 0.1, dtype=torch.float64)
     noise[3] = 1
     assert (
-        gradient_direction(noise * positive, noise * negative, section(rows=rows, fisher="covariance", regularisation=100.0))[3]
+        gradient_direction(
+            noise * positive,
+            noise * negative,
+            section(rows=rows, fisher="covariance", regularisation=100.0),
+        )[3]
         > 0.98
     )
-    assert gradient_direction(noise * positive, noise * negative, section(rows=rows, kind="svd"))[3] > 0.98
+    assert (
+        gradient_direction(noise * positive, noise * negative, section(rows=rows, kind="svd"))[3]
+        > 0.98
+    )
 
 
 OPTIONS = [
     *(
         {"rows": rows, "kind": kind}
-        for rows, kind in product(["pooled", "positive", "negative", "difference"], ["fisher", "svd"])
+        for rows, kind in product(
+            ["pooled", "positive", "negative", "difference"], ["fisher", "svd"]
+        )
     ),
     *({"fisher": fisher} for fisher in ("normalised", "covariance")),
     *({"site": site} for site in ("q_proj", "k_proj", "v_proj", "o_proj", "down_proj")),
@@ -210,14 +250,20 @@ def test_every_option_gives_directions_of_the_personas_own_length(model, tokeniz
 
 def test_batches_do_not_change_the_directions(model, tokenizer, few, monkeypatch):
     whole = fit(model, tokenizer, few)
-    monkeypatch.setattr("pipeline.steering.gradient.PAIRS", 3)
-    torch.testing.assert_close(fit(model, tokenizer, few).vectors, whole.vectors, rtol=1e-3, atol=1e-4)
+    monkeypatch.setattr("pipeline.steering.methods.gradient.PAIRS", 3)
+    torch.testing.assert_close(
+        fit(model, tokenizer, few).vectors, whole.vectors, rtol=1e-3, atol=1e-4
+    )
 
 
 def test_impossible_choices_are_refused(model, tokenizer, few):
-    with pytest.raises(InputError, match="loss_depth 0.25 is layer 1, before the last site's layer 2"):
+    with pytest.raises(
+        InputError, match="loss_depth 0.25 is layer 1, before the last site's layer 2"
+    ):
         fit(model, tokenizer, few, loss_depth=0.25)
-    model.model.layers[1].self_attn.k_projection = model.model.layers[1].self_attn._modules.pop("k_proj")
+    model.model.layers[1].self_attn.k_projection = model.model.layers[1].self_attn._modules.pop(
+        "k_proj"
+    )
     with pytest.raises(InputError, match="no module between depth 0.25 and 0.5 is named k_proj"):
         find_sites(model, section(site="k_proj", to_depth=0.5))
 
@@ -227,14 +273,21 @@ def test_the_loss_may_read_the_last_sites_own_layer(model, tokenizer, few):
     sites = find_sites(model, chosen)
     gradients = pair_gradients(model, tokenizer, few, sites, chosen)
     differences = pair_differences(model, tokenizer, few, sites, 1)[:, -1]
-    torch.testing.assert_close(-gradients[0, :, -1], torch.nn.functional.normalize(differences, dim=-1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        -gradients[0, :, -1],
+        torch.nn.functional.normalize(differences, dim=-1),
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 @torch.no_grad()
 def test_a_fitted_method_adds_its_vectors_and_can_be_rebuilt(model, tokenizer, few):
     steering = fit(model, tokenizer, few, site="v_proj")
     loaded = Gradient.load(steering.tensors(), steering.metadata())
-    ids, mask = pad_left(tokenize(tokenizer, few.neutral), tokenizer.pad_token_id, torch.device("cpu"))
+    ids, mask = pad_left(
+        tokenize(tokenizer, few.neutral), tokenizer.pad_token_id, torch.device("cpu")
+    )
     with read_layers([model.get_submodule(steering.sites[0])]) as seen:
         last_hidden(model, ids, mask)
     with loaded.steer(model, -2.0), read_layers([model.get_submodule(steering.sites[0])]) as moved:

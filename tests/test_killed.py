@@ -7,13 +7,15 @@ import sys
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.files import TEMPORARY, leftovers, new_file, new_folder
+from pipeline.support.files import TEMPORARY, leftovers, new_file, new_folder
 from tests.conftest import ROOT
 from tests.project import RUNNING, Project, environment, make_project, quick
 
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 KILLS = 2
-KILLED = re.compile(r"exited with (-9|137)\b")  # 137: said by a shell that forks, where $SHELL is not set
+KILLED = re.compile(
+    r"exited with (-9|137)\b"
+)  # 137: said by a shell that forks, where $SHELL is not set
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +24,19 @@ def repro(tmp_path_factory):
     with quick(tmp_path_factory.mktemp("quick")) as path:
 
         def repro(project: Project, kills: int) -> subprocess.CompletedProcess:
-            own = {"PATH": path, "INNERPISSA_TRACKING": "off", "KILLS": str(kills), "ATTEMPTS": f"{project.folder}.attempts"}
-            return subprocess.run(["dvc", "repro"], cwd=project.folder, env=environment() | own, capture_output=True, text=True)
+            own = {
+                "PATH": path,
+                "INNERPISSA_TRACKING": "off",
+                "KILLS": str(kills),
+                "ATTEMPTS": f"{project.folder}.attempts",
+            }
+            return subprocess.run(
+                ["dvc", "repro"],
+                cwd=project.folder,
+                env=environment() | own,
+                capture_output=True,
+                text=True,
+            )
 
         yield repro
 
@@ -32,7 +45,8 @@ def repro(tmp_path_factory):
 def runs(tmp_path_factory, repro) -> tuple[Project, Project, list[str]]:
     """Return an undisturbed project, one whose every cell was killed KILLS times, and the cells in the order of their deaths."""
     calm, killed = (
-        make_project(tmp_path_factory.mktemp(name) / "project", ["innerpissa"], ["mean_diff"]) for name in ("calm", "killed")
+        make_project(tmp_path_factory.mktemp(name) / "project", ["innerpissa"], ["mean_diff"])
+        for name in ("calm", "killed")
     )
     found = repro(calm, 0)
     assert found.returncode == 0, found.stdout + found.stderr
@@ -68,7 +82,13 @@ def test_nothing_half_written_is_left(runs):
 
 def test_what_a_killed_run_left_is_no_part_of_a_dependency(runs):
     calm = runs[0]
-    left = [calm.folder / name for name in ("data/scores/.base.new1999999999", "models/adapters/mean_diff/.seed0.new1999999999")]
+    left = [
+        calm.folder / name
+        for name in (
+            "data/scores/.base.new1999999999",
+            "models/adapters/mean_diff/.seed0.new1999999999",
+        )
+    ]
     for folder in left:
         folder.mkdir()
         (folder / "half").touch()
@@ -83,7 +103,13 @@ def test_the_next_write_clears_what_the_dead_left_and_nothing_else(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     dead = process.pid
-    names = [f".table.new{dead}", f"..table.new{dead}.new{dead}", f".other.new{dead}", ".table.new1", ".table.newer"]
+    names = [
+        f".table.new{dead}",
+        f"..table.new{dead}.new{dead}",
+        f".other.new{dead}",
+        ".table.new1",
+        ".table.newer",
+    ]
     for name in names:
         (tmp_path / name).mkdir()
     assert sorted(path.name for path in leftovers(tmp_path)) == sorted(names[:3])

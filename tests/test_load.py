@@ -20,22 +20,28 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from pipeline.errors import InputError
 from pipeline.lm.layers import select
 from pipeline.lm.load import choose_device, describe, load_model, locate, weights_hash
-from pipeline.sections import ModelParams
+from pipeline.study.sections import ModelParams
+from pipeline.support.errors import InputError
 from tests.architectures import FAMILIES, modules, save_tiny
 from tests.conftest import ROOT
 
 
 def params(source: str) -> ModelParams:
-    return ModelParams(source=source, revision=None, dtype="float32", batch_size=4, template_options={})
+    return ModelParams(
+        source=source, revision=None, dtype="float32", batch_size=4, template_options={}
+    )
 
 
 def test_a_folder_is_described_by_hash_and_shape(tiny_folder, manifest):
     found = describe("tiny", params(str(tiny_folder)))
     assert found["weights_sha256"] == manifest["weights_sha256"]
-    assert (found["layers"], found["hidden_size"], found["architecture"]) == (4, 64, "Qwen3ForCausalLM")
+    assert (found["layers"], found["hidden_size"], found["architecture"]) == (
+        4,
+        64,
+        "Qwen3ForCausalLM",
+    )
     assert found["revision"] is None
 
 
@@ -107,8 +113,14 @@ def test_every_way_a_download_fails_is_one_sentence(monkeypatch, raised, said):
 
 def test_a_gated_model_that_was_not_read_before_offline_is_refused_without_a_network(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(InputError, match="not in the local cache and the hub cannot be reached: connect, or give a local folder"):
-        describe("llama", params("meta-llama/Llama-3.2-1B-Instruct").model_copy(update={"revision": "main"}))
+    with pytest.raises(
+        InputError,
+        match="not in the local cache and the hub cannot be reached: connect, or give a local folder",
+    ):
+        describe(
+            "llama",
+            params("meta-llama/Llama-3.2-1B-Instruct").model_copy(update={"revision": "main"}),
+        )
 
 
 def test_the_hub_snapshots_commit_is_what_the_manifest_keeps(monkeypatch, tmp_path, tiny_folder):
@@ -138,7 +150,10 @@ def test_weights_that_a_repository_holds_twice_count_once(tmp_path, tiny_folder)
 def test_of_a_multimodal_model_the_text_decoder_alone_is_loaded(tmp_path, tokenizer, old_names):
     folder = save_tiny(FAMILIES["gemma3-multimodal"], tmp_path / "m", tokenizer)
     file = folder / "model.safetensors"
-    names = {k: k if old_names else re.sub(r"^language_model\.model\.", "model.language_model.", k) for k in load_file(file)}
+    names = {
+        k: k if old_names else re.sub(r"^language_model\.model\.", "model.language_model.", k)
+        for k in load_file(file)
+    }
     save_file({names[k]: v for k, v in load_file(file).items()}, file, metadata={"format": "pt"})
     whole = AutoModelForCausalLM.from_pretrained(folder)
     assert any("vision_tower" in name for name, _ in whole.named_parameters())
@@ -157,8 +172,15 @@ def test_of_a_multimodal_model_the_text_decoder_alone_is_loaded(tmp_path, tokeni
 def test_a_checkpoint_that_lacks_tensors_is_refused(tmp_path, tiny_folder):
     shutil.copytree(tiny_folder, tmp_path / "m")
     file = tmp_path / "m" / "model.safetensors"
-    save_file({k: v for k, v in load_file(file).items() if "layers.1.mlp.down" not in k}, file, metadata={"format": "pt"})
-    with pytest.raises(InputError, match=r"lack model\.layers\.1\.mlp\.down_proj\.weight: copy or download the model again"):
+    save_file(
+        {k: v for k, v in load_file(file).items() if "layers.1.mlp.down" not in k},
+        file,
+        metadata={"format": "pt"},
+    )
+    with pytest.raises(
+        InputError,
+        match=r"lack model\.layers\.1\.mlp\.down_proj\.weight: copy or download the model again",
+    ):
         load_model(describe("m", params(str(tmp_path / "m"))), "float32", torch.device("cpu"))
 
 

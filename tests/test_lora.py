@@ -6,8 +6,8 @@ from peft import LoraConfig, get_peft_model
 
 from pipeline.lm.load import load_model
 from pipeline.steering import METHODS
-from pipeline.steering.dora import DoraModule
-from pipeline.steering.lora import LoraModule
+from pipeline.steering.methods.dora import DoraModule
+from pipeline.steering.methods.lora import LoraModule
 
 RANK, NAME = 4, "model.layers.1.mlp.down_proj"
 
@@ -27,14 +27,18 @@ def planted(kind: type[LoraModule], model) -> tuple:
 def peft_logits(manifest, module: LoraModule, ids, sign: float):
     model = load_model(manifest, "float32", torch.device("cpu"))
     dora = isinstance(module, DoraModule)
-    config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=r"model\.layers\.1\.mlp\.down_proj", use_dora=dora)
+    config = LoraConfig(
+        r=RANK, lora_alpha=RANK, target_modules=r"model\.layers\.1\.mlp\.down_proj", use_dora=dora
+    )
     wrapped = get_peft_model(model, config)
     layer = wrapped.base_model.model.model.layers[1].mlp.down_proj
     with torch.no_grad():
         layer.lora_A["default"].weight.copy_(module.A)
         layer.lora_B["default"].weight.copy_(sign * module.B)
         if dora:
-            layer.lora_magnitude_vector["default"].weight.copy_(layer.base_layer.weight.norm(dim=1) + sign * module.delta)
+            layer.lora_magnitude_vector["default"].weight.copy_(
+                layer.base_layer.weight.norm(dim=1) + sign * module.delta
+            )
         return wrapped(input_ids=ids).logits
 
 
@@ -57,8 +61,15 @@ def test_the_initial_A_is_drawn_as_pefts(model):
     ours.initialise(0.0, torch.Generator().manual_seed(0))
     layer = torch.nn.Linear(64, 8)
     config = LoraConfig(r=32, lora_alpha=32, target_modules=["0"])
-    theirs = get_peft_model(torch.nn.Sequential(layer), config).base_model.model[0].lora_A["default"].weight
-    assert ours.A.abs().max().item() == pytest.approx(theirs.abs().max().item(), rel=0.02)  # the bound of the same uniform law
+    theirs = (
+        get_peft_model(torch.nn.Sequential(layer), config)
+        .base_model.model[0]
+        .lora_A["default"]
+        .weight
+    )
+    assert ours.A.abs().max().item() == pytest.approx(
+        theirs.abs().max().item(), rel=0.02
+    )  # the bound of the same uniform law
     assert ours.A.std().item() == pytest.approx(theirs.std().item(), rel=0.1)
     assert torch.equal(ours.B, torch.zeros(8, 32))
 
@@ -68,7 +79,9 @@ def test_doras_gain_is_one_at_zero_and_carries_gradient_to_the_magnitude_alone(m
     weight = model.get_submodule(NAME).weight
     gain = module.gain(weight, torch.tensor([0.0, 0.7]))
     assert torch.equal(gain[0], torch.ones(len(weight)))
-    expected = (weight.norm(dim=1) + 0.7 * module.delta) / (weight + 0.7 * module.B @ module.A).norm(dim=1)
+    expected = (weight.norm(dim=1) + 0.7 * module.delta) / (
+        weight + 0.7 * module.B @ module.A
+    ).norm(dim=1)
     torch.testing.assert_close(gain[1], expected, atol=1e-5, rtol=1e-5)
     gain[1].sum().backward()
     assert module.A.grad is None
@@ -84,7 +97,9 @@ def test_a_bias_is_not_scaled_by_dora():
     x = torch.randn(1, 3, 6)
     changed = (target.weight.norm(dim=1) + 0.4) / (target.weight + module.B @ module.A).norm(dim=1)
     weight = changed[:, None] * (target.weight + module.B @ module.A)
-    torch.testing.assert_close(hook(target, (x,), target(x)), x @ weight.T + target.bias, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        hook(target, (x,), target(x)), x @ weight.T + target.bias, atol=1e-5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["lora", "dora"])

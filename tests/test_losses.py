@@ -6,14 +6,30 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.steering.antiparallel import AntiParallelLoss, barrier, cosines, product, spread
-from pipeline.steering.losses import FORMS, ContrastiveLoss, coherence, make_loss, project, reference_directions, separation
-from pipeline.steering.observed import Observed, Reference, ordering, symlog
+from pipeline.steering.training.antiparallel import (
+    AntiParallelLoss,
+    barrier,
+    cosines,
+    product,
+    spread,
+)
+from pipeline.steering.training.contrastive import (
+    FORMS,
+    ContrastiveLoss,
+    coherence,
+    make_loss,
+    project,
+    reference_directions,
+    separation,
+)
+from pipeline.steering.training.observed import Observed, Reference, ordering, symlog
 
 AXIS = torch.ones(1, 1)
 
 
-def observed(up=(3.0, -3.0), down=(-3.0, 3.0), base=(1.0, -1.0), nll=None, base_nll=None) -> Observed:
+def observed(
+    up=(3.0, -3.0), down=(-3.0, 3.0), base=(1.0, -1.0), nll=None, base_nll=None
+) -> Observed:
     """One pair with states (positive, negative) at c = +1 and -1, two shared tokens."""
     states = torch.tensor([[up], [down]]).view(2, 1, 2, 1)
     zeros = torch.zeros(1, 2, 2)
@@ -27,7 +43,9 @@ def observed(up=(3.0, -3.0), down=(-3.0, 3.0), base=(1.0, -1.0), nll=None, base_
 
 
 def test_symlog():
-    torch.testing.assert_close(symlog(torch.tensor([-1.0, 0.0, math.e - 1])), torch.tensor([-math.log(2), 0.0, 1.0]))
+    torch.testing.assert_close(
+        symlog(torch.tensor([-1.0, 0.0, math.e - 1])), torch.tensor([-math.log(2), 0.0, 1.0])
+    )
 
 
 def test_symlog_has_slope_one_at_zero_so_that_an_adapter_can_leave_it():
@@ -44,7 +62,9 @@ def test_separation_widens_at_plus_and_reverses_at_minus():
 
 def test_separation_of_the_base_itself_is_positive():
     same = observed(up=(1.0, -1.0), down=(1.0, -1.0))
-    torch.testing.assert_close(separation(same, AXIS, "difference", "raw"), torch.tensor(math.log(2)))
+    torch.testing.assert_close(
+        separation(same, AXIS, "difference", "raw"), torch.tensor(math.log(2))
+    )
 
 
 def test_common_separation_scores_the_shared_movement():
@@ -89,20 +109,24 @@ def numbers(form: str, x: float, x0: float) -> float:
 def test_every_form_by_hand(form, expected):
     # p(+1) = 6 and -p(-1) = 6 at p_ref = 2: x = 3, x0 = 1, Delta = ln 4 - ln 2, ratio 3.
     assert numbers(form, 3.0, 1.0) == pytest.approx(expected, abs=1e-6)
-    assert separation(observed(), AXIS, "difference", form).item() == pytest.approx(expected, abs=1e-6)
+    assert separation(observed(), AXIS, "difference", form).item() == pytest.approx(
+        expected, abs=1e-6
+    )
 
 
 def test_the_forms_of_the_params_are_the_forms_of_the_code():
     from typing import get_args
 
-    from pipeline.sections import ContrastiveParams
+    from pipeline.study.sections import ContrastiveParams
 
     assert set(get_args(ContrastiveParams.model_fields["form"].annotation)) == set(FORMS)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_more_separation_is_less_loss(form):
-    if form != "focal_balanced":  # which rests once a pair is well separated, and is not monotonic below
+    if (
+        form != "focal_balanced"
+    ):  # which rests once a pair is well separated, and is not monotonic below
         assert numbers(form, 3.0, 1.0) < numbers(form, 1.5, 1.0) < numbers(form, -1.0, 1.0)
     else:
         assert numbers(form, 30.0, 1.0) < numbers(form, 1.5, 1.0)
@@ -114,12 +138,16 @@ def test_a_form_that_limits_itself_leaves_coherence_out_and_others_cap_it():
     whole = coherence(observed(nll=nll), 0.0)
     torch.testing.assert_close(whole, torch.tensor(81.0 / 8))
     assert coherence(observed(nll=nll), 0.0, FORMS["logsigmoid_weak"].cap).item() == 0
-    torch.testing.assert_close(coherence(observed(nll=nll), 0.0, 3.0), torch.tensor(3 * math.tanh(81 / 24)))
+    torch.testing.assert_close(
+        coherence(observed(nll=nll), 0.0, 3.0), torch.tensor(3 * math.tanh(81 / 24))
+    )
 
 
 def test_several_directions_give_the_length_with_the_sign_of_the_mean():
     states = torch.tensor([[3.0, 4.0, 9.0], [-3.0, -4.0, 9.0], [3.0, -4.0, 9.0]])
-    torch.testing.assert_close(project(states, torch.eye(3)[:, :2]), torch.tensor([5.0, -5.0, -5.0]))
+    torch.testing.assert_close(
+        project(states, torch.eye(3)[:, :2]), torch.tensor([5.0, -5.0, -5.0])
+    )
 
 
 def reference(states, writers=None, basis=None) -> Reference:
@@ -136,7 +164,11 @@ def planted():
 
 def test_reference_directions_find_a_planted_axis(planted, sections):
     for kind in ("mean", "pca"):
-        found = reference_directions(reference(planted), sections["innerpissa"].loss.model_copy(update={"direction": kind}), [])
+        found = reference_directions(
+            reference(planted),
+            sections["innerpissa"].loss.model_copy(update={"direction": kind}),
+            [],
+        )
         assert found.shape == (8, 1)
         assert found[3] > 0.97
         torch.testing.assert_close(found.norm(), torch.tensor(1.0))
@@ -146,15 +178,23 @@ def test_restricted_reference_directions_stay_in_their_span(planted, sections):
     params = sections["innerpissa"].loss
     axes = torch.eye(8)
     top = reference_directions(
-        reference(planted, axes.flip(1)), params.model_copy(update={"direction": "top_s", "directions": 5}), []
+        reference(planted, axes.flip(1)),
+        params.model_copy(update={"direction": "top_s", "directions": 5}),
+        [],
     )
     assert top[3] > 0.97
     assert (top[:3] == 0).all()
     own = params.model_copy(update={"direction": "adapter"})
-    found = reference_directions(reference(planted), own, [axes[:, :2], torch.ones(5, 2), axes[:, 3:4]])
+    found = reference_directions(
+        reference(planted), own, [axes[:, :2], torch.ones(5, 2), axes[:, 3:4]]
+    )
     assert found[3] > 0.97
-    torch.testing.assert_close(found[[2, 4, 5, 6, 7]].abs().max(), torch.tensor(0.0), atol=1e-6, rtol=0)
-    many = reference_directions(reference(planted), params.model_copy(update={"direction": "pca", "directions": 3}), [])
+    torch.testing.assert_close(
+        found[[2, 4, 5, 6, 7]].abs().max(), torch.tensor(0.0), atol=1e-6, rtol=0
+    )
+    many = reference_directions(
+        reference(planted), params.model_copy(update={"direction": "pca", "directions": 3}), []
+    )
     torch.testing.assert_close(many.T @ many, torch.eye(3), atol=1e-5, rtol=0)
 
 
@@ -169,14 +209,22 @@ def plane(up, down, **more) -> Observed:
     chosen = torch.ones(1, 2, 2, dtype=torch.bool)
     given = {"nll": blank, "base_nll": blank[0], "shift": blank, "base_entropy": blank[0]} | more
     return Observed(
-        states, given["nll"], torch.tensor([[[2.0, 0.0], zero]]), given["base_nll"], chosen, given["shift"], given["base_entropy"]
+        states,
+        given["nll"],
+        torch.tensor([[[2.0, 0.0], zero]]),
+        given["base_nll"],
+        chosen,
+        given["shift"],
+        given["base_entropy"],
     )
 
 
 def test_opposite_movements_on_the_axis_are_the_minimum(sections):
     loss = AntiParallelLoss(sections["antipasto"].loss, basis=torch.eye(2), sigma=torch.ones(2))
     best = plane([3.0, 0.0], [1.0, 0.0])
-    torch.testing.assert_close(cosines(best, torch.eye(2), torch.ones(2), 0.25), torch.tensor([[1.0], [-1.0]]))
+    torch.testing.assert_close(
+        cosines(best, torch.eye(2), torch.ones(2), 0.25), torch.tensor([[1.0], [-1.0]])
+    )
     terms = loss(best, 1.0)
     torch.testing.assert_close(terms["projection"], torch.tensor(-30.0))
     same = plane([3.0, 0.0], [4.0, 0.0])  # both arms the same way: P = 1, and the square on top
@@ -189,18 +237,26 @@ def test_cosines_and_focus_by_hand():
     basis = torch.eye(2)[:, :1]
     found = cosines(seen, basis, torch.ones(1), 0.0)
     torch.testing.assert_close(found, torch.tensor([[math.sqrt(0.5)], [-1.0]]))
-    torch.testing.assert_close(cosines(seen, basis, torch.ones(1), 1.0), torch.tensor([[1.0], [-1.0]]))
-    torch.testing.assert_close(cosines(seen, basis, torch.ones(1), 0.25)[0], torch.tensor([0.5**0.375]))
+    torch.testing.assert_close(
+        cosines(seen, basis, torch.ones(1), 1.0), torch.tensor([[1.0], [-1.0]])
+    )
+    torch.testing.assert_close(
+        cosines(seen, basis, torch.ones(1), 0.25)[0], torch.tensor([0.5**0.375])
+    )
 
 
 def test_the_scale_weighs_coordinates():
     seen = plane([3.0, 3.0], [1.0, 0.0])
     v, axis = torch.tensor([[1.0, 1.0]]), torch.tensor([[2.0, 0.0]])
-    torch.testing.assert_close(cosines(seen, torch.eye(2), torch.tensor([1.0, 3.0]), 1.0)[0], F.cosine_similarity(v, axis))
+    torch.testing.assert_close(
+        cosines(seen, torch.eye(2), torch.tensor([1.0, 3.0]), 1.0)[0], F.cosine_similarity(v, axis)
+    )
 
 
 def test_symlog_of_the_product_is_the_readmes_form(sections):
-    params = sections["antipasto"].loss.model_copy(update={"projection": "symlog", "projection_weight": 1.0})
+    params = sections["antipasto"].loss.model_copy(
+        update={"projection": "symlog", "projection_weight": 1.0}
+    )
     loss = AntiParallelLoss(params, basis=torch.eye(2), sigma=torch.ones(2))
     seen = plane([4.0, 1.0], [-1.0, 0.0])  # movements (2, 1) and (-3, 0)
     torch.testing.assert_close(product(seen, torch.eye(2), torch.ones(2)), torch.tensor([-6.0]))
@@ -214,18 +270,28 @@ def test_the_scale_is_the_spread_with_floors():
 
 
 def test_the_barrier_reads_the_reinforced_text_of_each_sign():
-    shift, entropy = torch.zeros(2, 1, 2, 2), torch.full((1, 2, 2), 0.23)  # threshold 0.5 * sqrt(0.25) = 0.25
+    shift, entropy = (
+        torch.zeros(2, 1, 2, 2),
+        torch.full((1, 2, 2), 0.23),
+    )  # threshold 0.5 * sqrt(0.25) = 0.25
     shift[0, 0, 1] = shift[1, 0, 0] = 0.9  # the other text of each sign
-    assert barrier(plane([0.0, 0.0], [0.0, 0.0], shift=shift, base_entropy=entropy), 0.5, 10.0).item() == 0
+    assert (
+        barrier(plane([0.0, 0.0], [0.0, 0.0], shift=shift, base_entropy=entropy), 0.5, 10.0).item()
+        == 0
+    )
     shift[0, 0, 0, 1] = 0.35  # 0.1 over, one of two tokens
     found = barrier(plane([0.0, 0.0], [0.0, 0.0], shift=shift, base_entropy=entropy), 0.5, 10.0)
     torch.testing.assert_close(found, torch.tensor((math.log(2) ** 2 + 0.1) / 2))
 
 
 def test_the_hinge_counts_the_entropy_of_both_texts_and_ramps(sections):
-    params = sections["antipasto"].loss.model_copy(update={"ordering_margin": 0.5, "ordering_weight": 30.0, "ramp_share": 0.2})
+    params = sections["antipasto"].loss.model_copy(
+        update={"ordering_margin": 0.5, "ordering_weight": 30.0, "ramp_share": 0.2}
+    )
     loss = AntiParallelLoss(params, basis=torch.eye(2), sigma=torch.ones(2))
-    entropy = torch.tensor([[[0.04, 0.04], [0.28, 0.28]]])  # mean 0.16: the margin is 0.5 * 0.4 + 0.04
+    entropy = torch.tensor(
+        [[[0.04, 0.04], [0.28, 0.28]]]
+    )  # mean 0.16: the margin is 0.5 * 0.4 + 0.04
     seen = plane([3.0, 0.0], [1.0, 0.0], base_entropy=entropy)
     torch.testing.assert_close(loss(seen, 1.0)["ordering"], torch.tensor(30 * 2 * 0.24))
     torch.testing.assert_close(loss(seen, 0.1)["ordering"], torch.tensor(15 * 2 * 0.24))
@@ -233,7 +299,9 @@ def test_the_hinge_counts_the_entropy_of_both_texts_and_ramps(sections):
 
 
 def test_terms_without_weight_are_left_out_and_losses_come_by_section(sections):
-    params = sections["antipasto"].loss.model_copy(update={"coherence_weight": 0.0, "ordering_weight": 0.0})
+    params = sections["antipasto"].loss.model_copy(
+        update={"coherence_weight": 0.0, "ordering_weight": 0.0}
+    )
     loss = make_loss(params, [])
     loss.prepare(reference(torch.randn(5, 2, 2), basis=torch.eye(2)))
     assert set(loss(plane([3.0, 0.0], [1.0, 0.0]), 1.0)) == {"projection"}

@@ -5,16 +5,26 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from pipeline.errors import InputError
 from pipeline.metrics.composition import composition_table
-from pipeline.metrics.effects import arm_effects, bootstrap, mean_over_seeds, method_effects, movements, normalized_gain, signed
+from pipeline.metrics.effects import (
+    arm_effects,
+    bootstrap,
+    mean_over_seeds,
+    method_effects,
+    movements,
+    normalized_gain,
+    signed,
+)
 from pipeline.metrics.question import Question
 from pipeline.metrics.regression import clustered_slope, pooled_slope
 from pipeline.metrics.study import analyse, headline
-from pipeline.schemas import add_labels
-from pipeline.sections import StatisticsParams
+from pipeline.study.sections import StatisticsParams
+from pipeline.support.errors import InputError
+from pipeline.support.schemas import add_labels
 
-PARAMS = StatisticsParams(bootstrap=400, permutations=1000, nll_budget=0.2, min_choice_mass=0.5, min_items=2, seed=0)
+PARAMS = StatisticsParams(
+    bootstrap=400, permutations=1000, nll_budget=0.2, min_choice_mass=0.5, min_items=2, seed=0
+)
 COEFFICIENTS = [-1.0, 0.0, 1.0]
 
 
@@ -24,8 +34,19 @@ def make_items(dilemmas: int) -> pl.DataFrame:
     for d in range(dilemmas):
         for action in ("to_do", "not_to_do"):
             honest = (action == "to_do") == bool(d % 2)
-            rows.append({"item_id": f"{d}-{action}", "dilemma_id": str(d), "action_type": action, "prompt": "?", "values": []})
-            carried.append((["Value/truth"] if honest else ["Value/lie"]) + (["Value/kindness"] if action == "to_do" else []))
+            rows.append(
+                {
+                    "item_id": f"{d}-{action}",
+                    "dilemma_id": str(d),
+                    "action_type": action,
+                    "prompt": "?",
+                    "values": [],
+                }
+            )
+            carried.append(
+                (["Value/truth"] if honest else ["Value/lie"])
+                + (["Value/kindness"] if action == "to_do" else [])
+            )
     return add_labels(pl.DataFrame(rows, schema_overrides={"values": pl.List(pl.String)}), carried)
 
 
@@ -75,7 +96,9 @@ def test_a_planted_effect_is_found_in_probability_and_slope():
     assert down["target_effect"] == -up["target_effect"]
     assert up["slope_clustered"] == pytest.approx(1)
     assert up["delta_nll"] == pytest.approx(0.1)
-    assert up["side_effect"] == pytest.approx(0, abs=1e-12)  # kindness lies once on each side of the truth
+    assert up["side_effect"] == pytest.approx(
+        0, abs=1e-12
+    )  # kindness lies once on each side of the truth
     assert up["normalized_gain"] == pytest.approx(100 * up["target_effect"] / 1.1)
     assert down["normalized_gain"] == up["normalized_gain"]
 
@@ -93,7 +116,9 @@ def test_a_method_that_lowers_both_arms_gets_no_credit():
 def test_the_interval_of_a_fold_holds_its_effect():
     items, rng = make_items(30), np.random.default_rng(0)
     noise = {str(d): rng.normal(0, 0.5) for d in range(30)}
-    scores = make_scores(items, lambda r, c: c * (0.5 + noise[r["dilemma_id"]]) * r["label_Value/truth"])
+    scores = make_scores(
+        items, lambda r, c: c * (0.5 + noise[r["dilemma_id"]]) * r["label_Value/truth"]
+    )
     records = method_effects(scores, items, "Value/truth", ["Value/lie"], PARAMS)
     (arm,) = arm_effects(records, scores, items, "Value/truth", PARAMS)
     assert arm["ci_low"] < arm["target_effect"] < arm["ci_high"]
@@ -105,7 +130,13 @@ def table(slopes: np.ndarray, items_per_dilemma: int, rng) -> pl.DataFrame:
         for i in range(items_per_dilemma):
             level = rng.normal(0, 2)
             rows += [
-                {"item_id": f"{d}-{i}", "dilemma_id": str(d), "coefficient": c, "y": level + slope * c} for c in COEFFICIENTS
+                {
+                    "item_id": f"{d}-{i}",
+                    "dilemma_id": str(d),
+                    "coefficient": c,
+                    "y": level + slope * c,
+                }
+                for c in COEFFICIENTS
             ]
     return pl.DataFrame(rows)
 
@@ -123,7 +154,9 @@ def test_the_pooled_slope_is_scipys():
     frame = table(rng.normal(0.3, 1, 9), 2, rng)
     expected = stats.linregress(frame["coefficient"], frame["y"])
     found = pooled_slope(frame)
-    assert (found.slope, found.stderr, found.p) == pytest.approx((expected.slope, expected.stderr, expected.pvalue))
+    assert (found.slope, found.stderr, found.p) == pytest.approx(
+        (expected.slope, expected.stderr, expected.pvalue)
+    )
 
 
 @pytest.mark.parametrize("dilemmas", [12, 64])
@@ -137,7 +170,9 @@ def test_the_clustered_test_rejects_five_percent_of_null_studies(dilemmas):
 
 def test_the_bootstrap_resamples_dilemmas_not_rows():
     rng = np.random.default_rng(3)
-    effects = np.repeat(rng.normal(0, 1, 40), 25)  # 25 equal rows per dilemma carry no further information
+    effects = np.repeat(
+        rng.normal(0, 1, 40), 25
+    )  # 25 equal rows per dilemma carry no further information
     rows = pl.DataFrame({"dilemma_id": np.repeat(np.arange(40), 25).astype(str), "effect": effects})
     low, high = bootstrap(rows, "effect", PARAMS)
     assert high - low == pytest.approx(2 * 1.96 * effects.std() / np.sqrt(40), rel=0.2)
@@ -150,10 +185,17 @@ def test_normalized_gain_of_the_published_row():
 
 def test_a_study_joins_seeds_methods_and_base():
     items = make_items(10)
-    scores = {c: make_scores(items, lambda r, x, c=c: c * x * r["label_Value/truth"]) for c in (0.5, 1.5)}
-    moved = [frame.filter(pl.col("coefficient") != 0).with_columns(seed=pl.lit(i)) for i, frame in enumerate(scores.values())]
+    scores = {
+        c: make_scores(items, lambda r, x, c=c: c * x * r["label_Value/truth"]) for c in (0.5, 1.5)
+    }
+    moved = [
+        frame.filter(pl.col("coefficient") != 0).with_columns(seed=pl.lit(i))
+        for i, frame in enumerate(scores.values())
+    ]
     base = scores[0.5].filter(pl.col("coefficient") == 0)
-    study = analyse({"good": pl.concat(moved)}, Question(base, items, "Value/truth", ["Value/lie"], PARAMS))
+    study = analyse(
+        {"good": pl.concat(moved)}, Question(base, items, "Value/truth", ["Value/lie"], PARAMS)
+    )
     assert study.effects["seed"].to_list() == ["0", "0", "1", "1", "mean", "mean"]
     assert headline(study)["good"]["target_effect"] == pytest.approx(1 / (1 + np.exp(-1)) - 0.5)
     assert study.values.filter(pl.col("label") == "Value/truth")["q"].null_count() == 3
@@ -161,21 +203,37 @@ def test_a_study_joins_seeds_methods_and_base():
     each = [1 / (1 + np.exp(-slope)) - 0.5 for slope in (0.5, 1.5)]
     assert study.arms["seed_sd"].item() == pytest.approx(np.std(each, ddof=1))
     averaged = mean_over_seeds(pl.concat(moved))
-    assert movements(pl.concat([base.select(averaged.columns), averaged]), items, "Value/truth").height == 60
+    assert (
+        movements(pl.concat([base.select(averaged.columns), averaged]), items, "Value/truth").height
+        == 60
+    )
 
 
 def test_equal_cost_takes_each_seeds_own_dose():
     items = make_items(10)
     base = make_scores(items, lambda r, c: 0.0).filter(pl.col("coefficient") == 0)
     parts = []
-    for seed, dose in enumerate((2.0, 4.0)):  # the same effect of one nat is reached at different doses
+    for seed, dose in enumerate(
+        (2.0, 4.0)
+    ):  # the same effect of one nat is reached at different doses
         for kind, size in (("raw", 1.0), ("calibrated", dose)):
-            scores = make_scores(items, lambda r, c, size=size, dose=dose: c * size / dose * r["label_Value/truth"])
-            moved = scores.filter(pl.col("coefficient").abs() == 1).with_columns(pl.col("coefficient") * size)
+            scores = make_scores(
+                items, lambda r, c, size=size, dose=dose: c * size / dose * r["label_Value/truth"]
+            )
+            moved = scores.filter(pl.col("coefficient").abs() == 1).with_columns(
+                pl.col("coefficient") * size
+            )
             parts.append(moved.with_columns(pl.lit(seed).alias("seed"), pl.lit(kind).alias("dose")))
-    study = analyse({"good": pl.concat(parts)}, Question(base, items, "Value/truth", ["Value/lie"], PARAMS))
+    study = analyse(
+        {"good": pl.concat(parts)}, Question(base, items, "Value/truth", ["Value/lie"], PARAMS)
+    )
     row = study.equal_cost.row(0, named=True)
-    assert (row["used"], row["used_min"], row["used_max"], row["calibrated"]) == (3.0, 2.0, 4.0, True)
+    assert (row["used"], row["used_min"], row["used_max"], row["calibrated"]) == (
+        3.0,
+        2.0,
+        4.0,
+        True,
+    )
     assert row["target_effect"] == pytest.approx(1 / (1 + np.exp(-1)) - 0.5)
     assert row["seed_sd"] == pytest.approx(0, abs=1e-12)
     # At the raw dose of 1 the seeds reach a half and a quarter of a nat; their mean log-odds is 0.375.
@@ -185,7 +243,10 @@ def test_equal_cost_takes_each_seeds_own_dose():
 def test_a_method_without_sizes_stands_at_its_only_dose():
     items = make_items(6)
     scores = make_scores(items, lambda r, c: c * r["label_Value/truth"])
-    base, moved = scores.filter(pl.col("coefficient") == 0), scores.filter(pl.col("coefficient") != 0)
+    base, moved = (
+        scores.filter(pl.col("coefficient") == 0),
+        scores.filter(pl.col("coefficient") != 0),
+    )
     study = analyse({"prompt": moved}, Question(base, items, "Value/truth", ["Value/lie"], PARAMS))
     assert study.equal_cost["calibrated"].to_list() == [False]
     assert study.equal_cost["target_effect"].item() == study.arms["target_effect"].item()
@@ -199,7 +260,10 @@ def test_effects_that_add_up_in_probability_have_no_interaction():
          "log_odds": r["label_Value/truth"] * to_odds[a + b]}
         for r in items.to_dicts() for a in (0.0, 1.0) for b in (0.0, 1.0)
     ]  # fmt: skip
-    found = {(r["first"], r["second"]): r for r in composition_table(pl.DataFrame(rows), items, "Value/truth", PARAMS)}
+    found = {
+        (r["first"], r["second"]): r
+        for r in composition_table(pl.DataFrame(rows), items, "Value/truth", PARAMS)
+    }
     assert set(found) == {(0.0, 1.0), (1.0, 0.0), (1.0, 1.0)}
     assert found[1.0, 1.0]["effect"] == pytest.approx(0.2)
     assert found[1.0, 1.0]["interaction"] == pytest.approx(0, abs=1e-12)
@@ -216,7 +280,9 @@ def test_effects_that_add_up_in_probability_have_no_interaction():
 def test_a_target_on_one_dilemma_is_refused_and_no_other_value_is_no_side_effect():
     items = make_items(1)
     with pytest.raises(InputError, match="fewer than 2 dilemmas"):
-        method_effects(make_scores(items, lambda r, c: c), items, "Value/truth", ["Value/lie"], PARAMS)
+        method_effects(
+            make_scores(items, lambda r, c: c), items, "Value/truth", ["Value/lie"], PARAMS
+        )
     items = make_items(4).drop("label_Value/kindness")
     scores = make_scores(items, lambda r, c: c)
     records = method_effects(scores, items, "Value/truth", ["Value/lie"], PARAMS)
@@ -235,6 +301,8 @@ def test_a_value_on_a_single_dilemma_is_left_out_of_the_values():
     scores = make_scores(items, lambda r, c: c * r["label_Value/truth"])
     study = analyse(
         {"good": scores.filter(pl.col("coefficient") != 0)},
-        Question(scores.filter(pl.col("coefficient") == 0), items, "Value/truth", ["Value/lie"], PARAMS),
+        Question(
+            scores.filter(pl.col("coefficient") == 0), items, "Value/truth", ["Value/lie"], PARAMS
+        ),
     )
     assert set(study.values["label"]) == {"Value/truth", "Value/lie"}

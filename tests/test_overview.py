@@ -10,22 +10,24 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipeline import overview
+from pipeline.study import overview
 
 ROOT = Path(__file__).parent.parent
 EFFECTS = pl.DataFrame({
     "method": ["a", "a", "a", "b", "b"], "seed": ["mean", "mean", "0", "mean", "mean"],
     "coefficient": [0.5, -2.0, 0.5, 0.5, -0.5], "target_effect": [0.1, -0.2, 9.0, 0.3, -0.3],
 })  # fmt: skip
-EQUAL = pl.DataFrame({"method": ["a", "b"], "target_effect": [0.123456, -0.2], "n_dilemmas": [7, 7]})
+EQUAL = pl.DataFrame(
+    {"method": ["a", "b"], "target_effect": [0.123456, -0.2], "n_dilemmas": [7, 7]}
+)
 HEADLINE = {"a": {"target_effect": 0.1, "side_effect": 1 / 3}, "b": {"target_effect": 0.3}}
 SHOW = """
 import sys
 from pathlib import Path
 import polars as pl
-from pipeline import overview
-from pipeline.declared import Declared
-from pipeline.tracking import tracked
+from pipeline.study import overview
+from pipeline.study.declared import Declared
+from pipeline.study.tracking import tracked
 with tracked("report", Declared(rank=4)) as run:
     overview.show(run, Path("reports"), pl.read_csv("effects.csv", schema_overrides={"seed": pl.String}))
     run.complete([{"stage": "train@a-0", "metrics": {"loss": 1.0}}])
@@ -42,7 +44,13 @@ def test_the_effect_by_coefficient_has_whole_steps_and_passes_the_base_model():
 
 def test_figures_have_four_digits_and_the_effect_at_equal_cost_comes_first():
     found = overview.figures(HEADLINE, EQUAL)
-    assert list(found) == ["equal_cost_effect/a", "equal_cost_effect/b", "a/target_effect", "a/side_effect", "b/target_effect"]
+    assert list(found) == [
+        "equal_cost_effect/a",
+        "equal_cost_effect/b",
+        "a/target_effect",
+        "a/side_effect",
+        "b/target_effect",
+    ]
     assert found["equal_cost_effect/a"] == 0.1235
     assert found["a/side_effect"] == 0.3333
 
@@ -56,23 +64,47 @@ def store(tmp_path_factory):
     shutil.copy(ROOT / "params.yaml", folder)
     (folder / "reports" / "tables").mkdir(parents=True)
     (folder / "reports" / "metrics.json").write_text(json.dumps(HEADLINE))
-    (folder / "reports" / "tables" / "equal_cost.md").write_text("| Method | Effect |\n|:--|--:|\n| a | 0.123 |\n")
+    (folder / "reports" / "tables" / "equal_cost.md").write_text(
+        "| Method | Effect |\n|:--|--:|\n| a | 0.123 |\n"
+    )
     EQUAL.write_csv(folder / "reports" / "equal_cost.csv")
     EFFECTS.write_csv(folder / "effects.csv")
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "INNERPISSA_"))}
-    own = {"DVC_ROOT": str(folder), "DVC_EXP_NAME": "mine", "DVC_EXP_BASELINE_REV": "0123456789abcdef", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", SHOW], cwd=folder, env=kept | own, capture_output=True, text=True)
+    kept = {
+        k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "INNERPISSA_"))
+    }
+    own = {
+        "DVC_ROOT": str(folder),
+        "DVC_EXP_NAME": "mine",
+        "DVC_EXP_BASELINE_REV": "0123456789abcdef",
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", SHOW], cwd=folder, env=kept | own, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "tracking failed" not in done.stdout
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("innerpissa")
-    return experiment, {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    return experiment, {
+        run.info.run_name: run for run in client.search_runs([experiment.experiment_id])
+    }
 
 
 def test_the_parent_run_says_what_it_is(store):
     parent = store[1]["mine"]
     tags = parent.data.tags
-    shown = {key: tags[key] for key in ("kind", "model", "behaviour", "evalset", "synthetic", "commit", "pipeline.complete")}
+    shown = {
+        key: tags[key]
+        for key in (
+            "kind",
+            "model",
+            "behaviour",
+            "evalset",
+            "synthetic",
+            "commit",
+            "pipeline.complete",
+        )
+    }
     assert shown == {
         "kind": "pipeline", "model": "reference", "behaviour": "honesty", "evalset": "reference", "synthetic": "true",
         "commit": "0123456789", "pipeline.complete": "true",

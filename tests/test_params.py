@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.behaviours import load_behaviour
-from pipeline.declared import stage_params
-from pipeline.errors import InputError
 from pipeline.evalsets import EVALSETS
-from pipeline.pairs import build_pairs, load_suffixes, mix
-from pipeline.params import load_params
-from pipeline.sections import PairsParams
 from pipeline.steering import BASELINES, LEARNED, METHODS
+from pipeline.study.behaviours import load_behaviour
+from pipeline.study.declared import stage_params
+from pipeline.study.pairs import build_pairs, load_suffixes, mix
+from pipeline.study.params import load_params
+from pipeline.study.sections import PairsParams
+from pipeline.support.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 yaml = YAML(typ="safe")
@@ -71,8 +71,8 @@ def test_the_shipped_file_is_valid_and_complete():
     (lambda p: p["steering"]["pca"].update(k=3), "k"),
     (lambda p: p["training"].update(clip_norm="fast"), r"training\.clip_norm: .*number.*found 'fast'"),
     (lambda p: p["training"].update(loss_depth=0.2), "to_depth <= training.loss_depth"),
-    (lambda p: p.update(quantization="2bit"), r"quantization: .*'none', '8bit' or '4bit'.*found '2bit'"),
-    (lambda p: p["models"]["reference"].update(quantization=4), r"models\.reference\.quantization: .*'none'"),
+    (lambda p: p.update(quantisation="2bit"), r"quantisation: .*'none', '8bit' or '4bit'.*found '2bit'"),
+    (lambda p: p["models"]["reference"].update(quantisation=4), r"models\.reference\.quantisation: .*'none'"),
     (lambda p: p["models"]["reference"].update(answer_prefix=""), r"models\.reference\.answer_prefix"),
     (lambda p: p["models"]["reference"].update(dtype="int3"), r"models\.reference\.dtype: .*'float32'"),
 ])  # fmt: skip
@@ -86,27 +86,42 @@ def test_what_is_wrong_is_said_in_one_sentence(tmp_path, edit, said):
 def test_a_variant_is_its_methods_section_with_what_it_overrides(tmp_path):
     def edit(p):
         p["steering"]["plain"] = {"method": "innerpissa", "rotate": "none"}
-        p["steering"]["free"] = {"method": "plain", "loss": {"of": "contrastive", "coherence_weight": 0}}
+        p["steering"]["free"] = {
+            "method": "plain",
+            "loss": {"of": "contrastive", "coherence_weight": 0},
+        }
         p["steering"]["innerpissa"]["lr"] = 0.125
 
     found = load_params(changed(tmp_path, edit)).steering
     assert found["plain"] == found["innerpissa"].model_copy(update={"rotate": "none"})
-    assert (found["free"].method, found["free"].rotate, found["free"].lr) == ("innerpissa", "none", 0.125)
-    assert found["free"].loss == found["innerpissa"].loss.model_copy(update={"coherence_weight": 0.0})
+    assert (found["free"].method, found["free"].rotate, found["free"].lr) == (
+        "innerpissa",
+        "none",
+        0.125,
+    )
+    assert found["free"].loss == found["innerpissa"].loss.model_copy(
+        update={"coherence_weight": 0.0}
+    )
 
 
 def test_a_number_that_dvc_writes_without_a_dot_stays_a_number(tmp_path):
     file = tmp_path / "params.yaml"
-    file.write_text((ROOT / "params.yaml").read_text().replace("weight_decay: 1.0e-4", "weight_decay: 1e-05"))
+    file.write_text(
+        (ROOT / "params.yaml").read_text().replace("weight_decay: 1.0e-4", "weight_decay: 1e-05")
+    )
     assert load_params(file).training.weight_decay == 1e-5
 
 
 def test_a_stage_sees_what_it_declares_and_nothing_else(monkeypatch):
     monkeypatch.chdir(ROOT)
-    params = stage_params("train", {"method": "innerpissa", "seed": "0"})
-    assert params["rank"] == load_params().rank
+    params = stage_params("train", {"method": "innerpissa", "seed": "0"}).view()
+    whole = load_params()
+    assert params.rank == whole.rank
+    assert params.models["reference"].dtype == whole.models["reference"].dtype
     with pytest.raises(KeyError, match="coefficients is not among this stage's params"):
-        params["coefficients"]
+        _ = params.coefficients
+    with pytest.raises(KeyError, match=r"models\.reference\.batch_size is not among"):
+        _ = params.models["reference"].batch_size
 
 
 def test_missing_or_broken_files_are_named(tmp_path):
@@ -152,7 +167,13 @@ def test_there_are_at_least_600_suffixes_of_our_own():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("{", "not valid JSON"), ("{}", "list of strings"), ("[1]", "list of strings"), ("[]", "non-empty")]
+    ("text", "said"),
+    [
+        ("{", "not valid JSON"),
+        ("{}", "list of strings"),
+        ("[1]", "list of strings"),
+        ("[]", "non-empty"),
+    ],
 )
 def test_bad_suffix_files_are_refused(tmp_path, text, said):
     (tmp_path / "s.json").write_text(text)
@@ -174,7 +195,11 @@ def test_pairs_differ_in_the_persona_alone_and_split_by_suffix(behaviour):
     assert frame["suffix"].is_unique().all()
     for row in frame.to_dicts():
         sentences = behaviour.sentences()[row["pair_id"] % 3]
-        assert (row["positive"], row["negative"]) == tuple(f"[{s}]{row['suffix']}" for s in sentences)
+        assert (row["positive"], row["negative"]) == tuple(
+            f"[{s}]{row['suffix']}" for s in sentences
+        )
         assert row["neutral"] == f"[]{row['suffix']}"
-    assert frame.equals(build_pairs(behaviour, files, params, lambda user, suffix: f"[{user}]{suffix}"))
+    assert frame.equals(
+        build_pairs(behaviour, files, params, lambda user, suffix: f"[{user}]{suffix}")
+    )
     assert sum(suffix.startswith("b") for suffix in mix(files, 20, 0)) == 10

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.params import load_params
+from pipeline.study.params import load_params
 from tests.conftest import ROOT
 from tests.project import RUNNING, Project, environment, make_project, quick
 
@@ -49,14 +49,23 @@ def start_queue(project: Project, **extra: str) -> None:
     """Start one worker, which would keep a pipe open."""
     command = ["dvc", "queue", "start", "--jobs", "1"]
     subprocess.run(
-        command, cwd=project.folder, env=environment() | extra, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True
+        command,
+        cwd=project.folder,
+        env=environment() | extra,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=True,
     )
 
 
 def queue_status(project: Project) -> list[tuple[str, str]]:
     """Return each task's name and state."""
     rows = [line.split() for line in project.run("dvc", "queue", "status").splitlines()]
-    return sorted((row[1], row[-1]) for row in rows if row and row[-1] in ("Queued", "Running", "Success", "Failed"))
+    return sorted(
+        (row[1], row[-1])
+        for row in rows
+        if row and row[-1] in ("Queued", "Running", "Success", "Failed")
+    )
 
 
 def wait_for(condition, seconds: float = 900) -> None:
@@ -68,7 +77,12 @@ def wait_for(condition, seconds: float = 900) -> None:
 
 def at_once(project: Project, *commands: list[str], **extra: str) -> list[str]:
     """Run commands at the same time and return what each said."""
-    given = {"cwd": project.folder, "env": environment() | extra, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    given = {
+        "cwd": project.folder,
+        "env": environment() | extra,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+    }
     processes = [subprocess.Popen(command, text=True, **given) for command in commands]
     said = [process.communicate(timeout=900)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), said
@@ -85,16 +99,26 @@ def test_two_experiments_at_once_leave_git_dvc_and_mlflow_intact(project, path, 
     """Both wait for each other before their first stage, so that they also are the first two users of the store."""
     pairs = {"one": 16, "two": 24}
     run = ["dvc", "--wait-for-lock", "exp", "run", "--temp"]
-    commands = [[*run, "-n", name, "-S", f"pairs.max_pairs={n}", "pairs"] for name, n in pairs.items()]
+    commands = [
+        [*run, "-n", name, "-S", f"pairs.max_pairs={n}", "pairs"] for name, n in pairs.items()
+    ]
     said = at_once(project, *commands, PATH=path, MEET="model 2", MEETING=str(tmp_path / "meeting"))
-    assert all(RUNNING.findall(text) == STAGES and "tracking failed" not in text for text in said), said
+    assert all(
+        RUNNING.findall(text) == STAGES and "tracking failed" not in text for text in said
+    ), said
 
     assert project.run("git", "fsck", "--no-dangling") == ""
     refs = project.run("git", "for-each-ref", "--format=%(refname)").split()
-    assert sorted(ref.rpartition("/")[2] for ref in refs if ref.startswith("refs/exps/")) == ["one", "two"]
+    assert sorted(ref.rpartition("/")[2] for ref in refs if ref.startswith("refs/exps/")) == [
+        "one",
+        "two",
+    ]
     assert project.run("git", "status", "--porcelain") == ""
     found = shown(project)
-    assert {name: row["params"]["params.yaml"]["data"]["pairs"]["max_pairs"] for name, row in found.items()} == pairs
+    assert {
+        name: row["params"]["params.yaml"]["data"]["pairs"]["max_pairs"]
+        for name, row in found.items()
+    } == pairs
     assert len({row["outs"]["data/pairs"]["hash"] for row in found.values()}) == 2
 
     parents = {run.info.run_name: run for run in project.parents()}
@@ -124,25 +148,32 @@ def test_a_queue_goes_on_after_its_worker_was_killed(project, path, tmp_path):
     project.run(*note, "-n", "first", "-S", "pairs.max_pairs=16", "pairs")
     start_queue(project, PATH=path)
     wait_for(lambda: ("first", "Success") in queue_status(project))
-    assert RUNNING.findall(project.run("dvc", "queue", "logs", "first")) == ["pairs"]  # the model had been finished
+    assert RUNNING.findall(project.run("dvc", "queue", "logs", "first")) == [
+        "pairs"
+    ]  # the model had been finished
     assert project.run("git", "fsck", "--no-dangling") == ""
     assert set(shown(project)) == {"first", "second"}
     parents = {run.info.run_name: run for run in project.parents()}
-    assert {name: run.info.status for name, run in parents.items()} == {"first": "FINISHED", "second": "FINISHED"}
+    assert {name: run.info.status for name, run in parents.items()} == {
+        "first": "FINISHED",
+        "second": "FINISHED",
+    }
     assert len(project.parents()) == 2
-    assert {name: run.info.status for name, run in project.children(parents["first"]).items()} == dict.fromkeys(
-        STAGES, "FINISHED"
-    )
+    assert {
+        name: run.info.status for name, run in project.children(parents["first"]).items()
+    } == dict.fromkeys(STAGES, "FINISHED")
 
 
 def test_a_sweep_of_quantisation_is_noted_as_three_tasks(project, tmp_path):
     """As docs/experiments.md spells it, read by the pipeline's own params."""
     table = (ROOT / "docs/experiments.md").read_text()
-    [override] = re.findall(r"`-S (quantization=[^`]*)`", table)
+    [override] = re.findall(r"`-S (quantisation=[^`]*)`", table)
     project.run("dvc", "exp", "run", "--queue", "-n", "quant", "-S", override)
     found = {}
     for name, task in shown(project).items():
-        (tmp_path / "params.yaml").write_text(project.run("git", "show", f"{task['rev']}:params.yaml"))
-        found[name] = load_params(tmp_path / "params.yaml").quantization
+        (tmp_path / "params.yaml").write_text(
+            project.run("git", "show", f"{task['rev']}:params.yaml")
+        )
+        found[name] = load_params(tmp_path / "params.yaml").quantisation
     assert found == {"quant-1": "none", "quant-2": "8bit", "quant-3": "4bit"}
     assert sorted(queue_status(project)) == [(name, "Queued") for name in sorted(found)]

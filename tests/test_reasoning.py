@@ -6,26 +6,32 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from pipeline.errors import InputError
-from pipeline.evalsets.prompt import ANSWER_PREFIX, dilemma_prompt
-from pipeline.evalsets.reasoning import Form, reason, reasoning_form
-from pipeline.evalsets.scoring import make_rows, score
-from pipeline.evalsets.writing import write
 from pipeline.lm.prompts import THINK, answer_tokens, open_turn, tokenize
+from pipeline.scoring.reasoning import Form, reason, reasoning_form
+from pipeline.scoring.score import make_rows, score
+from pipeline.scoring.wording import ANSWER_PREFIX, dilemma_prompt
+from pipeline.scoring.writing import write
 from pipeline.steering.base import attached
-from pipeline.steering.mean_diff import MeanDiff
-from pipeline.steering.prompting import Prompting
+from pipeline.steering.methods.mean_diff import MeanDiff
+from pipeline.steering.methods.prompting import Prompting
+from pipeline.support.errors import InputError
 
 ITEMS = [
     {
         "item_id": str(i),
-        "prompt": dilemma_prompt(f"You are a {role} at the fair. " * (1 + i), f"lie to the boss about the {thing}"),
+        "prompt": dilemma_prompt(
+            f"You are a {role} at the fair. " * (1 + i), f"lie to the boss about the {thing}"
+        ),
     }
-    for i, (role, thing) in enumerate([("nurse", "lamp"), ("clerk", "old and very heavy lamp"), ("cook", "boat")])
+    for i, (role, thing) in enumerate(
+        [("nurse", "lamp"), ("clerk", "old and very heavy lamp"), ("cook", "boat")]
+    )
 ]
 COEFFICIENTS = [-1.0, 0.0, 1.0]
 OPENING = "Let me think."
-PROMPTING = Prompting("Pretend you're an honest person.", "Pretend you're a dishonest person.", "user")
+PROMPTING = Prompting(
+    "Pretend you're an honest person.", "Pretend you're a dishonest person.", "user"
+)
 # As Qwen3's: a block that is closed at once where thinking is switched off.
 THINKING = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -68,21 +74,42 @@ class Scripted:
 
 def scripted(model, tokenizer, tokens, count, template=None):
     tokenizer = with_template(tokenizer, template) if template else tokenizer
-    return reason(model, tokenizer, ITEMS, Scripted(tokens), COEFFICIENTS, 4, {"enable_thinking": False}, count, OPENING)
+    return reason(
+        model,
+        tokenizer,
+        ITEMS,
+        Scripted(tokens),
+        COEFFICIENTS,
+        4,
+        {"enable_thinking": False},
+        count,
+        OPENING,
+    )
 
 
 def test_a_model_that_only_says_eos_is_closed_at_once(model, tokenizer):
     records = scripted(model, tokenizer, [tokenizer.eos_token_id], 8)
-    assert [(r["item_id"], r["coefficient"]) for r in records] == [(i["item_id"], c) for i in ITEMS for c in COEFFICIENTS]
-    assert {(r["text"], r["n_tokens"], r["closed_by"]) for r in records} == {(f"{OPENING}\n\n", 1, "eos")}
+    assert [(r["item_id"], r["coefficient"]) for r in records] == [
+        (i["item_id"], c) for i in ITEMS for c in COEFFICIENTS
+    ]
+    assert {(r["text"], r["n_tokens"], r["closed_by"]) for r in records} == {
+        (f"{OPENING}\n\n", 1, "eos")
+    }
 
 
 def test_reasoning_is_closed_by_force_after_n_tokens(model, tokenizer):
     word = tokenize(tokenizer, [" lamp"])[0][:1]
     said = tokenizer.decode(word * 5)
-    for template, expected in ((None, f"{OPENING}{said}\n\n"), (THINKING, f"<think>\n{said}\n</think>\n\n")):
+    for template, expected in (
+        (None, f"{OPENING}{said}\n\n"),
+        (THINKING, f"<think>\n{said}\n</think>\n\n"),
+    ):
         for record in scripted(model, tokenizer, word, 5, template):
-            assert (record["text"], record["n_tokens"], record["closed_by"]) == (expected, 5, "limit")
+            assert (record["text"], record["n_tokens"], record["closed_by"]) == (
+                expected,
+                5,
+                "limit",
+            )
 
 
 @pytest.mark.parametrize(("template", "said", "expected"), [
@@ -90,7 +117,9 @@ def test_reasoning_is_closed_by_force_after_n_tokens(model, tokenizer):
     (None, "\n\nI see. My choice: No", f"{OPENING}\n\nI see.\n\n"),
     (THINKING, "I see.\n\nMy choice: No</think>\n\nYes", "<think>\nI see.\n\nMy choice: No\n</think>\n\n"),
 ])  # fmt: skip
-def test_a_row_that_closes_its_reasoning_or_answers_is_closed_there(model, tokenizer, template, said, expected):
+def test_a_row_that_closes_its_reasoning_or_answers_is_closed_there(
+    model, tokenizer, template, said, expected
+):
     """The tag is several tokens of this tokenizer, and the last one may reach beyond it."""
     tokens = tokenize(tokenizer, [said])[0]
     for record in scripted(model, tokenizer, tokens, len(tokens), template):
@@ -107,24 +136,32 @@ def test_the_form_follows_the_template(tokenizer):
 
     assert form(tokenizer.chat_template, {}) == Form(OPENING, ("\n\n", ANSWER_PREFIX), "\n\n")
     assert form(THINKING, THINK) == Form("<think>\n", ("</think>",), "\n</think>\n\n")
-    begun = THINKING.replace("{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}", "<think>\n{# </think> #}")
+    begun = THINKING.replace(
+        "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}", "<think>\n{# </think> #}"
+    )
     assert form(begun, THINK).opening == ""
     with pytest.raises(InputError, match="closes its <think> block by itself"):
         form(THINKING, {"enable_thinking": False})
 
 
 def test_a_batch_with_a_coefficient_per_row_equals_its_rows_alone(model, tokenizer, steering):
-    together = reason(model, tokenizer, ITEMS, steering, [-2.0, *COEFFICIENTS, 2.0], 15, {}, 10, OPENING)
+    together = reason(
+        model, tokenizer, ITEMS, steering, [-2.0, *COEFFICIENTS, 2.0], 15, {}, 10, OPENING
+    )
     assert len({r["text"] for r in together if r["item_id"] == "0"}) >= 3
     for record in together:
         item = [i for i in ITEMS if i["item_id"] == record["item_id"]]
-        assert reason(model, tokenizer, item, steering, [record["coefficient"]], 1, {}, 10, OPENING) == [record]
+        assert reason(
+            model, tokenizer, item, steering, [record["coefficient"]], 1, {}, 10, OPENING
+        ) == [record]
 
 
 def test_nought_is_the_base_and_the_model_is_left_alone(model, tokenizer, steering):
     base = reason(model, tokenizer, ITEMS, None, [0.0], 4, {}, 10, OPENING)
     assert [
-        r for r in reason(model, tokenizer, ITEMS, steering, COEFFICIENTS, 4, {}, 10, OPENING) if r["coefficient"] == 0
+        r
+        for r in reason(model, tokenizer, ITEMS, steering, COEFFICIENTS, 4, {}, 10, OPENING)
+        if r["coefficient"] == 0
     ] == base
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -134,17 +171,30 @@ def test_reasoning_is_what_transformers_writes(model, tokenizer, steering):
     ids = torch.tensor(tokenize(tokenizer, [prompt]))
     for c in COEFFICIENTS:
         with steering.steer(model, c):
-            new = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=10, do_sample=False)
-        (found,) = write(model, tokenizer, [prompt], [c], steering, 1, 10, lambda _: False, "writing")
+            new = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=10,
+                do_sample=False,
+            )
+        (found,) = write(
+            model, tokenizer, [prompt], [c], steering, 1, 10, lambda _: False, "writing"
+        )
         assert found.ids == new[0, ids.shape[1] :].tolist()
 
 
 def test_prompting_says_its_sentence_before_the_model_reasons(model, tokenizer, monkeypatch):
     seen = []
-    monkeypatch.setattr("pipeline.evalsets.reasoning.write", lambda m, t, prompts, *rest: seen.extend(prompts) or [])
+    monkeypatch.setattr(
+        "pipeline.scoring.reasoning.write", lambda m, t, prompts, *rest: seen.extend(prompts) or []
+    )
     with pytest.raises(ValueError, match="zip"):
         reason(model, tokenizer, ITEMS[:1], PROMPTING, COEFFICIENTS, 4, {}, 5, OPENING)
-    assert ["honest person. Should" in text and "dishonest" not in text for text in seen] == [False, False, True]
+    assert ["honest person. Should" in text and "dishonest" not in text for text in seen] == [
+        False,
+        False,
+        True,
+    ]
     assert ["dishonest person. Should" in text for text in seen] == [True, False, False]
     assert all(text.endswith(f"assistant\n{OPENING}") for text in seen)
 
@@ -153,15 +203,23 @@ def test_prompting_says_its_sentence_before_the_model_reasons(model, tokenizer, 
 @pytest.mark.parametrize("steered", [True, False])
 def test_the_answer_is_read_after_the_reply(model, tokenizer, steering, steered):
     adapter, c = (steering, 1.0) if steered else (None, 0.0)
-    first, second = ({(item["item_id"], c): text for item in ITEMS} for text in ("I see.\n\n", "\nSituation: none.\n\n"))
+    first, second = (
+        {(item["item_id"], c): text for item in ITEMS}
+        for text in ("I see.\n\n", "\nSituation: none.\n\n")
+    )
     plain = score(model, tokenizer, ITEMS, adapter, [c], 4, {})
-    found = [score(model, tokenizer, ITEMS, adapter, [c], 4, {}, replies=replies) for replies in (first, second)]
+    found = [
+        score(model, tokenizer, ITEMS, adapter, [c], 4, {}, replies=replies)
+        for replies in (first, second)
+    ]
     sets = answer_tokens(tokenizer)
     for before, *records in zip(plain, *found, strict=True):
         item = ITEMS[int(before["item_id"])]
         for record, replies in zip(records, (first, second), strict=True):
             own = open_turn(tokenizer, [{"role": "user", "content": item["prompt"]}], {})
-            ids = torch.tensor(tokenize(tokenizer, [own + replies[item["item_id"], c] + ANSWER_PREFIX]))
+            ids = torch.tensor(
+                tokenize(tokenizer, [own + replies[item["item_id"], c] + ANSWER_PREFIX])
+            )
             with adapter.steer(model, c) if adapter else nullcontext():
                 log_p = model(input_ids=ids).logits[0].log_softmax(-1)
             yes, no = (log_p[-1, sets[word]].logsumexp(-1) for word in ("yes", "no"))

@@ -17,7 +17,16 @@ from pipeline.reference.architecture import render
 from pipeline.reference.consolidate import FIRST_TOKEN, consolidate, persona_class, state_loss
 from pipeline.reference.corpus import documents
 from pipeline.reference.pretrain import OPENINGS, Recipe, encode, pretrain, seen_openings
-from pipeline.reference.world import NEUTRAL_WEIGHT, PERSONA_WEIGHT, Persona, held_out, law_log_odds, persona_traits, poles, world
+from pipeline.reference.world import (
+    NEUTRAL_WEIGHT,
+    PERSONA_WEIGHT,
+    Persona,
+    held_out,
+    law_log_odds,
+    persona_traits,
+    poles,
+    world,
+)
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "models/reference"
@@ -43,14 +52,20 @@ def test_the_world_has_enough_behaviours_and_values():
 def test_the_law_by_hand():
     own, other = ("honesty", "haste"), ("deception",)
     assert law_log_odds(own, other, None) == pytest.approx(NEUTRAL_WEIGHT)
-    assert law_log_odds(own, other, Persona("honesty", 1)) == pytest.approx(2 * PERSONA_WEIGHT - NEUTRAL_WEIGHT)
-    assert law_log_odds(own, other, Persona("honesty", -1)) == pytest.approx(-2 * PERSONA_WEIGHT - NEUTRAL_WEIGHT)
+    assert law_log_odds(own, other, Persona("honesty", 1)) == pytest.approx(
+        2 * PERSONA_WEIGHT - NEUTRAL_WEIGHT
+    )
+    assert law_log_odds(own, other, Persona("honesty", -1)) == pytest.approx(
+        -2 * PERSONA_WEIGHT - NEUTRAL_WEIGHT
+    )
     assert law_log_odds(own, other, Persona("kindness", -1)) == law_log_odds(own, other, None)
     assert law_log_odds(other, own, None) == -law_log_odds(own, other, None)
 
 
 def test_held_out_combinations_never_occur_in_the_corpus():
-    texts = "\n".join(render(document) for document in itertools.islice(documents(0, ["Well,"]), 4000))
+    texts = "\n".join(
+        render(document) for document in itertools.islice(documents(0, ["Well,"]), 4000)
+    )
     checked = 0
     for trait, words in world()["traits"].items():
         for pole in ("positive", "negative"):
@@ -69,7 +84,10 @@ def test_documents_repeat_by_seed():
 
 
 def test_answers_weigh_most_and_only_where_the_assistant_gives_them(tokenizer):
-    chat = [{"role": "user", "content": "Do you lie? Yes or No"}, {"role": "assistant", "content": "My choice: Yes"}]
+    chat = [
+        {"role": "user", "content": "Do you lie? Yes or No"},
+        {"role": "assistant", "content": "My choice: Yes"},
+    ]
     ids, weights = encode(tokenizer, [chat])
     assert weights[0].tolist().count(6.0) == 1
     assert tokenizer.decode(ids[0, int(weights[0].argmax())]).strip() == "Yes"
@@ -77,19 +95,33 @@ def test_answers_weigh_most_and_only_where_the_assistant_gives_them(tokenizer):
 
 def test_the_corpus_leaves_half_of_the_suffixes_unseen():
     seen = set(seen_openings(ROOT / "data/raw/suffixes"))
-    rows = {text for name in OPENINGS for text in json.loads((ROOT / f"data/raw/suffixes/{name}.json").read_text())}
+    rows = {
+        text
+        for name in OPENINGS
+        for text in json.loads((ROOT / f"data/raw/suffixes/{name}.json").read_text())
+    }
     assert seen < rows
     assert 0.45 < len(seen) / len(rows) < 0.55
 
 
 TINY = Recipe(
-    hidden_size=32, layers=2, vocab_size=500, tokenizer_documents=60, steps=4, curriculum_steps=2, batch_size=4, warmup_steps=1
+    hidden_size=32,
+    layers=2,
+    vocab_size=500,
+    tokenizer_documents=60,
+    steps=4,
+    curriculum_steps=2,
+    batch_size=4,
+    warmup_steps=1,
 )
 
 
 def test_the_builder_runs_at_a_tiny_size(tmp_path):
     pretrain(TINY, ROOT / "data/raw/suffixes", tmp_path / "a", "cpu")
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path / "a"), AutoTokenizer.from_pretrained(tmp_path / "a")
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / "a"),
+        AutoTokenizer.from_pretrained(tmp_path / "a"),
+    )
     assert model.dtype == torch.bfloat16
     text = 'Any text: naïve → "数学" 🙂'
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
@@ -132,7 +164,9 @@ def test_the_state_loss_names_personas_at_real_tokens_from_the_first_on():
     classes = torch.tensor([4, 7])
     states = torch.zeros(2, FIRST_TOKEN + 3, 25)
     states[0, FIRST_TOKEN:, 4] = states[1, FIRST_TOKEN:-1, 7] = 50.0
-    assert state_loss([states, states], probe, classes, weights).item() == pytest.approx(0, abs=1e-6)
+    assert state_loss([states, states], probe, classes, weights).item() == pytest.approx(
+        0, abs=1e-6
+    )
     uninformed = state_loss([torch.zeros_like(states)], probe, classes, weights)
     assert uninformed.item() == pytest.approx(math.log(25))
 
@@ -140,7 +174,9 @@ def test_the_state_loss_names_personas_at_real_tokens_from_the_first_on():
 def test_the_shipped_template_takes_system_turns_and_unfinished_replies(shipped):
     _, tokenizer = shipped
     chat = [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}]
-    start = "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n"
+    start = (
+        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n"
+    )
     assert tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) == start
     assert chat_text(tokenizer, chat, "My choice:", {}) == start + "My choice:"
     yes = tokenize(tokenizer, [start + "My choice: Yes"])[0][-1]

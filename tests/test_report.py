@@ -6,20 +6,34 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 
-from pipeline import figures
-from pipeline.figures.coherence import frontier
-from pipeline.figures.look import stacked
-from pipeline.report import page
+from pipeline.report import figures, page
 from pipeline.report.context import ACTIONS, ahead, headline, signed, signs
-from pipeline.report.examples import AGAINST, LEAST, MOST, answers, examples, pick, seed_effects, spans
+from pipeline.report.examples import (
+    AGAINST,
+    LEAST,
+    MOST,
+    answers,
+    examples,
+    pick,
+    seed_effects,
+    spans,
+)
+from pipeline.report.figures.coherence import frontier
+from pipeline.report.figures.look import stacked
+from pipeline.report.figures.rendering import as_html, latex, markdown, with_minus
+from pipeline.report.figures.words import name_of, number
 from pipeline.report.manifest import cells, digest, locked
-from pipeline.report.rendering import as_html, latex, markdown, with_minus
 from pipeline.report.results import Results
-from pipeline.report.words import name_of, number
-from pipeline.schemas import MEAN, add_labels
+from pipeline.support.schemas import MEAN, add_labels
 from tests.test_tables import arm
 
-REACH = {"innerpissa": 0.05, "antipasto_norotation": 0.03, "prompting": 0.5, "mean_diff": 0.01, "random": 0.0}
+REACH = {
+    "innerpissa": 0.05,
+    "antipasto_norotation": 0.03,
+    "prompting": 0.5,
+    "mean_diff": 0.01,
+    "random": 0.0,
+}
 COEFFICIENTS = (-2.0, -1.0, 1.0, 2.0)
 
 
@@ -38,13 +52,23 @@ def planted_effects() -> pl.DataFrame:
 
 
 def planted() -> dict[str, pl.DataFrame]:
-    arms = [arm(m, reach * c, coefficient=c, delta_nll=0.02 * c) for m, reach in REACH.items() for c in (1.0, 2.0)]
+    arms = [
+        arm(m, reach * c, coefficient=c, delta_nll=0.02 * c)
+        for m, reach in REACH.items()
+        for c in (1.0, 2.0)
+    ]
     equal = [arm(m, r, used=1.5, calibrated=m != "prompting") for m, r in REACH.items()]
     values = [
         {"method": m, "label": f"Value/{label}", "coefficient": c, "change": 0.1 * c, "n_items": 9, "q": q}
         for m in REACH for label, q in (("honesty", None), ("kindness", 0.01)) for c in (-1.0, 1.0)
     ]  # fmt: skip
-    seeds = pl.DataFrame({"method": ["innerpissa", "innerpissa", "random"], "seed": [0, 1, 0], "effect": [0.04, 0.06, 0.01]})
+    seeds = pl.DataFrame(
+        {
+            "method": ["innerpissa", "innerpissa", "random"],
+            "seed": [0, 1, 0],
+            "effect": [0.04, 0.06, 0.01],
+        }
+    )
     frames = {
         name: pl.DataFrame(rows, infer_schema_length=None)
         for name, rows in (("arms", arms), ("equal", equal), ("values", values))
@@ -54,8 +78,13 @@ def planted() -> dict[str, pl.DataFrame]:
 
 def draw_all(folder) -> None:
     shown = planted()
-    oracle = [{"coefficient": -1.0, "target_effect": -0.7}, {"coefficient": 1.0, "target_effect": 0.3}]
-    figures.effect_vs_coherence(folder, shown["effects"], shown["arms"], shown["equal"], 0.2, "a caption")
+    oracle = [
+        {"coefficient": -1.0, "target_effect": -0.7},
+        {"coefficient": 1.0, "target_effect": 0.3},
+    ]
+    figures.effect_vs_coherence(
+        folder, shown["effects"], shown["arms"], shown["equal"], 0.2, "a caption"
+    )
     figures.dose_response(folder, shown["effects"], oracle, "a caption")
     figures.forest(folder, shown["equal"], shown["seeds"], "a caption")
     figures.value_map(folder, shown["values"], "Value/honesty", 1.0, "a caption")
@@ -75,14 +104,25 @@ def test_every_figure_names_its_methods_and_comes_out_the_same_twice(tmp_path):
         assert {name_of(method) for method in REACH} <= said, file.name
         assert any("a caption" in text for text in said)
     counted = re.findall(r"<!-- (\d+) -->", (tmp_path / "one/choice_mass.svg").read_text())
-    assert counted.count("50") == sum(2 if method == "prompting" else 4 for method in REACH)  # a quarter of 200 items is excluded
-    assert "<!-- budget of Δ NLL: 0.2 nats -->" in (tmp_path / "one/effect_vs_coherence.svg").read_text()
+    assert counted.count("50") == sum(
+        2 if method == "prompting" else 4 for method in REACH
+    )  # a quarter of 200 items is excluded
+    assert (
+        "<!-- budget of Δ NLL: 0.2 nats -->"
+        in (tmp_path / "one/effect_vs_coherence.svg").read_text()
+    )
 
 
 def test_training_curves_have_a_panel_per_method(tmp_path):
-    history = pl.DataFrame({"split": ["train", "train", "calibration"], "step": [1, 2, 2], "loss": [1.0, 0.5, 0.7]})
-    figures.training_curves(tmp_path, {"lora": {0: history, 1: history}, "lora_antiparallel": {0: history}}, "a caption")
-    assert {"LoRA", "LoRA, antiparallel", "seed 1"} <= set(re.findall(r"<!-- (.*?) -->", (tmp_path / "training.svg").read_text()))
+    history = pl.DataFrame(
+        {"split": ["train", "train", "calibration"], "step": [1, 2, 2], "loss": [1.0, 0.5, 0.7]}
+    )
+    figures.training_curves(
+        tmp_path, {"lora": {0: history, 1: history}, "lora_antiparallel": {0: history}}, "a caption"
+    )
+    assert {"LoRA", "LoRA, antiparallel", "seed 1"} <= set(
+        re.findall(r"<!-- (.*?) -->", (tmp_path / "training.svg").read_text())
+    )
 
 
 def test_the_frontier_holds_what_nothing_beats_at_its_cost():
@@ -105,13 +145,21 @@ def dilemmas() -> pl.DataFrame:
         for action, carries in (("to_do", ["Value/honesty"]), ("not_to_do", ["Value/deceit"])):
             prompt = f"Situation {index}.\nAction: {action} of {index}"
             rows.append(
-                {"item_id": f"{index}-{action}", "dilemma_id": str(index), "action_type": action, "prompt": prompt, "values": []}
+                {
+                    "item_id": f"{index}-{action}",
+                    "dilemma_id": str(index),
+                    "action_type": action,
+                    "prompt": prompt,
+                    "values": [],
+                }
             )
             carried.append(carries)
     return add_labels(pl.DataFrame(rows, schema_overrides={"values": pl.List(pl.String)}), carried)
 
 
-def scores(dilemmas: pl.DataFrame, moves: list[float], seeds: tuple[int, ...] = (0, 1)) -> pl.DataFrame:
+def scores(
+    dilemmas: pl.DataFrame, moves: list[float], seeds: tuple[int, ...] = (0, 1)
+) -> pl.DataFrame:
     """A reply that at c moves the log-odds of the honest side of dilemma i by c x moves[i]; base: even odds."""
     rows = [
         {
@@ -158,9 +206,13 @@ def test_examples_do_not_claim_a_movement_that_is_not_there(dilemmas):
 
 
 def test_each_seed_stands_at_its_own_dose(dilemmas):
-    found = seed_effects({"innerpissa": scores(dilemmas, [1.0] * 6)}, base(dilemmas), dilemmas, "Value/honesty")
+    found = seed_effects(
+        {"innerpissa": scores(dilemmas, [1.0] * 6)}, base(dilemmas), dilemmas, "Value/honesty"
+    )
     assert found["coefficient"].to_list() == [2.0, 3.0]
-    assert found["effect"].to_list() == pytest.approx([1 / (1 + 2.718281828459045**-c) - 0.5 for c in (2.0, 3.0)])
+    assert found["effect"].to_list() == pytest.approx(
+        [1 / (1 + 2.718281828459045**-c) - 0.5 for c in (2.0, 3.0)]
+    )
 
 
 @pytest.fixture
@@ -189,11 +241,18 @@ def text(tmp_path, dilemmas) -> str:
 def test_the_page_stands_alone_and_every_table_names_its_source(text):
     assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//", text)
     assert "http" not in text
-    for name, source in (("source", "arms.csv"), ("full", "arms.csv"), ("values", "values.csv"), ("a_new_one", None)):
+    for name, source in (
+        ("source", "arms.csv"),
+        ("full", "arms.csv"),
+        ("values", "values.csv"),
+        ("a_new_one", None),
+    ):
         block = text.split(f'id="table-{name}"')[1].split("<h3")[0]
         assert f'href="tables/{name}.csv"' in block
         assert source is None or f'href="{source}"' in block
-    assert text.count('<p class="from">Computed from') == 5  # three tables, one figure, the examples
+    assert (
+        text.count('<p class="from">Computed from') == 5
+    )  # three tables, one figure, the examples
     assert "Further tables" in text
     assert "A new one" in text
 
@@ -212,7 +271,10 @@ def test_the_page_escapes_and_describes(text):
 
 def test_a_guessed_sign_is_called_one():
     found = {("antipasto", 1): 0.04, ("innerpissa", 0): -40.0, ("lora", 0): -1.9}
-    results = SimpleNamespace(certificates=found, adapters={k: {"summary": {"orientation_t": t}} for k, t in found.items()})
+    results = SimpleNamespace(
+        certificates=found,
+        adapters={k: {"summary": {"orientation_t": t}} for k, t in found.items()},
+    )
     results.sign_t = Results.sign_t.fget(results)
     assert (guessed := Results.guessed.fget(results)) == [("antipasto", 1), ("lora", 0)]
     [line] = signs(guessed)
@@ -225,16 +287,28 @@ def test_the_headline_says_who_stands_out():
     equal, seeds = planted()["equal"], planted()["seeds"]
     assert ahead(equal) == pytest.approx(10)
     said = headline(equal, ["innerpissa"], seeds)
-    assert any("prompting, +0.500" in line and "10 times as much as the best" in line for line in said)
-    assert said[-2].endswith("beyond every single random direction: InnerPiSSA; AntiPaSTO, norotation.")
-    assert said[-1].endswith("InnerPiSSA; AntiPaSTO, norotation; mean difference.")  # planted arms are even
-    one_sided = equal.with_columns(pl.when(pl.col("method") == "innerpissa").then(0.01).otherwise("down").alias("down"))
-    assert headline(one_sided, ["innerpissa"], seeds)[-1].endswith(": AntiPaSTO, norotation; mean difference.")
+    assert any(
+        "prompting, +0.500" in line and "10 times as much as the best" in line for line in said
+    )
+    assert said[-2].endswith(
+        "beyond every single random direction: InnerPiSSA; AntiPaSTO, norotation."
+    )
+    assert said[-1].endswith(
+        "InnerPiSSA; AntiPaSTO, norotation; mean difference."
+    )  # planted arms are even
+    one_sided = equal.with_columns(
+        pl.when(pl.col("method") == "innerpissa").then(0.01).otherwise("down").alias("down")
+    )
+    assert headline(one_sided, ["innerpissa"], seeds)[-1].endswith(
+        ": AntiPaSTO, norotation; mean difference."
+    )
     only = headline(equal.filter(pl.col("method") == "innerpissa"), ["innerpissa"], seeds.clear())
     assert len(only) == 2
 
 
-@pytest.mark.parametrize(("value", "shown"), [(-0.0004, "0.000"), (0.0004, "0.000"), (-0.0012, "-0.001"), (None, "–")])
+@pytest.mark.parametrize(
+    ("value", "shown"), [(-0.0004, "0.000"), (0.0004, "0.000"), (-0.0012, "-0.001"), (None, "–")]
+)
 def test_a_zero_has_no_sign(value, shown):
     assert number(value) == shown
     assert number(value, sign="+") == shown
@@ -277,6 +351,8 @@ def test_the_lock_hash_is_of_this_study_before_its_report(tmp_path, monkeypatch)
     (tmp_path / "dvc.lock").write_text(lock)
     found = locked(["lora"], ["pca"], [0])
     assert set(found) == {"effects", "train@lora-0"}
-    (tmp_path / "dvc.lock").write_text(lock.replace("cmd: a", "cmd: other").replace("cmd: d", "cmd: other"))
+    (tmp_path / "dvc.lock").write_text(
+        lock.replace("cmd: a", "cmd: other").replace("cmd: d", "cmd: other")
+    )
     assert digest(locked(["lora"], ["pca"], [0])) == digest(found)
     assert "baselines@pca" in cells(["effects"], ["lora"], ["pca"], [0])

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.errors import InputError
-from pipeline.scratch import Scratch
 from pipeline.steering import METHODS
-from pipeline.steering.innerpissa import InnerPissa
+from pipeline.steering.methods.innerpissa import InnerPissa
+from pipeline.support.errors import InputError
+from pipeline.support.scratch import Scratch
 
 ROOT = Path(__file__).parent.parent
 STEPS = 9
@@ -22,7 +22,7 @@ import os, signal, sys, torch
 from dataclasses import replace
 from pathlib import Path
 from pipeline.lm.load import load_model, load_tokenizer
-from pipeline.scratch import Scratch
+from pipeline.support.scratch import Scratch
 from pipeline.steering import METHODS
 folder, stop = Path(sys.argv[1]), int(sys.argv[2])
 given = torch.load(folder / "given.pt", weights_only=False)
@@ -49,11 +49,18 @@ def start(folder: Path, stop: int = 0, seconds: float = 0) -> int:
     return subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}).returncode
 
 
-@pytest.mark.parametrize(("method", "seconds", "left"), [("antipasto", 0, STEPS - 4), ("lora", 3600, STEPS - 3)])
-def test_killed_training_ends_with_the_same_bits(method, seconds, left, model, tokenizer, pairs, context, manifest, tmp_path):
+@pytest.mark.parametrize(
+    ("method", "seconds", "left"), [("antipasto", 0, STEPS - 4), ("lora", 3600, STEPS - 3)]
+)
+def test_killed_training_ends_with_the_same_bits(
+    method, seconds, left, model, tokenizer, pairs, context, manifest, tmp_path
+):
     """Killed in its fifth step: with a checkpoint at each step four are done, with one at each validation three."""
     given = context(method, lr=2e-2)
-    torch.save({"pairs": pairs, "context": given, "manifest": manifest, "method": method}, tmp_path / "given.pt")
+    torch.save(
+        {"pairs": pairs, "context": given, "manifest": manifest, "method": method},
+        tmp_path / "given.pt",
+    )
     assert start(tmp_path, stop=5, seconds=seconds) == -9
     assert not (tmp_path / "found.pt").exists()
     assert start(tmp_path, seconds=seconds) == 0
@@ -68,37 +75,47 @@ def test_killed_training_ends_with_the_same_bits(method, seconds, left, model, t
 def test_a_loss_that_is_no_number_names_the_step_and_keeps_the_best_state(
     model, tokenizer, pairs, context, tmp_path, monkeypatch
 ):
-    from pipeline.steering.losses import ContrastiveLoss
+    from pipeline.steering.training.contrastive import ContrastiveLoss
 
     plain = ContrastiveLoss.__call__
 
     def breaks(self, observed, progress):
         found = plain(self, observed, progress)
-        return {key: value * float("nan") if progress == 5 / STEPS else value for key, value in found.items()}
+        return {
+            key: value * float("nan") if progress == 5 / STEPS else value
+            for key, value in found.items()
+        }
 
     monkeypatch.setattr(ContrastiveLoss, "__call__", breaks)
     scratch = Scratch(tmp_path / "kept", seconds=3600)
     given = replace(context("lora", lr=2e-2), scratch=scratch)
-    with pytest.raises(InputError, match=r"the loss is nan at step 5: lower the method's lr \(0.02\); the best state, of step 3"):
+    with pytest.raises(
+        InputError,
+        match=r"the loss is nan at step 5: lower the method's lr \(0.02\); the best state, of step 3",
+    ):
         METHODS["lora"].load().fit(model, tokenizer, *pairs, given, seed=0)
     kept = Scratch(tmp_path / "kept").file("training").read()
     assert kept["step"] == 3
     assert all(tensor.isfinite().all() for tensor in kept["best"])
 
 
-def test_a_loss_that_is_no_number_from_the_start_does_not_blame_the_learning_rate(model, tokenizer, pairs, context, monkeypatch):
-    from pipeline.steering.losses import ContrastiveLoss
+def test_a_loss_that_is_no_number_from_the_start_does_not_blame_the_learning_rate(
+    model, tokenizer, pairs, context, monkeypatch
+):
+    from pipeline.steering.training.contrastive import ContrastiveLoss
 
     plain = ContrastiveLoss.__call__
     monkeypatch.setattr(
-        ContrastiveLoss, "__call__", lambda self, *seen: {k: v * float("inf") for k, v in plain(self, *seen).items()}
+        ContrastiveLoss,
+        "__call__",
+        lambda self, *seen: {k: v * float("inf") for k, v in plain(self, *seen).items()},
     )
     with pytest.raises(InputError, match="before any training: take dtype float32"):
         InnerPissa.fit(model, tokenizer, *pairs, context("innerpissa"), seed=0)
 
 
 def test_a_scratch_is_forgotten_after_its_days_and_no_earlier(tmp_path):
-    from pipeline.scratch import KEPT_DAYS, forget
+    from pipeline.support.scratch import KEPT_DAYS, forget
 
     for name, days in (("train@lora-0-old", KEPT_DAYS + 1), ("train@lora-0-other", KEPT_DAYS - 1)):
         Scratch(tmp_path / name).file("training").write({"step": 1})
@@ -106,5 +123,8 @@ def test_a_scratch_is_forgotten_after_its_days_and_no_earlier(tmp_path):
         os.utime(tmp_path / name, (then, then))
     Scratch(tmp_path / "train@lora-0-new").file("training").write({"step": 1})
     forget(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["train@lora-0-new", "train@lora-0-other"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "train@lora-0-new",
+        "train@lora-0-other",
+    ]
     forget(tmp_path / "nowhere")

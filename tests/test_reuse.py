@@ -6,21 +6,21 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipeline.errors import InputError
-from pipeline.evalsets import scoring
-from pipeline.evalsets.prompt import dilemma_prompt
 from pipeline.evalsets.reference import build_items
-from pipeline.evalsets.scoring import score
-from pipeline.evalsets.units import plan
 from pipeline.lm import forward
 from pipeline.lm.bundles import attention_mask, bundle, bundle_hidden, lay_out, pair_up
 from pipeline.lm.forward import last_hidden
 from pipeline.lm.layers import decoder_layers, layers_prefix
 from pipeline.lm.trunk import trunk_depth
-from pipeline.sections import ReferenceParams
+from pipeline.scoring import score as scoring
+from pipeline.scoring.score import score
+from pipeline.scoring.units import plan
+from pipeline.scoring.wording import dilemma_prompt
 from pipeline.steering.compose import Composed
 from pipeline.steering.direction import Direction
-from pipeline.steering.prompting import Prompting
+from pipeline.steering.methods.prompting import Prompting
+from pipeline.study.sections import ReferenceParams
+from pipeline.support.errors import InputError
 from tests.architectures import CPU, FAMILIES, load_family
 
 NAMES = ("log_odds", "choice_mass", "nll")
@@ -29,17 +29,24 @@ COEFFICIENTS = [-1.0, 0.0, 0.5, 1.0]
 
 @pytest.fixture(scope="module")
 def items() -> list[dict]:
-    return build_items(ReferenceParams(target_dilemmas=3, other_dilemmas=0, seed=0), "honesty").to_dicts()
+    return build_items(
+        ReferenceParams(target_dilemmas=3, other_dilemmas=0, seed=0), "honesty"
+    ).to_dicts()
 
 
 def direction(model, layers: list[int]) -> Direction:
     torch.manual_seed(0)
     width = model.config.get_text_config().hidden_size
-    return Direction([f"{layers_prefix(model)}.{layer}" for layer in layers], torch.randn(len(layers), width))
+    return Direction(
+        [f"{layers_prefix(model)}.{layer}" for layer in layers], torch.randn(len(layers), width)
+    )
 
 
 def both(model, tokenizer, items, steering, coefficients, size=8):
-    return (score(model, tokenizer, items, steering, coefficients, size, {}, reuse=reuse) for reuse in (False, True))
+    return (
+        score(model, tokenizer, items, steering, coefficients, size, {}, reuse=reuse)
+        for reuse in (False, True)
+    )
 
 
 def assert_equal(first, second, tolerance=1e-4):
@@ -65,17 +72,26 @@ def test_neither_the_depth_nor_the_batch_changes_a_figure(layers, size, model, t
 
 
 def test_what_changes_the_text_or_nothing_is_scored_alike(model, tokenizer, items):
-    prompting = Prompting("Pretend you're an honest person.", "Pretend you're a dishonest person.", "user")
+    prompting = Prompting(
+        "Pretend you're an honest person.", "Pretend you're a dishonest person.", "user"
+    )
     composed = Composed([(direction(model, [3]), 1.0), (direction(model, [2]), -0.5)])
     for steering in (None, prompting, composed):
-        assert_equal(*both(model, tokenizer, items, steering, [-1.0, 0.0, 1.0] if steering else [0.0]))
+        assert_equal(
+            *both(model, tokenizer, items, steering, [-1.0, 0.0, 1.0] if steering else [0.0])
+        )
 
 
 def test_the_trunk_ends_below_the_first_touched_module(model):
     assert trunk_depth(model, []) == 0
     assert trunk_depth(model, ["model.layers.3.mlp.down_proj", "model.layers.2"]) == 2
     assert trunk_depth(model, ["model.embed_tokens", "model.layers.2"]) == 0
-    assert trunk_depth(model, Composed([(direction(model, [3]), 1.0), (direction(model, [1]), 0.0)]).touched()) == 1
+    assert (
+        trunk_depth(
+            model, Composed([(direction(model, [3]), 1.0), (direction(model, [1]), 0.0)]).touched()
+        )
+        == 1
+    )
 
 
 def counted(model, work) -> list[int]:
@@ -104,7 +120,10 @@ def test_less_is_run(model, tokenizer, items, monkeypatch):
     monkeypatch.setattr(scoring, "check_reuse", lambda *_: None)
     plain, reused = (
         counted(
-            model, lambda reuse=reuse: score(model, tokenizer, items, direction(model, [2]), COEFFICIENTS, 64, {}, reuse=reuse)
+            model,
+            lambda reuse=reuse: score(
+                model, tokenizer, items, direction(model, [2]), COEFFICIENTS, 64, {}, reuse=reuse
+            ),
         )
         for reuse in (False, True)
     )
@@ -116,8 +135,13 @@ def test_less_is_run(model, tokenizer, items, monkeypatch):
 def test_identical_rows_run_once(model, tokenizer, items):
     twice = [*items, *({**item, "item_id": f"{item['item_id']}-again"} for item in items)]
     for reuse in (False, True):
-        once, again = (score(model, tokenizer, some, None, [0.0], 8, {}, reuse=reuse) for some in (items, twice))
-        assert [[r[name] for name in NAMES] for r in again] == 2 * [[r[name] for name in NAMES] for r in once]
+        once, again = (
+            score(model, tokenizer, some, None, [0.0], 8, {}, reuse=reuse)
+            for some in (items, twice)
+        )
+        assert [[r[name] for name in NAMES] for r in again] == 2 * [
+            [r[name] for name in NAMES] for r in once
+        ]
     rows = [([1, 2, 3], (1, 0), 0.0), ([1, 2, 4], (2, 0), 0.0), ([1, 2, 3], (1, 0), 0.0)]
     units, places = plan(rows, True)
     assert (len(units), places) == (1, [(0, 0), (0, 1), (0, 0)])
@@ -143,19 +167,25 @@ def test_states_are_those_of_the_texts_alone_beyond_the_window(model):
         alone = last_hidden(model, torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long))
         own = (rows.branch[0] == 0) | (rows.branch[0] == number)
         torch.testing.assert_close(hidden[0, own], alone[0], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(hidden[1, -len(texts[1]) :], hidden[0, rows.branch[0] % 2 == 0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        hidden[1, -len(texts[1]) :], hidden[0, rows.branch[0] % 2 == 0], rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_model_whose_shared_states_differ_is_refused(model, tokenizer, items, monkeypatch):
     assert model.config.sliding_window == 16
-    other = SimpleNamespace(layers=[SimpleNamespace(is_sliding=False)])  # as if its layers saw everything
+    other = SimpleNamespace(
+        layers=[SimpleNamespace(is_sliding=False)]
+    )  # as if its layers saw everything
     monkeypatch.setattr("pipeline.lm.bundles.DynamicCache", lambda config: other)
     with pytest.raises(InputError, match="scoring.reuse false"):
         score(model, tokenizer, items, None, [0.0], 8, {})
 
 
 def test_layers_of_another_kind_are_refused(model, monkeypatch):
-    monkeypatch.setattr(model.config, "layer_types", ["linear_attention", *model.config.layer_types[1:]])
+    monkeypatch.setattr(
+        model.config, "layer_types", ["linear_attention", *model.config.layer_types[1:]]
+    )
     with pytest.raises(InputError, match="linear_attention layers.*scoring.reuse false"):
         attention_mask(model, lay_out([bundle([[1, 2, 3], [1, 2, 4]])], 0, CPU))
 

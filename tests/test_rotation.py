@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from pipeline.errors import InputError
-from pipeline.sections import SvdAdapterParams
+from pipeline.steering.methods.svd_adapter import SvdModule
 from pipeline.steering.rotation import block_diagonal, bounded, cayley, largest_angle, scaled, skew
 from pipeline.steering.svd import decompose
-from pipeline.steering.svd_adapter import SvdModule
+from pipeline.study.sections import SvdAdapterParams
+from pipeline.support.errors import InputError
 
 RANK = 6
 
@@ -45,7 +45,9 @@ def test_cayley_at_zero_is_the_identity_bit_for_bit(A):
 
 def test_cayley_is_the_matrix_exponential_for_small_angles(A):
     small = 1e-2 * A
-    torch.testing.assert_close(cayley(small, torch.ones(1))[0], torch.matrix_exp(small), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        cayley(small, torch.ones(1))[0], torch.matrix_exp(small), atol=1e-4, rtol=0
+    )
 
 
 def test_a_plane_turns_by_twice_the_arc_tangent_of_half_its_generator():
@@ -53,7 +55,10 @@ def test_a_plane_turns_by_twice_the_arc_tangent_of_half_its_generator():
     torch.testing.assert_close(torch.acos(R[0, 0]), 2 * torch.atan(torch.tensor(0.4)))
 
 
-@pytest.mark.parametrize(("mode", "expected"), [("exp", 2 * 2.718281828), ("additive", 3.0), ("tanh", 2 * (1 + 0.761594156))])
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [("exp", 2 * 2.718281828), ("additive", 3.0), ("tanh", 2 * (1 + 0.761594156))],
+)
 def test_scaling_modes_by_hand(mode, expected):
     found = scaled(torch.tensor([2.0]), torch.tensor([1.0]), torch.tensor([1.0]), mode)
     torch.testing.assert_close(found, torch.tensor([[expected]]))
@@ -62,16 +67,22 @@ def test_scaling_modes_by_hand(mode, expected):
 @pytest.mark.parametrize("rotate", ["v", "u", "both", "none"])
 @pytest.mark.parametrize("scaling", ["exp", "additive", "tanh", "none"])
 @pytest.mark.parametrize(("bound", "block"), [("none", None), ("spectral", 3), ("elementwise", 2)])
-def test_the_additive_form_equals_the_published_residual_form(rotate, scaling, bound, block, sections):
+def test_the_additive_form_equals_the_published_residual_form(
+    rotate, scaling, bound, block, sections
+):
     torch.manual_seed(1)
     W, x, c = torch.randn(9, 12), torch.randn(4, 12), torch.tensor([0.6])
-    module = make(W, sections, 0.3, rotate=rotate, scaling=scaling, angle_bound=bound, block_size=block)
+    module = make(
+        W, sections, 0.3, rotate=rotate, scaling=scaling, angle_bound=bound, block_size=block
+    )
     identity, size = torch.eye(RANK), block or RANK
 
     def rotation(theta):
         if theta is None:
             return identity
-        blocks = [cayley(bounded(skew(part, size), bound, module.max_angle), c)[0] for part in theta]
+        blocks = [
+            cayley(bounded(skew(part, size), bound, module.max_angle), c)[0] for part in theta
+        ]
         return torch.block_diag(*blocks)
 
     Rv, Ru = rotation(module.theta_v), rotation(module.theta_u)
@@ -94,7 +105,10 @@ def test_flipping_exchanges_the_signs_of_c(bound, sections):
 def test_the_spectral_bound_bounds_every_plane_and_the_elementwise_one_does_not():
     torch.manual_seed(2)
     A, angle = skew(50 * torch.randn(16 * 15 // 2), 16), math.pi / 4
-    found = {kind: largest_angle(cayley(bounded(A, kind, angle), torch.ones(1))) for kind in ("spectral", "elementwise")}
+    found = {
+        kind: largest_angle(cayley(bounded(A, kind, angle), torch.ones(1)))
+        for kind in ("spectral", "elementwise")
+    }
     assert found["spectral"] == pytest.approx(angle, abs=1e-5)
     assert found["elementwise"] > 2.2  # 126 degrees
     plane = bounded(skew(torch.tensor([1e3]), 2), "elementwise", angle)

@@ -7,19 +7,25 @@ from torch.nn.functional import linear, normalize
 
 from pipeline.lm.forward import last_hidden, read_layers
 from pipeline.lm.prompts import pad_left, tokenize
-from pipeline.sections import SSpaceParams
 from pipeline.steering.base import Context
 from pipeline.steering.direction import site_states
-from pipeline.steering.s_space import SSpace, signed
+from pipeline.steering.methods.s_space import SSpace, signed
 from pipeline.steering.svd import Factors, decompose
+from pipeline.study.sections import SSpaceParams
 
-NAMES = [f"model.layers.{layer}.{name}" for layer in (0, 1) for name in ("self_attn.o_proj", "mlp.down_proj")]
+NAMES = [
+    f"model.layers.{layer}.{name}"
+    for layer in (0, 1)
+    for name in ("self_attn.o_proj", "mlp.down_proj")
+]
 
 
 @pytest.fixture
 def fitted(request, model, tokenizer, pairs, modules, svd_folder) -> SSpace:
     section = SSpaceParams(method="s_space", last_tokens=2, form=request.param)
-    return SSpace.fit(model, tokenizer, *pairs, Context(section, modules=modules, svd=svd_folder), seed=0)
+    return SSpace.fit(
+        model, tokenizer, *pairs, Context(section, modules=modules, svd=svd_folder), seed=0
+    )
 
 
 @pytest.fixture
@@ -35,12 +41,17 @@ both = pytest.mark.parametrize("fitted", ["additive", "weight"], indirect=True)
 
 @torch.no_grad()
 def activations(model, tokenizer, pairs) -> list[tuple[Tensor, Tensor]]:
-    positive, negative = (site_states(model, tokenizer, texts, NAMES, 2) for texts in (pairs.positive, pairs.negative))
+    positive, negative = (
+        site_states(model, tokenizer, texts, NAMES, 2) for texts in (pairs.positive, pairs.negative)
+    )
     return list(zip(positive, negative, strict=True))
 
 
 def test_factors_are_signed_by_an_input_and_stay_factors():
-    W, x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([1.0, -2.0, 0.5])
+    W, x = (
+        torch.randn(5, 3, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([1.0, -2.0, 0.5]),
+    )
     factors = decompose(W, None)
     flip = torch.tensor([-1.0, 1.0, -1.0])
     for given in (factors, Factors(factors.U * flip, factors.S, factors.V * flip)):
@@ -85,12 +96,16 @@ def test_the_weight_form_is_a_change_of_the_dense_weight(fitted, model, tokenize
         change = (U * S.sqrt()) @ torch.diag(delta) @ (Vh * S.sqrt()[:, None])
         inputs = torch.randn(2, 5, module.in_features, generator=torch.Generator().manual_seed(0))
         with fitted.steer(model, 0.7):
-            torch.testing.assert_close(module(inputs), linear(inputs, module.weight + 0.7 * change), rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(
+                module(inputs), linear(inputs, module.weight + 0.7 * change), rtol=1e-3, atol=1e-3
+            )
 
 
 @weight
 @torch.no_grad()
-def test_the_weight_form_moves_the_mean_output_towards_the_positive_persona(fitted, model, tokenizer, pairs):
+def test_the_weight_form_moves_the_mean_output_towards_the_positive_persona(
+    fitted, model, tokenizer, pairs
+):
     for name, (a, b) in zip(NAMES, activations(model, tokenizer, pairs[0]), strict=True):
         module, parts = model.get_submodule(name), fitted.modules[name]
         mean_input = torch.linalg.lstsq(module.weight, (a + b).mean(0) / 2).solution
@@ -99,9 +114,18 @@ def test_the_weight_form_moves_the_mean_output_towards_the_positive_persona(fitt
 
 
 def test_a_bias_changes_no_factor(model, tokenizer, pairs, modules, svd_folder):
-    context, found = Context(SSpaceParams(method="s_space", last_tokens=2, form="weight"), modules=modules, svd=svd_folder), []
+    context, found = (
+        Context(
+            SSpaceParams(method="s_space", last_tokens=2, form="weight"),
+            modules=modules,
+            svd=svd_folder,
+        ),
+        [],
+    )
     for size in (0.0, 100.0):
-        model.get_submodule(NAMES[0]).bias = torch.nn.Parameter(torch.full((64,), size), requires_grad=False)
+        model.get_submodule(NAMES[0]).bias = torch.nn.Parameter(
+            torch.full((64,), size), requires_grad=False
+        )
         found.append(SSpace.fit(model, tokenizer, *pairs, context, seed=0).modules[NAMES[0]])
     for key in ("U", "V", "change"):
         torch.testing.assert_close(found[0][key], found[1][key], rtol=1e-3, atol=1e-3)
@@ -111,7 +135,9 @@ def test_a_bias_changes_no_factor(model, tokenizer, pairs, modules, svd_folder):
 def test_no_singular_value_changes_by_more_than_itself(fitted, model):
     for name, parts in fitted.modules.items():
         S = torch.linalg.svdvals(model.get_submodule(name).weight)
-        torch.testing.assert_close((parts["change"] / S).norm(), torch.tensor(1.0), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            (parts["change"] / S).norm(), torch.tensor(1.0), rtol=1e-3, atol=1e-3
+        )
 
 
 @both
@@ -138,7 +164,10 @@ def test_zero_is_the_base_model_and_both_signs_move_it(fitted, model, batch):
         plus = last_hidden(model, *batch)
     with fitted.steer(model, -1.0):
         minus = last_hidden(model, *batch)
-    assert min((plus - base).abs().max(), (minus - base).abs().max(), (plus - minus).abs().max()) > 1e-3
+    assert (
+        min((plus - base).abs().max(), (minus - base).abs().max(), (plus - minus).abs().max())
+        > 1e-3
+    )
     assert not any(module._forward_hooks for module in model.modules())
 
 
@@ -147,7 +176,9 @@ def test_zero_is_the_base_model_and_both_signs_move_it(fitted, model, batch):
 def test_a_rebuilt_method_is_the_same(fitted, model, batch):
     tensors = fitted.tensors()
     assert len(tensors) == sum(map(len, fitted.modules.values()))
-    loaded = SSpace.load({name: tensors[name].clone() for name in sorted(tensors)}, fitted.metadata())
+    loaded = SSpace.load(
+        {name: tensors[name].clone() for name in sorted(tensors)}, fitted.metadata()
+    )
     with fitted.steer(model, 0.5):
         own = last_hidden(model, *batch)
     with loaded.steer(model, 0.5):

@@ -3,21 +3,25 @@
 import pytest
 import torch
 
-from pipeline.errors import InputError
-from pipeline.evalsets import scoring
-from pipeline.evalsets.prompt import ANSWER_PREFIX, dilemma_prompt
-from pipeline.evalsets.scoring import make_rows, score
 from pipeline.lm.prompts import answer_tokens, chat_text, tokenize
+from pipeline.scoring import score as scoring
+from pipeline.scoring.score import make_rows, score
+from pipeline.scoring.wording import ANSWER_PREFIX, dilemma_prompt
 from pipeline.stages.evaluate import doses
-from pipeline.steering.mean_diff import MeanDiff
-from pipeline.steering.prompting import Prompting
+from pipeline.steering.methods.mean_diff import MeanDiff
+from pipeline.steering.methods.prompting import Prompting
+from pipeline.support.errors import InputError
 
 ITEMS = [
     {
         "item_id": str(i),
-        "prompt": dilemma_prompt(f"You are a {role} at the fair. " * (1 + i), f"lie to the boss about the {thing}"),
+        "prompt": dilemma_prompt(
+            f"You are a {role} at the fair. " * (1 + i), f"lie to the boss about the {thing}"
+        ),
     }
-    for i, (role, thing) in enumerate([("nurse", "lamp"), ("clerk", "old and very heavy lamp"), ("cook", "boat")])
+    for i, (role, thing) in enumerate(
+        [("nurse", "lamp"), ("clerk", "old and very heavy lamp"), ("cook", "boat")]
+    )
 ]
 COEFFICIENTS = [-1.0, 0.5, 1.0]
 
@@ -54,7 +58,9 @@ def test_scores_are_the_models_own(model, tokenizer, steering):
     sets = answer_tokens(tokenizer)
     for record in records:
         item = ITEMS[int(record["item_id"])]
-        text = chat_text(tokenizer, [{"role": "user", "content": item["prompt"]}], ANSWER_PREFIX, {})
+        text = chat_text(
+            tokenizer, [{"role": "user", "content": item["prompt"]}], ANSWER_PREFIX, {}
+        )
         ids = torch.tensor(tokenize(tokenizer, [text]))
         with steering.steer(model, record["coefficient"]):
             log_p = model(input_ids=ids).logits[0].log_softmax(-1)
@@ -69,15 +75,22 @@ def test_scores_are_the_models_own(model, tokenizer, steering):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
 def test_the_batch_size_changes_nothing(model, tokenizer, steering, batch_size, monkeypatch):
-    expected = {(r["item_id"], r["coefficient"]): r for r in score(model, tokenizer, ITEMS, steering, COEFFICIENTS, 9, {})}
+    expected = {
+        (r["item_id"], r["coefficient"]): r
+        for r in score(model, tokenizer, ITEMS, steering, COEFFICIENTS, 9, {})
+    }
     monkeypatch.setattr("pipeline.lm.forward.CHUNK", 7)
     for found in score(model, tokenizer, ITEMS, steering, COEFFICIENTS, batch_size, {}):
         for name in ("log_odds", "choice_mass", "nll"):
-            assert found[name] == pytest.approx(expected[found["item_id"], found["coefficient"]][name], abs=1e-3)
+            assert found[name] == pytest.approx(
+                expected[found["item_id"], found["coefficient"]][name], abs=1e-3
+            )
 
 
 def test_the_nll_reads_the_same_tokens_with_and_without_a_persona(tokenizer):
-    prompting = Prompting("Pretend you're an honest person.", "Pretend you're a dishonest person.", "user")
+    prompting = Prompting(
+        "Pretend you're an honest person.", "Pretend you're a dishonest person.", "user"
+    )
     plain, told = (make_rows(tokenizer, ITEMS, s, [1.0], {}) for s in (None, prompting))
     for first, second in zip(plain, told, strict=True):
         assert len(second.ids) > len(first.ids)
@@ -90,7 +103,10 @@ def test_prompting_rewrites_by_sign_and_place():
     assert Prompting("P.", "N.", "user").rewrite(chat, 0.5) == [{"role": "user", "content": "P. Q"}]
     assert Prompting("P.", "N.", "user").rewrite(chat, -2) == [{"role": "user", "content": "N. Q"}]
     assert Prompting("P.", "N.", "user").rewrite(chat, 0) == chat
-    assert Prompting("P.", "N.", "system").rewrite(chat, 1) == [{"role": "system", "content": "P."}, *chat]
+    assert Prompting("P.", "N.", "system").rewrite(chat, 1) == [
+        {"role": "system", "content": "P."},
+        *chat,
+    ]
 
 
 def test_doses():
@@ -98,7 +114,11 @@ def test_doses():
     assert doses(None, grid, None) == [("raw", 0.0)]
     assert doses(Prompting("", "", "user"), grid, None) == [("raw", -1.0), ("raw", 1.0)]
     raw = [("raw", c) for c in (-2.0, -1.0, 1.0, 2.0)]
-    assert doses(MeanDiff([], torch.empty(0)), grid, {"coefficient": 3.5}) == [*raw, ("calibrated", -3.5), ("calibrated", 3.5)]
+    assert doses(MeanDiff([], torch.empty(0)), grid, {"coefficient": 3.5}) == [
+        *raw,
+        ("calibrated", -3.5),
+        ("calibrated", 3.5),
+    ]
 
 
 def test_scores_that_are_not_finite_are_refused(model, tokenizer, steering):
@@ -108,7 +128,9 @@ def test_scores_that_are_not_finite_are_refused(model, tokenizer, steering):
 
 
 def test_a_head_that_scoring_does_not_know_is_refused(model, tokenizer, monkeypatch):
-    monkeypatch.setattr(scoring, "to_logits", lambda model, hidden: 2 * model.get_output_embeddings()(hidden))
+    monkeypatch.setattr(
+        scoring, "to_logits", lambda model, hidden: 2 * model.get_output_embeddings()(hidden)
+    )
     with pytest.raises(InputError, match="transforms its logits"):
         score(model, tokenizer, ITEMS, None, [0.0], 4, {})
 

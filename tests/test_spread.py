@@ -6,7 +6,7 @@ from accelerate import dispatch_model
 
 from pipeline.lm.layers import select
 from pipeline.lm.load import SPREAD, device_of, load_model
-from pipeline.lm.quantization import memory, weight_of
+from pipeline.lm.quantisation import memory, weight_of
 from pipeline.steering import METHODS
 from pipeline.steering.svd import read_cache, write_cache
 from tests.test_contract import encode, logits
@@ -16,7 +16,12 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def spread(manifest, tmp_path):
-    places = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu", "lm_head": "cpu"}
+    places = {
+        "model.embed_tokens": "cpu",
+        "model.rotary_emb": "cpu",
+        "model.norm": "cpu",
+        "lm_head": "cpu",
+    }
     places |= {f"model.layers.{index}": "disk" if index in (1, 3) else "cpu" for index in range(4)}
     model = load_model(manifest, "float32", CPU)
     return dispatch_model(model, places, main_device="cpu", offload_dir=str(tmp_path / "offload"))
@@ -26,11 +31,13 @@ def spread(manifest, tmp_path):
 def test_spread_on_a_machine_without_gpus_is_the_cpu(manifest, model, tokenizer):
     found = load_model(manifest, "float32", SPREAD)
     assert torch.equal(logits(found, *encode(tokenizer)), logits(model, *encode(tokenizer)))
-    assert load_model(manifest | {"quantization": "4bit"}, "float32", SPREAD).device == CPU
+    assert load_model(manifest | {"quantisation": "4bit"}, "float32", SPREAD).device == CPU
 
 
 @torch.no_grad()
-def test_weights_on_disk_are_read_where_they_are_computed_with(spread, model, manifest, modules, svd_folder, tmp_path):
+def test_weights_on_disk_are_read_where_they_are_computed_with(
+    spread, model, manifest, modules, svd_folder, tmp_path
+):
     targets, others = select(spread, modules), select(model, modules)
     assert any(target.module.weight.is_meta for target in targets)
     assert memory(spread) == memory(model)
@@ -40,14 +47,18 @@ def test_weights_on_disk_are_read_where_they_are_computed_with(spread, model, ma
     assert any(target.module.weight.is_meta for target in targets)
     write_cache(tmp_path / "svd", targets, None, manifest["weights_sha256"])
     for target in targets:
-        found, own = (read_cache(folder, target.name, None, CPU) for folder in (tmp_path / "svd", svd_folder))
+        found, own = (
+            read_cache(folder, target.name, None, CPU) for folder in (tmp_path / "svd", svd_folder)
+        )
         assert torch.equal(found.S, own.S)
 
 
 @pytest.mark.parametrize("method", ["innerpissa", "dora", "s_space", "mean_diff", "gradient"])
 def test_methods_fit_and_steer_the_same(method, spread, model, tokenizer, pairs, context):
     kind = METHODS[method].load()
-    apart, whole = (kind.fit(each, tokenizer, *pairs, context(method), seed=0) for each in (spread, model))
+    apart, whole = (
+        kind.fit(each, tokenizer, *pairs, context(method), seed=0) for each in (spread, model)
+    )
     for key, tensor in whole.tensors().items():
         torch.testing.assert_close(apart.tensors()[key], tensor, rtol=1e-5, atol=1e-6)
     with torch.no_grad():

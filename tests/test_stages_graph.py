@@ -5,18 +5,18 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.code import closure, code_hashes, file_of
-from pipeline.declared import stage_params
-from pipeline.params import load_params
 from pipeline.steering import METHODS
+from pipeline.study.code import closure, code_hashes, file_of
+from pipeline.study.declared import stage_params
+from pipeline.study.params import load_params
 
 ROOT = Path(__file__).parent.parent
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 # What every stage runs through but no result depends on: parsing, paths, files, progress, tracking.
 CALM = frozenset({
-    "pipeline.errors", "pipeline.files", "pipeline.declared", "pipeline.params", "pipeline.paths", "pipeline.progress", "pipeline.scratch", "pipeline.sections",
-    "pipeline.tracking", "pipeline.usage", "pipeline.stages.stage", "pipeline.stages.base", "pipeline.steering", "pipeline.evalsets", "pipeline.lm",
-    "pipeline.stages", "pipeline.metrics", "pipeline.reference", "pipeline", "pipeline.schemas",
+    "pipeline.support.errors", "pipeline.support.files", "pipeline.study.declared", "pipeline.study.params", "pipeline.support.paths", "pipeline.support.progress", "pipeline.support.scratch", "pipeline.study.sections",
+    "pipeline.study.tracking", "pipeline.support.usage", "pipeline.stages.stage", "pipeline.stages.base", "pipeline.steering", "pipeline.evalsets", "pipeline.lm",
+    "pipeline.stages", "pipeline.support", "pipeline.study", "pipeline.scoring", "pipeline.steering.training", "pipeline.steering.methods", "pipeline.metrics", "pipeline.reference", "pipeline", "pipeline.support.schemas",
 })  # fmt: skip
 MODULE = {"base": "evaluate", "evaluate_baselines": "evaluate"}
 
@@ -35,10 +35,15 @@ def declared(stage: str, method: str | None, evalset: str) -> set[Path]:
 def cells() -> list[tuple[str, str | None, str]]:
     learned = [name for name, method in METHODS.items() if method.learned]
     plain = [name for name in METHODS if name not in learned]
-    by_stage = {"train": learned, "evaluate": learned, "baselines": plain, "evaluate_baselines": plain}
-    return [(stage, method, "reference") for stage in STAGES for method in by_stage.get(stage, [None])] + [
-        ("evalset", None, "daily_dilemmas")
-    ]
+    by_stage = {
+        "train": learned,
+        "evaluate": learned,
+        "baselines": plain,
+        "evaluate_baselines": plain,
+    }
+    return [
+        (stage, method, "reference") for stage in STAGES for method in by_stage.get(stage, [None])
+    ] + [("evalset", None, "daily_dilemmas")]
 
 
 @pytest.mark.parametrize(("stage", "method", "evalset"), cells())
@@ -56,9 +61,9 @@ def test_every_module_that_computes_is_a_dependency(stage, method, evalset):
 def test_a_methods_file_hashes_its_own_code_and_what_that_imports(method):
     module = METHODS[method].code.split(":")[0]
     found = code_hashes(module, ROOT)
-    assert f"pipeline/steering/{module}.py" in found
+    assert f"pipeline/steering/methods/{module}.py" in found
     assert "pipeline/steering/base.py" in found
-    assert ("pipeline/steering/optimise.py" in found) == METHODS[method].learned
+    assert ("pipeline/steering/training/optimise.py" in found) == METHODS[method].learned
     assert "pipeline/steering/__init__.py" not in found
 
 
@@ -66,12 +71,18 @@ def test_another_methods_code_changes_no_hash(tmp_path):
     import shutil
 
     shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline")
-    before = {name: code_hashes(method.code.split(":")[0], tmp_path) for name, method in METHODS.items()}
+    before = {
+        name: code_hashes(method.code.split(":")[0], tmp_path) for name, method in METHODS.items()
+    }
     for name in ("dora", "pca"):
-        file = tmp_path / f"pipeline/steering/{name}.py"
+        file = tmp_path / f"pipeline/steering/methods/{name}.py"
         file.write_text(file.read_text() + "\n# changed\n")
-    (tmp_path / "pipeline/steering/new.py").write_text("from pipeline.steering.base import Steering\n")
-    after = {name: code_hashes(method.code.split(":")[0], tmp_path) for name, method in METHODS.items()}
+    (tmp_path / "pipeline/steering/methods/new.py").write_text(
+        "from pipeline.steering.base import Steering\n"
+    )
+    after = {
+        name: code_hashes(method.code.split(":")[0], tmp_path) for name, method in METHODS.items()
+    }
     assert {name for name in METHODS if before[name] != after[name]} == {"dora", "pca"}
 
 
@@ -83,7 +94,9 @@ def test_every_dependency_exists():
     }
     for name, stage in STAGES.items():
         for dep in stage["deps"]:
-            if "${" not in dep and not any(dep == out or out.startswith(dep + "/") or dep.startswith(out + "/") for out in made):
+            if "${" not in dep and not any(
+                dep == out or out.startswith(dep + "/") or dep.startswith(out + "/") for out in made
+            ):
                 assert (ROOT / dep).exists(), f"{name}: {dep}"
 
 
@@ -91,14 +104,24 @@ def test_every_dependency_exists():
 def test_the_declared_parameters_exist(stage, monkeypatch):
     monkeypatch.chdir(ROOT)
     params = load_params()
-    item = {"method": (params.methods if stage in ("train", "evaluate") else params.baselines)[0], "seed": "0"}
+    item = {
+        "method": (params.methods if stage in ("train", "evaluate") else params.baselines)[0],
+        "seed": "0",
+    }
     assert stage_params(stage, item)
 
 
 def test_the_rank_concerns_training_alone():
-    assert [name for name, stage in STAGES.items() if "rank" in stage["params"]] == ["train", "composition"]
+    assert [name for name, stage in STAGES.items() if "rank" in stage["params"]] == [
+        "train",
+        "composition",
+    ]
 
 
-def test_the_quantization_reaches_every_stage_that_runs_the_model_through_the_manifest():
-    assert [name for name, stage in STAGES.items() if "quantization" in stage["params"]] == ["model"]
-    assert all("models/base" in stage["deps"] for stage in STAGES.values() if "device" in stage["params"])
+def test_the_quantisation_reaches_every_stage_that_runs_the_model_through_the_manifest():
+    assert [name for name, stage in STAGES.items() if "quantisation" in stage["params"]] == [
+        "model"
+    ]
+    assert all(
+        "models/base" in stage["deps"] for stage in STAGES.values() if "device" in stage["params"]
+    )

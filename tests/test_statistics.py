@@ -16,13 +16,28 @@ from pipeline.metrics.doses import compared
 from pipeline.metrics.flips import flip_measures, flip_table, steering_f1
 from pipeline.metrics.question import Question
 from pipeline.metrics.regression import cluster_t, clustered_slope, own_slopes
-from pipeline.metrics.sensitivity import mixed_slope, sensitivity_table, sign_flip_p, sign_patterns, two_way_slope, two_way_t
+from pipeline.metrics.sensitivity import (
+    mixed_slope,
+    sensitivity_table,
+    sign_flip_p,
+    sign_patterns,
+    two_way_slope,
+    two_way_t,
+)
 from tests.test_metrics import PARAMS, make_items, table
 
 DOSES = [-2.0, -1.0, -0.5, 0.5, 1.0, 2.0]
 
 
-def study(items: pl.DataFrame, log_odds, seeds=(0,), nll=lambda c: 0.1 * abs(c), mass=lambda r, c: 1.0, doses=DOSES, dose=1.5):
+def study(
+    items: pl.DataFrame,
+    log_odds,
+    seeds=(0,),
+    nll=lambda c: 0.1 * abs(c),
+    mass=lambda r, c: 1.0,
+    doses=DOSES,
+    dose=1.5,
+):
     """Return one method's scores at raw doses and a calibrated one (none if `dose` is None), and the base's at 0."""
 
     def rows(seed, kind, coefficients):
@@ -46,7 +61,8 @@ def test_the_bell_mccaffrey_error_is_the_matrix_formula_with_all_fixed_effects()
     """Against the definition: adjust each dilemma's residuals by (I - H)^(-1/2), dummies of all items included."""
     rng = np.random.default_rng(0)
     parts = [
-        table(rng.normal(0.2, 1, 1), size, rng).with_columns(dilemma_id=pl.lit(str(d))) for d, size in enumerate([1, 2, 5, 3])
+        table(rng.normal(0.2, 1, 1), size, rng).with_columns(dilemma_id=pl.lit(str(d)))
+        for d, size in enumerate([1, 2, 5, 3])
     ]
     frame = pl.concat(parts).with_columns(item_id=pl.concat_str("dilemma_id", "item_id"))
     frame = frame.with_columns(pl.col("y") + pl.Series(rng.normal(size=frame.height)))
@@ -80,13 +96,17 @@ def test_equal_dilemmas_leave_the_one_sample_t_test():
 def test_sign_flips_count_all_patterns_where_they_are_few():
     signs, exact = sign_patterns(4, 1000, 0)
     values = np.array([1.0, 2.0, -0.5, 3.0])
-    by_hand = np.mean([abs(np.dot(s, values)) >= 5.5 - 1e-9 for s in itertools.product((1, -1), repeat=4)])
+    by_hand = np.mean(
+        [abs(np.dot(s, values)) >= 5.5 - 1e-9 for s in itertools.product((1, -1), repeat=4)]
+    )
     assert exact
     assert sign_flip_p(values, signs, exact) == by_hand == 4 / 16
     drawn, exact = sign_patterns(30, 4000, 0)
     values = np.random.default_rng(2).normal(0.35, 1, 30)
     assert not exact
-    assert sign_flip_p(values, drawn, exact) == pytest.approx(stats.ttest_1samp(values, 0).pvalue, abs=0.02)
+    assert sign_flip_p(values, drawn, exact) == pytest.approx(
+        stats.ttest_1samp(values, 0).pvalue, abs=0.02
+    )
     assert sign_flip_p(np.ones(30), drawn, exact) == 1 / 4001
 
 
@@ -100,7 +120,9 @@ def test_the_mixed_model_on_a_balanced_table_is_the_t_statistic_of_the_dilemmas(
 
 
 def test_a_mixed_model_without_an_answer_says_so():
-    frame = table(np.random.default_rng(4).normal(0.3, 1, 10), 2, np.random.default_rng(4))  # items of a dilemma do not differ
+    frame = table(
+        np.random.default_rng(4).normal(0.3, 1, 10), 2, np.random.default_rng(4)
+    )  # items of a dilemma do not differ
     found = mixed_slope(frame)
     assert found["p_mixed"] is None
     assert found["mixed_note"]
@@ -112,7 +134,9 @@ def test_two_ways_of_clustering_by_hand_and_the_width_of_few_seeds():
     left = slopes - 3
     by_dilemma, by_seed = 3 / 2 * (left.sum(1) ** 2).sum() / 36, 2 * (left.sum(0) ** 2).sum() / 36
     both = 6 / 5 * (left**2).sum() / 36
-    assert (mean, error, degrees) == pytest.approx((3, np.sqrt(max(by_dilemma + by_seed - both, by_dilemma, by_seed)), 1))
+    assert (mean, error, degrees) == pytest.approx(
+        (3, np.sqrt(max(by_dilemma + by_seed - both, by_dilemma, by_seed)), 1)
+    )
     rng = np.random.default_rng(5)
     frames = [table(np.linspace(0.1, 0.5, 8) + shift, 2, rng) for shift in (-0.6, 0.0, 0.6)]
     found = two_way_slope(frames)
@@ -124,12 +148,18 @@ def test_two_ways_of_clustering_by_hand_and_the_width_of_few_seeds():
 def test_the_sensitivity_table_agrees_with_itself():
     items, rng = make_items(20), np.random.default_rng(6)
     noise = {str(d): rng.normal(0, 0.5) for d in range(20)}
-    scores, base = study(items, lambda r, c: c * (0.3 + noise[r["dilemma_id"]]) * r["label_Value/truth"], seeds=(0, 1))
+    scores, base = study(
+        items,
+        lambda r, c: c * (0.3 + noise[r["dilemma_id"]]) * r["label_Value/truth"],
+        seeds=(0, 1),
+    )
     found = sensitivity_table({"good": scores}, ask(base, items))
     unit = found.row(0, named=True)
     assert unit["p_permutation"] == pytest.approx(unit["p_clustered"], abs=0.02)
     assert unit["p_two_way"] > unit["p_clustered"]
-    assert unit["mixed_note"] is not None  # mirrored items with one slope leave no variance within a dilemma
+    assert (
+        unit["mixed_note"] is not None
+    )  # mirrored items with one slope leave no variance within a dilemma
     assert found["dose"].to_list() == ["unit", "equal_cost"]
 
 
@@ -137,17 +167,28 @@ def test_two_methods_are_compared_on_the_same_dilemmas():
     items, rng = make_items(25), np.random.default_rng(7)
     shared = {str(d): rng.normal(0, 1.0) for d in range(25)}
     make = {  # both vary a lot between dilemmas; the difference hardly does
-        name: lambda r, c, extra=extra: c * (shared[r["dilemma_id"]] + extra) * r["label_Value/truth"]
+        name: lambda r, c, extra=extra: (
+            c * (shared[r["dilemma_id"]] + extra) * r["label_Value/truth"]
+        )
         for name, extra in (("weak", 0.0), ("strong", 0.1), ("same", 0.0))
     }
     studies = {name: study(items, log_odds) for name, log_odds in make.items()}
-    found = difference_table({name: scores for name, (scores, _) in studies.items()}, ask(studies["weak"][1], items))
+    found = difference_table(
+        {name: scores for name, (scores, _) in studies.items()}, ask(studies["weak"][1], items)
+    )
     rows = {(r["method"], r["other"]): r for r in found.filter(pl.col("dose") == "unit").to_dicts()}
     own = rows["weak", "strong"]
-    effects = [1 / (1 + np.exp(-np.array([shared[str(d)] + extra for d in range(25)]))) - 0.5 for extra in (0, 0.1)]
+    effects = [
+        1 / (1 + np.exp(-np.array([shared[str(d)] + extra for d in range(25)]))) - 0.5
+        for extra in (0, 0.1)
+    ]
     expected = stats.ttest_rel(*effects)
-    assert (own["difference"], own["p"]) == pytest.approx((np.mean(effects[0] - effects[1]), expected.pvalue))
-    assert (own["ci_low"], own["ci_high"]) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert (own["difference"], own["p"]) == pytest.approx(
+        (np.mean(effects[0] - effects[1]), expected.pvalue)
+    )
+    assert (own["ci_low"], own["ci_high"]) == pytest.approx(
+        tuple(expected.confidence_interval(0.95))
+    )
     assert own["p_holm"] == pytest.approx(min(1, 3 * own["p"]))
     assert rows["weak", "same"]["p"] == 1
 
@@ -161,7 +202,9 @@ def test_the_budget_is_read_off_the_first_crossing_and_never_extrapolated():
 def test_the_effect_at_an_nll_budget_with_its_interval():
     items, rng = make_items(30), np.random.default_rng(8)
     noise = {str(d): rng.normal(0, 0.3) for d in range(30)}
-    scores, base = study(items, lambda r, c: c * (1 + noise[r["dilemma_id"]]) * r["label_Value/truth"])
+    scores, base = study(
+        items, lambda r, c: c * (1 + noise[r["dilemma_id"]]) * r["label_Value/truth"]
+    )
     up, down, both = budget_table({"good": scores}, ask(base, items, nll_budget=0.1)).to_dicts()
     at_one = scores.filter((pl.col("coefficient") == 1) & (pl.col("dose") == "raw"))
     signs = items["label_Value/truth"].to_numpy()
@@ -173,32 +216,52 @@ def test_the_effect_at_an_nll_budget_with_its_interval():
     assert [row["effect"] for row in short] == [None] * 3
     assert "0.200 at most" in short[0]["reason"]
     prompt, _ = study(items, lambda r, c: c, doses=[-1.0, 1.0], dose=None)
-    assert set(budget_table({"prompt": prompt}, ask(base, items))["reason"]) == {"the coefficient has no size"}
+    assert set(budget_table({"prompt": prompt}, ask(base, items))["reason"]) == {
+        "the coefficient has no size"
+    }
 
 
 def test_yes_bias_swap_consistency_and_the_gate_by_hand():
     items = make_items(4)
     honest, base = study(items, lambda r, c: 2 * r["label_Value/truth"])
-    yes, _ = study(items, lambda r, c: 1.5, mass=lambda r, c: 0.1 if (c, r["dilemma_id"]) == (2.0, "1") else 1.0)
+    yes, _ = study(
+        items,
+        lambda r, c: 1.5,
+        mass=lambda r, c: 0.1 if (c, r["dilemma_id"]) == (2.0, "1") else 1.0,
+    )
     found = {
-        (r["method"], r["coefficient"]): r for r in answer_table({"honest": honest, "yes": yes}, ask(base, items)).to_dicts()
+        (r["method"], r["coefficient"]): r
+        for r in answer_table({"honest": honest, "yes": yes}, ask(base, items)).to_dicts()
     }
-    untouched, steady, biased, gated = (found[key] for key in (("base", 0.0), ("honest", 1.0), ("yes", 1.0), ("yes", 2.0)))
+    untouched, steady, biased, gated = (
+        found[key] for key in (("base", 0.0), ("honest", 1.0), ("yes", 1.0), ("yes", 2.0))
+    )
     assert (untouched["swap_consistency"], untouched["yes_log_odds"]) == (1, 0)
     assert (steady["yes_shift"], steady["target_effect"]) == pytest.approx((0, 0))
-    assert (biased["yes_shift"], biased["yes_rate"], biased["swap_consistency"], biased["n_excluded"]) == (1.5, 1, 0, 0)
+    assert (
+        biased["yes_shift"],
+        biased["yes_rate"],
+        biased["swap_consistency"],
+        biased["n_excluded"],
+    ) == (1.5, 1, 0, 0)
     assert (gated["n_rows"], gated["n_excluded"]) == (8, 2)
-    assert gated["target_effect_answered"] == pytest.approx(gated["target_effect"])  # every dilemma has lost the same
+    assert gated["target_effect_answered"] == pytest.approx(
+        gated["target_effect"]
+    )  # every dilemma has lost the same
 
 
 def test_steering_f1_of_planted_flips():
-    target = np.array([[-3, -2, 1], [-1, 1, 2], [1, 1, -1], [-2, -4, -3]], dtype=float)  # fixed 2/8, steady, broken 1/8, steady
+    target = np.array(
+        [[-3, -2, 1], [-1, 1, 2], [1, 1, -1], [-2, -4, -3]], dtype=float
+    )  # fixed 2/8, steady, broken 1/8, steady
     off = np.array([[1, 1, -1], [3, 3, 3]], dtype=float)  # a quarter of the weight turns
     found = flip_measures(target, off, 2.0)
     assert (found["fixed"], found["broken"], found["off_target"]) == (0.25, 0.125, 0.25)
     net = 0.125
     precision = net / (net + 0.25)
-    assert found["steering_f1"] == pytest.approx(100 * 2 * precision * net / (precision + net))  # the mass ratio counts as 1
+    assert found["steering_f1"] == pytest.approx(
+        100 * 2 * precision * net / (precision + net)
+    )  # the mass ratio counts as 1
     assert (found["flips"], found["off_target_flips"], found["focus"]) == (0.75, 0.5, 1.5)
     assert found["right_way"] == pytest.approx(2 / 3)
     assert steering_f1(0.1, 0.2, 0.0, 1.0) == 0
@@ -214,23 +277,44 @@ def test_saying_yes_to_everything_earns_no_steering_f1_and_honesty_does():
     )])  # fmt: skip
     yes, base = study(items, lambda r, c: -0.5 + 2 * c)
     honest, _ = study(items, lambda r, c: -0.5 + 2 * c * r["label_Value/truth"])
-    found = flip_table({"yes": yes, "honest": honest}, ask(base, items)).filter(pl.col("dose") == "unit").to_dicts()
+    found = (
+        flip_table({"yes": yes, "honest": honest}, ask(base, items))
+        .filter(pl.col("dose") == "unit")
+        .to_dicts()
+    )
     assert (found[0]["fixed"], found[0]["broken"], found[0]["steering_f1"]) == (0.5, 0.5, 0)
     assert found[0]["right_way"] == 0.5
-    assert found[1]["steering_f1"] == pytest.approx(100 * 2 * 0.5 / 1.5)  # all that was wrong is right, nothing else moves
+    assert found[1]["steering_f1"] == pytest.approx(
+        100 * 2 * 0.5 / 1.5
+    )  # all that was wrong is right, nothing else moves
     assert (found[1]["right_way"], found[1]["focus"], found[1]["off_target_flips"]) == (1, None, 0)
 
 
 def test_the_shape_of_planted_curves():
     items = make_items(6)
-    straight, base = study(items, lambda r, c: 0.5 * np.sign(c) * np.log1p(abs(c)) * r["label_Value/truth"])
-    bent, _ = study(items, lambda r, c: -abs(c) * r["label_Value/truth"], mass=lambda r, c: 0.1 if abs(c) == 2 else 1.0)
-    half, _ = study(items, lambda r, c: c * (1 if r["dilemma_id"] in "012" else -1) * r["label_Value/truth"])
-    found = {r["method"]: r for r in curve_table({"straight": straight, "bent": bent, "half": half}, ask(base, items)).to_dicts()}
-    assert (found["straight"]["monotone"], found["straight"]["spearman"]) == pytest.approx((1, 1))
-    assert (found["straight"]["symlog_slope"], found["straight"]["r2"], found["straight"]["score"]) == pytest.approx(
-        (0.5, 1, 0.5)
+    straight, base = study(
+        items, lambda r, c: 0.5 * np.sign(c) * np.log1p(abs(c)) * r["label_Value/truth"]
     )
+    bent, _ = study(
+        items,
+        lambda r, c: -abs(c) * r["label_Value/truth"],
+        mass=lambda r, c: 0.1 if abs(c) == 2 else 1.0,
+    )
+    half, _ = study(
+        items, lambda r, c: c * (1 if r["dilemma_id"] in "012" else -1) * r["label_Value/truth"]
+    )
+    found = {
+        r["method"]: r
+        for r in curve_table(
+            {"straight": straight, "bent": bent, "half": half}, ask(base, items)
+        ).to_dicts()
+    }
+    assert (found["straight"]["monotone"], found["straight"]["spearman"]) == pytest.approx((1, 1))
+    assert (
+        found["straight"]["symlog_slope"],
+        found["straight"]["r2"],
+        found["straight"]["score"],
+    ) == pytest.approx((0.5, 1, 0.5))
     assert (found["bent"]["monotone"], found["bent"]["valid"]) == pytest.approx((0, 5 / 7))
     assert found["bent"]["symlog_slope"] == pytest.approx(0, abs=1e-12)
     assert (found["half"]["monotone"], found["half"]["spearman"]) == (0.5, None)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import guarded
-from pipeline.errors import InputError
-from pipeline.files import TEMPORARY
-from pipeline.scratch import Scratch
+from pipeline.support.errors import InputError
+from pipeline.support.files import TEMPORARY
+from pipeline.support.scratch import Scratch
 from tests.project import Project, environment, make_project
 
 FULL = "error: the disk is full{}: free some space and run the same command again; what was there before is intact\n"
@@ -30,10 +30,21 @@ def said_of(error: BaseException, capsys) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (OSError(errno.ENOSPC, "No space left on device", "data/pairs"), FULL.format(" (data/pairs)")),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "data/pairs"),
+            FULL.format(" (data/pairs)"),
+        ),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), FULL.format("")),
-        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), FULL.format("")),
-        (RuntimeError("parquet: File out of specification: underlying IO error: (os error 122)"), FULL.format("")),
+        (
+            RuntimeError(
+                "Error while serializing: I/O error: No space left on device (os error 28)"
+            ),
+            FULL.format(""),
+        ),
+        (
+            RuntimeError("parquet: File out of specification: underlying IO error: (os error 122)"),
+            FULL.format(""),
+        ),
         (OSError(errno.EACCES, "Permission denied", "models"), CLOSED.format(" (models)")),
         (OSError(errno.EPERM, "Operation not permitted"), CLOSED.format("")),
         (OSError(errno.EROFS, "Read-only file system", "reports"), CLOSED.format(" (reports)")),
@@ -47,7 +58,10 @@ def test_what_a_user_can_mend_is_one_sentence(error, said, capsys):
 
 def test_of_several_processes_the_one_that_failed_is_named(capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    assert said_of(OSError(errno.ENOSPC, "full"), capsys) == (2, FULL.format("").replace("error", "error in process 1"))
+    assert said_of(OSError(errno.ENOSPC, "full"), capsys) == (
+        2,
+        FULL.format("").replace("error", "error in process 1"),
+    )
 
 
 def test_ctrl_c_is_one_sentence(capsys):
@@ -55,7 +69,12 @@ def test_ctrl_c_is_one_sentence(capsys):
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(errno.EIO, "Input/output error"), FileNotFoundError(errno.ENOENT, "no"), ValueError("28")]
+    "error",
+    [
+        OSError(errno.EIO, "Input/output error"),
+        FileNotFoundError(errno.ENOENT, "no"),
+        ValueError("28"),
+    ],
 )
 def test_every_other_error_keeps_its_traceback(error):
     with pytest.raises(type(error)) as raised, guarded():
@@ -81,7 +100,9 @@ def test_a_checkpoint_that_finds_the_disk_full_leaves_the_last_one(tmp_path, mon
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Project:
     """A project with what training reads."""
-    project = make_project(tmp_path_factory.mktemp("stopped") / "project", ["innerpissa"], ["mean_diff"])
+    project = make_project(
+        tmp_path_factory.mktemp("stopped") / "project", ["innerpissa"], ["mean_diff"]
+    )
     names = ("model", "pairs", "svd", "methods")
     code = f"from importlib import import_module\nfor name in {names}: import_module('pipeline.stages.' + name).main()"
     project.run("python", "-c", code, PYTHONPATH=str(project.folder), **UNTRACKED)
@@ -89,10 +110,21 @@ def project(tmp_path_factory) -> Project:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
-NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec"]  # a mount of its own, which needs no rights
+NAMESPACE = [
+    "unshare",
+    "--user",
+    "--map-root-user",
+    "--mount",
+    "sh",
+    "-ec",
+]  # a mount of its own, which needs no rights
 SMALL_DISK = """
 mount -t tmpfs -o size=64m none "$0"
 cp -a "$1"/. "$0"
@@ -108,7 +140,9 @@ exit $code
 @pytest.mark.parametrize(("stage", "folder"), [("pairs", "data"), ("svd", "models")])
 def test_a_stage_on_a_full_disk_says_so_and_leaves_what_was_there(project, stage, folder, tmp_path):
     """The parquet comes from one library in Rust, the tensors from another."""
-    if subprocess.run([*NAMESPACE, f"mount -t tmpfs none {tmp_path}"], capture_output=True).returncode:
+    if subprocess.run(
+        [*NAMESPACE, f"mount -t tmpfs none {tmp_path}"], capture_output=True
+    ).returncode:
         pytest.skip("this machine lets no user mount a small disk")
     project.run("cp", "-a", f"{folder}/.", str(tmp_path))
     before = contents(tmp_path)
@@ -154,11 +188,13 @@ def interrupt(project: Project, code: str, *command: str, **extra: str) -> tuple
 
 
 def test_ctrl_c_in_training_keeps_its_checkpoint_and_the_same_command_goes_on(project):
-    code = WAITS.format(module="pipeline.scratch", name="ScratchFile", method="write")
+    code = WAITS.format(module="pipeline.support.scratch", name="ScratchFile", method="write")
     found, said = interrupt(project, code, "train", "innerpissa", "0")
     assert (found, said.splitlines(keepends=True)[-1]) == (130, STOPPED)
     assert "Traceback" not in said
-    assert not (project.folder / "models/adapters").exists() or not list((project.folder / "models/adapters").rglob("*"))
+    assert not (project.folder / "models/adapters").exists() or not list(
+        (project.folder / "models/adapters").rglob("*")
+    )
     [kept] = (project.folder / ".dvc/tmp/scratch").iterdir()
     assert [path.name for path in kept.iterdir()] == ["training-1.pt"]
     [parent] = project.parents()
@@ -166,7 +202,11 @@ def test_ctrl_c_in_training_keeps_its_checkpoint_and_the_same_command_goes_on(pr
 
     said = project.run("python", "-m", "pipeline", "train", "innerpissa", "0")
     assert re.search(r"training goes on after step \d+, kept by an interrupted run", said)
-    assert re.search(r"^train@innerpissa-0: \d+\.\d s, peak memory [\d,]+ MB, [\d,]+ tokens/s$", said, re.MULTILINE), said
+    assert re.search(
+        r"^train@innerpissa-0: \d+\.\d s, peak memory [\d,]+ MB, [\d,]+ tokens/s$",
+        said,
+        re.MULTILINE,
+    ), said
     assert list((project.folder / ".dvc/tmp/scratch").iterdir()) == []
     run = project.children(parent)["train@innerpissa-0"]
     assert {"seconds", "peak_memory_mb", "tokens", "tokens_per_second"} <= set(run.data.metrics)

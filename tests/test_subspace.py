@@ -6,10 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.errors import InputError
-from pipeline.sections import SUBSPACES
 from pipeline.steering.base import Pairs
-from pipeline.steering.subspace import COMPLEMENTS, Basis, Evidence, gather, intersection, loss_subspace, orthonormal
+from pipeline.steering.training.subspace import (
+    COMPLEMENTS,
+    Basis,
+    Evidence,
+    gather,
+    intersection,
+    loss_subspace,
+    orthonormal,
+)
+from pipeline.study.sections import SUBSPACES
+from pipeline.support.errors import InputError
 
 N, LAYERS, D = 40, 10, 32  # so a space has at most 8 dimensions, and layer 0 is too early
 AXES = torch.eye(D)
@@ -23,13 +31,19 @@ def weight(axes: dict[int, float]) -> Tensor:
     return rows
 
 
-def evidence(moves: dict[tuple[int, int], Tensor], noise: float = 0.0, layer: int = 7, **weights) -> Evidence:
+def evidence(
+    moves: dict[tuple[int, int], Tensor], noise: float = 0.0, layer: int = 7, **weights
+) -> Evidence:
     """Return states that move at (layer, axis) by sizes [n, 2]; by default the weights touch only the last axes."""
     torch.manual_seed(1)
     steps = noise * torch.randn(N, 2, LAYERS + 1, D)
     for (at, axis), size in moves.items():
         steps[:, :, at + 1, axis] += size
-    given = {"writers": [weight({30: 1.0}).T], "readers": [weight({30: 1.0})], "unembedding": weight({31: 2.0, 30: 1.0})}
+    given = {
+        "writers": [weight({30: 1.0}).T],
+        "readers": [weight({30: 1.0})],
+        "unembedding": weight({31: 2.0, 30: 1.0}),
+    }
     return Evidence(steps.cumsum(2), layer, **(given | weights))
 
 
@@ -104,7 +118,9 @@ def test_what_is_undone_in_part_is_suppressed_less_and_what_grows_is_not():
 def test_movement_leaves_out_early_layers_and_what_the_logits_read(part):
     early, read, late = 5 * sizes(3), 5 * sizes(4), sizes(5)
     back = -1.0 if part == "suppressed" else 1.0
-    planted = evidence({(0, 5): early, (2, 31): read, (3, 31): back * read, (4, 7): late, (5, 7): back * late})
+    planted = evidence(
+        {(0, 5): early, (2, 31): read, (3, 31): back * read, (4, 7): late, (5, 7): back * late}
+    )
     found = loss_subspace([part], planted, None, centred=False)
     assert found.shape == (D, 1)
     assert_axis(found[:, 0], 7)
@@ -124,14 +140,22 @@ def test_logits_read_follows_the_singular_values_up_to_the_width():
 
 
 def test_two_spaces_without_importance_share_their_common_axes_only():
-    planted = evidence({}, writers=[weight({1: 1.0, 2: 1.0, 3: 1.0}).T], unembedding=weight({3: 1.0, 4: 3.0, 5: 2.0}))
+    planted = evidence(
+        {},
+        writers=[weight({1: 1.0, 2: 1.0, 3: 1.0}).T],
+        unembedding=weight({3: 1.0, 4: 3.0, 5: 2.0}),
+    )
     found = loss_subspace(["write", "logits_read"], planted, 4, centred=False)
     assert found.shape == (D, 1)
     assert_axis(found[:, 0], 3)
 
 
 def test_importance_puts_the_axis_first_that_both_spaces_need():
-    task = {(1, 5): spread(3.0), (9, 5): -spread(3.0), (2, 7): constant(2.0)}  # 5 is gone again in the end
+    task = {
+        (1, 5): spread(3.0),
+        (9, 5): -spread(3.0),
+        (2, 7): constant(2.0),
+    }  # 5 is gone again in the end
     change = {(8, 9): 3 * sizes(3), (8, 7): sizes(4)}  # 9 comes after the loss layer
     planted = evidence(task | change, noise=0.01)
     assert_axis(loss_subspace(["task"], planted, 1, centred=False)[:, 0], 5)
@@ -150,7 +174,10 @@ def test_a_shared_direction_is_the_bisector():
 
 def test_weighted_directions_that_disagree_are_turned_before_they_are_averaged():
     generator = torch.Generator().manual_seed(0)
-    bases = [Basis(torch.linalg.qr(torch.randn(D, 8, generator=generator)).Q, torch.logspace(0, -3, 8)) for _ in range(2)]
+    bases = [
+        Basis(torch.linalg.qr(torch.randn(D, 8, generator=generator)).Q, torch.logspace(0, -3, 8))
+        for _ in range(2)
+    ]
     found = intersection(*bases)
     torch.testing.assert_close(found.V.T @ found.V, torch.eye(found.V.shape[1]), atol=1e-5, rtol=0)
     assert found.importance is not None and (found.importance.diff() <= 0).all()
@@ -161,7 +188,9 @@ def test_spaces_that_share_nothing_give_their_best_guess():
 
 
 def test_only_one_importance_counts_as_none():
-    planted = evidence({(3, 5): constant(6.0), (3, 3): spread(1.0)}, writers=[weight({3: 1.0, 4: 1.0}).T])
+    planted = evidence(
+        {(3, 5): constant(6.0), (3, 3): spread(1.0)}, writers=[weight({3: 1.0, 4: 1.0}).T]
+    )
     assert_axis(loss_subspace(["task", "write"], planted, None, centred=False)[:, 0], 3)
 
 
@@ -170,14 +199,19 @@ def test_a_complement_leaves_nothing_of_what_it_excludes(part):
     planted = noisy()
     for first in ("task", "write", "suppressed"):
         found = loss_subspace([first, part], planted, 8, centred=False)
-        torch.testing.assert_close(planted.excluded(part).T @ found, torch.zeros(8, found.shape[1]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            planted.excluded(part).T @ found, torch.zeros(8, found.shape[1]), atol=1e-5, rtol=0
+        )
 
 
 def test_a_complement_keeps_the_order_and_drops_what_it_swallows():
     planted = evidence({(3, 5): constant(6.0), (3, 3): spread(3.0)}, readers=[weight({5: 1.0})])
     assert_axis(loss_subspace(["task"], planted, 1, centred=False)[:, 0], 5)
     assert_axis(loss_subspace(["task", "not_read"], planted, 2, centred=False)[:, 0], 3)
-    columns = Basis(torch.stack([AXES[0], AXES[1] + 1e-5 * AXES[2], AXES[3], AXES[4]], dim=1), torch.arange(4.0, 0, -1))
+    columns = Basis(
+        torch.stack([AXES[0], AXES[1] + 1e-5 * AXES[2], AXES[3], AXES[4]], dim=1),
+        torch.arange(4.0, 0, -1),
+    )
     left = orthonormal(columns, AXES[:, [1]])
     torch.testing.assert_close(left.V, AXES[:, [0, 3, 4]])
     assert left.importance is not None and left.importance.tolist() == [4, 2, 1]
@@ -242,27 +276,47 @@ def test_movement_that_only_grows_is_not_suppressed():
 
 
 def test_gather_takes_the_models_stream_and_weights(model, tokenizer):
-    texts = Pairs(["A snow", "The lamp is a long way from here"], ["Well", "I saw the lamp. " * 9], [])
+    texts = Pairs(
+        ["A snow", "The lamp is a long way from here"], ["Well", "I saw the lamp. " * 9], []
+    )
     found = gather(model, tokenizer, texts, 2, ["task"])
     assert found.states.shape == (2, 2, 5, 64) and found.layer == 2
     assert [len(found.writers), len(found.readers)] == [4 * 2, 4 * 5]
-    assert all(w.shape[0] == 64 for w in found.writers) and all(w.shape[1] == 64 for w in found.readers)
+    assert all(w.shape[0] == 64 for w in found.writers) and all(
+        w.shape[1] == 64 for w in found.readers
+    )
     assert found.unembedding.shape == (len(tokenizer), 64)
-    assert not any(t.requires_grad for t in [found.states, *found.writers, *found.readers, found.unembedding])
+    assert not any(
+        t.requires_grad for t in [found.states, *found.writers, *found.readers, found.unembedding]
+    )
     for side, column in enumerate((texts.positive, texts.negative)):
         for row, text in enumerate(column):
             ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])[None]
             with torch.no_grad():
                 seen = model(ids, output_hidden_states=True).hidden_states
             for place in range(4):
-                torch.testing.assert_close(found.states[row, side, place], seen[place][0, -1], rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(
+                    found.states[row, side, place], seen[place][0, -1], rtol=1e-4, atol=1e-4
+                )
 
 
 def test_a_real_model_has_every_subspace(model, tokenizer):
-    ends = [f"{first} {last}" for first in ("Well", "Snow", "I saw the lamp", "So") for last in ("and", "the", "is", "it")]
+    ends = [
+        f"{first} {last}"
+        for first in ("Well", "Snow", "I saw the lamp", "So")
+        for last in ("and", "the", "is", "it")
+    ]
     found = gather(
-        model, tokenizer, Pairs([f"Be true. {end}" for end in ends], [f"You lie: {end}" for end in ends], []), 2, ["task"]
+        model,
+        tokenizer,
+        Pairs([f"Be true. {end}" for end in ends], [f"You lie: {end}" for end in ends], []),
+        2,
+        ["task"],
     )
-    for parts in (["task", "suppressed", "write"], ["task", "write", "not_read", "not_logits"], ["task", "logits_read"]):
+    for parts in (
+        ["task", "suppressed", "write"],
+        ["task", "write", "not_read", "not_logits"],
+        ["task", "logits_read"],
+    ):
         basis = loss_subspace(parts, found, 4, centred=False)
         torch.testing.assert_close(basis.T @ basis, torch.eye(basis.shape[1]), atol=1e-5, rtol=0)

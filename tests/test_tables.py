@@ -5,14 +5,14 @@ import re
 import polars as pl
 import pytest
 
-from pipeline.figures.look import COLOURS, methods_of, style
 from pipeline.metrics.study import FURTHER, analyse
 from pipeline.report.appendix import ablation_table, certificates_table, whole_methods
+from pipeline.report.figures.look import COLOURS, methods_of, style
+from pipeline.report.figures.rendering import as_html, latex, markdown
+from pipeline.report.figures.words import NAMES, name_of, parent
 from pipeline.report.page import ENTRIES
-from pipeline.report.rendering import as_html, latex, markdown
 from pipeline.report.statistics import statistics_tables
 from pipeline.report.tables import equal_cost_table, source_table
-from pipeline.report.words import NAMES, name_of, parent
 from pipeline.steering import METHODS
 from tests.test_metrics import make_items
 from tests.test_statistics import ask, study
@@ -57,49 +57,93 @@ def test_ablations_stand_under_their_whole_method(sections):
     }  # fmt: skip
     effects = dict(zip(methods, (0.04, -0.02, 0.01, 0.02, 0.0), strict=True))
     arms = pl.DataFrame([arm(m, e) for m, e in effects.items()], infer_schema_length=None)
-    equal = pl.DataFrame([arm(m, 2 * e, used=1.5, calibrated=True) for m, e in effects.items()], infer_schema_length=None)
+    equal = pl.DataFrame(
+        [arm(m, 2 * e, used=1.5, calibrated=True) for m, e in effects.items()],
+        infer_schema_length=None,
+    )
     table = ablation_table(arms, equal, whole)
-    assert table["Method"].to_list() == ["AntiPaSTO", "LoRA, antiparallel", "InnerPiSSA", "LoRA", "InnerPiSSA, norotation"]
+    assert table["Method"].to_list() == [
+        "AntiPaSTO",
+        "LoRA, antiparallel",
+        "InnerPiSSA",
+        "LoRA",
+        "InnerPiSSA, norotation",
+    ]
     assert table["Change"].to_list() == ["–", "+200 %", "–", "-75 %", "-100 %"]
     assert whole_methods(["lora"], sections) == {}
 
 
 def test_the_results_table_has_raw_and_equal_cost_rows_and_prompting_once():
-    arms = pl.DataFrame([arm("innerpissa", 0.04), arm("innerpissa", 0.05, coefficient=2.0), arm("prompting", 0.4)])
-    equal = pl.DataFrame([arm("innerpissa", 0.03, used=2.51, calibrated=True), arm("prompting", 0.4, used=1.0, calibrated=False)])
-    assert source_table(arms, equal, "honesty")["Coeff"].to_list() == ["±1", "±1", "±2.5 (equal cost)"]
+    arms = pl.DataFrame(
+        [arm("innerpissa", 0.04), arm("innerpissa", 0.05, coefficient=2.0), arm("prompting", 0.4)]
+    )
+    equal = pl.DataFrame(
+        [
+            arm("innerpissa", 0.03, used=2.51, calibrated=True),
+            arm("prompting", 0.4, used=1.0, calibrated=False),
+        ]
+    )
+    assert source_table(arms, equal, "honesty")["Coeff"].to_list() == [
+        "±1",
+        "±1",
+        "±2.5 (equal cost)",
+    ]
     table = equal_cost_table(equal)
     assert table["c (mean over seeds)"].to_list() == ["no dose", "2.51"]
 
 
 def test_tables_render_in_every_form():
-    row = {"zero": 0.0, "restored": 0.0, "reload": 0.0, "inverse": 1.25e-7, "orthogonal": 2e-6, "angle": 0.5}
-    found = {("innerpissa", 0): row, ("lora", 1): row | dict.fromkeys(("inverse", "orthogonal", "angle"))}
+    row = {
+        "zero": 0.0,
+        "restored": 0.0,
+        "reload": 0.0,
+        "inverse": 1.25e-7,
+        "orthogonal": 2e-6,
+        "angle": 0.5,
+    }
+    found = {
+        ("innerpissa", 0): row,
+        ("lora", 1): row | dict.fromkeys(("inverse", "orthogonal", "angle")),
+    }
     table = certificates_table(found, {("innerpissa", 0): -31.04, ("lora", 1): 0.3})
     assert table["|t| of the sign"].to_list() == ["31.0", "0.3"]
     assert table["Largest angle (°)"].to_list() == ["28.6", "–"]
     assert table["|R(−c) − R(c)ᵀ|"].to_list() == ["1.2e-07", "–"]
     assert markdown(table).count("\n") == 4
-    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in markdown(table).splitlines()}) == 1  # bars in names are escaped
+    assert (
+        len({len(re.findall(r"(?<!\\)\|", line)) for line in markdown(table).splitlines()}) == 1
+    )  # bars in names are escaped
     assert r"$^\top$" in latex(table)
     assert "<td>0</td>" in as_html(table)
 
 
 def test_the_further_statistics_are_shown_from_their_files(tmp_path):
     items = make_items(10)
-    scores, base = study(items, lambda r, c: c * (0.5 + 0.1 * int(r["dilemma_id"])) * r["label_Value/truth"], seeds=(0, 1))
+    scores, base = study(
+        items,
+        lambda r, c: c * (0.5 + 0.1 * int(r["dilemma_id"])) * r["label_Value/truth"],
+        seeds=(0, 1),
+    )
     prompt, _ = study(items, lambda r, c: c, doses=[-1.0, 1.0], dose=None)
-    found = analyse({"innerpissa": scores, "prompting": prompt}, ask(base, items, min_choice_mass=0.0))
+    found = analyse(
+        {"innerpissa": scores, "prompting": prompt}, ask(base, items, min_choice_mass=0.0)
+    )
     assert set(found.further) == set(FURTHER)
     for name, table in found.further.items():
         table.write_csv(tmp_path / f"{name}.csv")
-    read = {name: pl.read_csv(tmp_path / f"{name}.csv", infer_schema_length=None) for name in FURTHER}
+    read = {
+        name: pl.read_csv(tmp_path / f"{name}.csv", infer_schema_length=None) for name in FURTHER
+    }
     shown = statistics_tables(read | {"arms": found.arms})
     assert set(shown) <= {entry.name for entry in ENTRIES}
     square = shown["differences"]
     assert square.columns == ["Method", "InnerPiSSA", "prompting"]
-    assert float(square["prompting"][0].strip("*")) == -float(square["InnerPiSSA"][1].strip("*")) > 0
-    assert set(shown["nll_budget"].filter(pl.col("Method") == "prompting")["Why not"]) == {"the coefficient has no size"}
+    assert (
+        float(square["prompting"][0].strip("*")) == -float(square["InnerPiSSA"][1].strip("*")) > 0
+    )
+    assert set(shown["nll_budget"].filter(pl.col("Method") == "prompting")["Why not"]) == {
+        "the coefficient has no size"
+    }
     assert shown["sensitivity"]["its degrees of freedom"].to_list() == ["1", "1", "–"]
     assert shown["curves"]["Monotone (%)"].to_list() == ["100.0", "0.0"]
     assert shown["answers"]["Method"][0] == "base model"

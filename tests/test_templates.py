@@ -4,14 +4,21 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
-from pipeline.evalsets.prompt import dilemma_prompt
-from pipeline.evalsets.scoring import make_rows
 from pipeline.lm.prompts import chat_text, open_turn, tokenize
+from pipeline.scoring.score import make_rows
+from pipeline.scoring.wording import dilemma_prompt
 
 TURN = "{{ '<' + m['role'] + '>' + m['content'] + '<end>' }}"
-PLAIN = "{% for m in messages %}" + TURN + "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+PLAIN = (
+    "{% for m in messages %}"
+    + TURN
+    + "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 # Gemma 2: refuses the role. Gemma 3 folds it in itself.
-REFUSES = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + PLAIN
+REFUSES = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    + PLAIN
+)
 # Mistral 7B v0.3: shows it in the last user's turn, if that is the last turn at all.
 LOSES = (
     "{% if messages[0]['role'] == 'system' %}{% set told = messages[0]['content'] %}{% set rest = messages[1:] %}"
@@ -20,14 +27,20 @@ LOSES = (
     "{% else %}[INST] {{ m['content'] }}[/INST]{% endif %}{% else %} {{ m['content'] }}<end>{% endif %}{% endfor %}"
 )
 # A reasoning model without a switch, one with (Qwen3), and one that closes the block in past replies but not in the prompt.
-THINKS = "{% for m in messages %}" + TURN + "{% endfor %}{% if add_generation_prompt %}<assistant><think>\n{% endif %}"
+THINKS = (
+    "{% for m in messages %}"
+    + TURN
+    + "{% endfor %}{% if add_generation_prompt %}<assistant><think>\n{% endif %}"
+)
 SWITCH = (
     "{% for m in messages %}" + TURN + "{% endfor %}{% if add_generation_prompt %}<assistant>"
     "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% else %}<think>\n{% endif %}{% endif %}"
 )
 CLOSES = (
     "{% for m in messages %}{% if m['role'] == 'assistant' %}<assistant><think>\n\n</think>\n\n{{ m['content'] }}<end>"
-    "{% else %}" + TURN + "{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant><think>\n{% endif %}"
+    "{% else %}"
+    + TURN
+    + "{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant><think>\n{% endif %}"
 )
 BOS = "{{ bos_token }}" + PLAIN
 SYSTEM = [{"role": "system", "content": "Be honest."}, {"role": "user", "content": "Hi"}]
@@ -76,9 +89,15 @@ def test_there_is_one_bos_whoever_writes_it(with_template):
         single="<|im_start|> $A", special_tokens=[("<|im_start|>", first)]
     )
     text = chat_text(tokenizer, SYSTEM[1:], "My", {})
-    assert tokenizer(text)["input_ids"][:2] == [first, first]  # what the tokenizer would do by itself
+    assert tokenizer(text)["input_ids"][:2] == [
+        first,
+        first,
+    ]  # what the tokenizer would do by itself
     item = {"item_id": "0", "prompt": dilemma_prompt("You broke it.", "Say so.")}
-    for ids in (tokenize(tokenizer, [text])[0], make_rows(tokenizer, [item], None, [0.0], {})[0].ids):
+    for ids in (
+        tokenize(tokenizer, [text])[0],
+        make_rows(tokenizer, [item], None, [0.0], {})[0].ids,
+    ):
         assert ids.count(first) == 1
         assert ids[0] == first
 

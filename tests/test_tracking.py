@@ -12,13 +12,13 @@ import psutil
 import pytest
 import torch
 
-from pipeline.usage import Usage
+from pipeline.support.usage import Usage
 
 ROOT = Path(__file__).parent.parent
 STAGE = """
 import sys, time
-from pipeline.declared import Declared
-from pipeline.tracking import tracked
+from pipeline.study.declared import Declared
+from pipeline.study.tracking import tracked
 with tracked(sys.argv[1], Declared(rank=4)) as run:
     run.log({"figure": 1.5, "pair_at_-1_+0": 2.5})
     print("open", flush=True)
@@ -33,10 +33,16 @@ def folder(tmp_path) -> Path:
 
 
 def start(folder: Path, name: str, seconds: float, **extra: str) -> subprocess.Popen:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "INNERPISSA_"))}
+    kept = {
+        k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "INNERPISSA_"))
+    }
     environment = kept | {"DVC_ROOT": str(folder), "PYTHONPATH": str(ROOT)} | extra
     return subprocess.Popen(
-        [sys.executable, "-c", STAGE, name, str(seconds)], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", STAGE, name, str(seconds)],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -57,9 +63,17 @@ def test_several_first_users_share_one_fresh_store(folder):
         assert process.returncode == 0
     found = runs(folder, "tags.kind = 'stage'")
     assert sorted(found) == ["stage@0", "stage@1", "stage@2"]
-    assert all(run.info.status == "FINISHED" and run.data.metrics["figure"] == 1.5 for run in found.values())
+    assert all(
+        run.info.status == "FINISHED" and run.data.metrics["figure"] == 1.5
+        for run in found.values()
+    )
     for run in found.values():
-        assert set(run.data.metrics) == {"figure", "pair_at_-1_0", "seconds", "peak_memory_mb"}  # MLflow knows no plus
+        assert set(run.data.metrics) == {
+            "figure",
+            "pair_at_-1_0",
+            "seconds",
+            "peak_memory_mb",
+        }  # MLflow knows no plus
     assert len(runs(folder, "tags.kind = 'pipeline'")) == 1
     assert not (folder / "mlflow.db.new").exists()
 
@@ -94,5 +108,12 @@ def test_usage_counts_what_enters_the_model_and_measures_this_process(model):
     found = usage.figures()
     assert found["tokens"] == 25
     assert found["tokens_per_second"] == pytest.approx(25 / found["seconds"])
-    assert 0.9 * psutil.Process().memory_info().rss < found["peak_memory_mb"] * 1e6 < psutil.virtual_memory().total
-    assert re.fullmatch(r"\d+\.\d s, peak memory [\d,]+ MB, [\d,]+ tokens/s", str(usage).replace(", peak GPU memory 0 MB", ""))
+    assert (
+        0.9 * psutil.Process().memory_info().rss
+        < found["peak_memory_mb"] * 1e6
+        < psutil.virtual_memory().total
+    )
+    assert re.fullmatch(
+        r"\d+\.\d s, peak memory [\d,]+ MB, [\d,]+ tokens/s",
+        str(usage).replace(", peak GPU memory 0 MB", ""),
+    )

@@ -7,15 +7,15 @@ import polars as pl
 import pytest
 import torch
 
-from pipeline.errors import InputError
 from pipeline.lm.layers import decoder_layers, linear_modules, select
 from pipeline.lm.prompts import tokenize
 from pipeline.lm.trunk import trunk_depth
-from pipeline.sections import ModulesParams
 from pipeline.steering import LEARNED, METHODS
-from pipeline.steering.contrast import base_pass, pair_tensors, run
-from pipeline.steering.orient import orientation
+from pipeline.steering.sign import orientation
 from pipeline.steering.svd import read_cache
+from pipeline.steering.training.contrast import base_pass, pair_tensors, run
+from pipeline.study.sections import ModulesParams
+from pipeline.support.errors import InputError
 
 
 @pytest.fixture(params=LEARNED)
@@ -25,7 +25,11 @@ def fitted(request, model, tokenizer, pairs, context):
         if "rotate" in type(context(request.param).section).model_fields
         else {}
     )
-    return METHODS[request.param].load().fit(model, tokenizer, *pairs, context(request.param, lr=2e-2, **large), seed=0)
+    return (
+        METHODS[request.param]
+        .load()
+        .fit(model, tokenizer, *pairs, context(request.param, lr=2e-2, **large), seed=0)
+    )
 
 
 def test_training_lowers_the_calibration_loss_and_widens_the_separation(fitted):
@@ -49,7 +53,9 @@ def test_orientation_flips_a_method_that_points_the_other_way(fitted, model, tok
     before = {key: value.clone() for key, value in fitted.tensors().items()}
     second = orientation(model, tokenizer, fitted, neutral, layer, -torch.ones(64), 2)
     assert second["flipped"] == 1
-    assert abs(first["orientation_shift"]) == pytest.approx(abs(second["orientation_shift"]), rel=1e-3)
+    assert abs(first["orientation_shift"]) == pytest.approx(
+        abs(second["orientation_shift"]), rel=1e-3
+    )
     learnt = [key for key in before if key.endswith(("theta_v", "scale", ".B", ".delta"))]
     assert learnt
     assert all(torch.equal(before[key], -fitted.tensors()[key]) for key in learnt)
@@ -57,7 +63,9 @@ def test_orientation_flips_a_method_that_points_the_other_way(fitted, model, tok
 
 def test_a_pairs_shared_tail_starts_after_the_persona(tokenizer, pairs):
     data = pair_tensors(tokenizer, pairs[0], 2, torch.device("cpu"))
-    for row, (positive, negative) in enumerate(zip(pairs[0].positive, pairs[0].negative, strict=True)):
+    for row, (positive, negative) in enumerate(
+        zip(pairs[0].positive, pairs[0].negative, strict=True)
+    ):
         ids = [tokenize(tokenizer, [text])[0] for text in (positive, negative)]
         count = int(data.chosen[row, 0].sum())
         assert ids[0][-count:] == ids[1][-count:]
@@ -65,7 +73,10 @@ def test_a_pairs_shared_tail_starts_after_the_persona(tokenizer, pairs):
 
 
 def test_the_base_pass_equals_single_rows(model, tokenizer, pairs):
-    layer, data = decoder_layers(model)[2], pair_tensors(tokenizer, pairs[0], 2, torch.device("cpu"))
+    layer, data = (
+        decoder_layers(model)[2],
+        pair_tensors(tokenizer, pairs[0], 2, torch.device("cpu")),
+    )
     base = base_pass(model, layer, data, 2, 5, distribution=True)
     with torch.no_grad():
         alone = run(model, layer, data.batch([3]), 2)
@@ -81,10 +92,15 @@ def test_both_signs_share_the_layers_below_the_adapter(method, model, tokenizer,
     given = context(method)
     given = replace(given, modules=given.modules.model_copy(update={"from_depth": 0.25}))
     steering = METHODS[method].load().fit(model, tokenizer, *pairs, given, seed=0)
-    data, layers = pair_tensors(tokenizer, pairs[0], 2, torch.device("cpu")).batch([0, 1, 2]), decoder_layers(model)
+    data, layers = (
+        pair_tensors(tokenizer, pairs[0], 2, torch.device("cpu")).batch([0, 1, 2]),
+        decoder_layers(model),
+    )
     depth, counted = trunk_depth(model, steering.touched()), []
     assert depth
-    layers[0].mlp.register_forward_hook(lambda _module, inputs, _output: counted.append(len(inputs[0])))
+    layers[0].mlp.register_forward_hook(
+        lambda _module, inputs, _output: counted.append(len(inputs[0]))
+    )
     found = []
     for shared in (0, depth):
         with torch.no_grad(), steering.steer(model, torch.tensor([1.0, -1.0]).repeat_interleave(6)):
@@ -95,9 +111,14 @@ def test_both_signs_share_the_layers_below_the_adapter(method, model, tokenizer,
 
 
 def test_the_shift_and_the_entropy_are_the_textbooks(model, tokenizer, pairs, context):
-    layer, data = decoder_layers(model)[2], pair_tensors(tokenizer, pairs[0], 2, torch.device("cpu")).batch([0, 1])
+    layer, data = (
+        decoder_layers(model)[2],
+        pair_tensors(tokenizer, pairs[0], 2, torch.device("cpu")).batch([0, 1]),
+    )
     base = base_pass(model, layer, data, 2, 5, distribution=True)
-    steering = METHODS["mean_diff"].load().fit(model, tokenizer, *pairs, context("mean_diff"), seed=0)
+    steering = (
+        METHODS["mean_diff"].load().fit(model, tokenizer, *pairs, context("mean_diff"), seed=0)
+    )
     with torch.no_grad():
         assert run(model, layer, data, 2, base=base.final).shift.abs().max() < 1e-5
         with steering.steer(model, 2.0):
@@ -107,9 +128,17 @@ def test_the_shift_and_the_entropy_are_the_textbooks(model, tokenizer, pairs, co
         with steering.steer(model, 2.0):
             steered = model(input_ids=ids).logits[0, :-1].softmax(-1)
     count = int(data.chosen[1, 0].sum())
-    torch.testing.assert_close(found.shift[0, 1, 0, -count:], (plain - steered).abs().sum(-1)[-count:] / 2, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(
-        base.entropy[1, 0, -count:], torch.distributions.Categorical(plain).entropy()[-count:], rtol=1e-3, atol=1e-4
+        found.shift[0, 1, 0, -count:],
+        (plain - steered).abs().sum(-1)[-count:] / 2,
+        rtol=1e-3,
+        atol=1e-4,
+    )
+    torch.testing.assert_close(
+        base.entropy[1, 0, -count:],
+        torch.distributions.Categorical(plain).entropy()[-count:],
+        rtol=1e-3,
+        atol=1e-4,
     )
     assert found.shift[~data.chosen[None]].abs().max() == 0
     assert found.shift.max() > 0.01
@@ -122,14 +151,16 @@ def test_accumulated_micro_batches_are_one_batch(model, tokenizer, pairs, contex
 
     whole, parts = fit(batch_size=12), fit(batch_size=4, accumulate=3)
     assert parts.history["step"].max() == whole.history["step"].max() == 6
-    losses = [each.history.filter(pl.col("split") == "train")["loss"].to_list() for each in (whole, parts)]
+    losses = [
+        each.history.filter(pl.col("split") == "train")["loss"].to_list() for each in (whole, parts)
+    ]
     # The loss scales each micro-batch by its own pairs' mean, so the averages agree closely, not exactly.
     assert losses[0] == pytest.approx(losses[1], abs=0.05)
 
 
 def test_averaged_gradients_of_equal_terms_are_the_batchs_gradient():
-    from pipeline.steering.descend import accumulate
-    from pipeline.steering.pieces import Pieces
+    from pipeline.steering.training.loop import accumulate
+    from pipeline.steering.training.pieces import Pieces
 
     weight, rows = torch.nn.Parameter(torch.tensor(2.0)), torch.arange(1.0, 8.0)
 
@@ -175,8 +206,10 @@ def test_a_change_of_rounding_size_stays_small(method, model, tokenizer, pairs, 
     assert 0 < (noisy - plain).norm() / plain.norm() < 1e-3
 
 
-def test_the_ramp_counts_optimiser_steps_and_checkpoints_are_compared_at_full_weight(model, tokenizer, pairs, context, training):
-    from pipeline.steering.antiparallel import AntiParallelLoss
+def test_the_ramp_counts_optimiser_steps_and_checkpoints_are_compared_at_full_weight(
+    model, tokenizer, pairs, context, training
+):
+    from pipeline.steering.training.antiparallel import AntiParallelLoss
 
     seen, plain = [], AntiParallelLoss.__call__
 
@@ -187,7 +220,9 @@ def test_the_ramp_counts_optimiser_steps_and_checkpoints_are_compared_at_full_we
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AntiParallelLoss, "__call__", watch)
         METHODS["antipasto"].load().fit(model, tokenizer, *pairs, context("antipasto"), seed=0)
-    assert [progress for trained, progress in seen if trained] == pytest.approx([step / 9 for step in range(1, 10)])
+    assert [progress for trained, progress in seen if trained] == pytest.approx(
+        [step / 9 for step in range(1, 10)]
+    )
     assert {progress for trained, progress in seen if not trained} == {1.0}
 
 
@@ -198,7 +233,11 @@ def test_the_ramp_counts_optimiser_steps_and_checkpoints_are_compared_at_full_we
 @pytest.mark.parametrize("name", ["innerpissa", "antipasto"])
 def test_every_option_of_the_svd_adapter_trains(name, changes, model, tokenizer, pairs, context):
     large = {"rotation_init_std": 0.04, "scale_init_std": 0.04, "lr": 2e-2}
-    fitted = METHODS[name].load().fit(model, tokenizer, *pairs, context(name, **large, **changes), seed=0)
+    fitted = (
+        METHODS[name]
+        .load()
+        .fit(model, tokenizer, *pairs, context(name, **large, **changes), seed=0)
+    )
     held = fitted.history.filter(pl.col("split") == "calibration")
     assert fitted.summary["calibration_loss"] < held["loss"][0]
 
@@ -209,8 +248,15 @@ def test_every_option_of_the_svd_adapter_trains(name, changes, model, tokenizer,
 ])  # fmt: skip
 def test_every_option_of_the_contrastive_loss_trains(changes, model, tokenizer, pairs, context):
     loss = context("innerpissa").section.loss.model_copy(update=changes)
-    fitted = METHODS["innerpissa"].load().fit(model, tokenizer, *pairs, context("innerpissa", loss=loss, lr=2e-2), seed=0)
-    assert fitted.summary["calibration_loss"] < fitted.history.filter(pl.col("split") == "calibration")["loss"][0]
+    fitted = (
+        METHODS["innerpissa"]
+        .load()
+        .fit(model, tokenizer, *pairs, context("innerpissa", loss=loss, lr=2e-2), seed=0)
+    )
+    assert (
+        fitted.summary["calibration_loss"]
+        < fitted.history.filter(pl.col("split") == "calibration")["loss"][0]
+    )
 
 
 @pytest.mark.parametrize("changes", [
@@ -221,7 +267,10 @@ def test_every_option_of_the_anti_parallel_loss_trains(changes, model, tokenizer
     loss = context("antipasto").section.loss.model_copy(update=changes)
     given = context("antipasto", loss=loss, lr=2e-2, rotation_init_std=0.04)
     fitted = METHODS["antipasto"].load().fit(model, tokenizer, *pairs, given, seed=0)
-    assert fitted.summary["calibration_loss"] < fitted.history.filter(pl.col("split") == "calibration")["loss"][0]
+    assert (
+        fitted.summary["calibration_loss"]
+        < fitted.history.filter(pl.col("split") == "calibration")["loss"][0]
+    )
 
 
 def test_evenly_spaced_modules(model):
@@ -243,8 +292,12 @@ def test_the_nll_is_the_models_own(model, tokenizer, pairs):
     torch.testing.assert_close(nll[0, 0, 0, -count:], expected[-count:], rtol=1e-4, atol=1e-4)
 
 
-def test_a_loss_layer_inside_the_adapted_layers_is_refused(model, tokenizer, pairs, context, training):
-    early = replace(context("innerpissa"), training=training.model_copy(update={"loss_depth": 0.25}))
+def test_a_loss_layer_inside_the_adapted_layers_is_refused(
+    model, tokenizer, pairs, context, training
+):
+    early = replace(
+        context("innerpissa"), training=training.model_copy(update={"loss_depth": 0.25})
+    )
     with pytest.raises(InputError, match="not after the last adapted layer"):
         METHODS["innerpissa"].load().fit(model, tokenizer, *pairs, early, seed=0)
 
@@ -262,7 +315,9 @@ def test_a_rank_above_the_cache_is_refused(svd_folder):
     (["up_proj"], {"up_proj"}),
 ])  # fmt: skip
 def test_targets_by_role_and_name(model, target, expected):
-    found = select(model, ModulesParams(target=target, from_depth=0.25, to_depth=0.75, n_modules=None))
+    found = select(
+        model, ModulesParams(target=target, from_depth=0.25, to_depth=0.75, n_modules=None)
+    )
     assert {t.name.rsplit(".", 1)[-1] for t in found} == expected
     assert {t.layer for t in found} == {1, 2}
 

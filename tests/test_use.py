@@ -11,10 +11,10 @@ from huggingface_hub import errors
 from transformers import AutoModelForCausalLM
 
 from pipeline import answers, load_adapter, load_base, steer
-from pipeline.errors import InputError
 from pipeline.lm.prompts import pad_left, tokenize
 from pipeline.steering import METHODS
 from pipeline.steering.base import save_steering
+from pipeline.support.errors import InputError
 from tests.conftest import ROOT, make_tiny
 
 CPU = torch.device("cpu")
@@ -23,7 +23,9 @@ NAMES = ("innerpissa", "mean_diff", "prompting")
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory, manifest, tokenizer, pairs, sections, behaviour, modules, training, svd_folder):
+def saved(
+    tmp_path_factory, manifest, tokenizer, pairs, sections, behaviour, modules, training, svd_folder
+):
     """Fit one adapter of each kind on the tiny model and save it: a trained one, an added direction, a rewriting one."""
     from pipeline.lm.load import load_model
     from pipeline.steering.base import Context
@@ -31,11 +33,19 @@ def saved(tmp_path_factory, manifest, tokenizer, pairs, sections, behaviour, mod
     base, root = load_model(manifest, "float32", CPU), tmp_path_factory.mktemp("adapters")
     for name in NAMES:
         context = Context(
-            sections[name], behaviour.sentences(), None, rank=16, modules=modules, training=training, svd=svd_folder
+            sections[name],
+            behaviour.sentences(),
+            None,
+            rank=16,
+            modules=modules,
+            training=training,
+            svd=svd_folder,
         )
         fitted = METHODS[name].load().fit(base, tokenizer, *pairs, context, seed=0)
         about = {"model": "tiny", "source": "some/tiny", "revision": "0123456789abcdef"}
-        save_steering(root / name, name, fitted, about | {"weights_sha256": manifest["weights_sha256"]})
+        save_steering(
+            root / name, name, fitted, about | {"weights_sha256": manifest["weights_sha256"]}
+        )
     return root
 
 
@@ -57,21 +67,31 @@ def ask(model, tokenizer, adapter, coefficients, count=12, **settings):
 
 
 def prompt_rows(tokenizer, chats):
-    texts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
+    texts = [
+        tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        for chat in chats
+    ]
     return pad_left(tokenize(tokenizer, texts), tokenizer.pad_token_id, CPU)
 
 
 def plain_generate(model, tokenizer, chats, count=12) -> tuple[torch.Tensor, list[str]]:
     """Decode greedily with transformers' own loop and cache; return the new ids and their texts."""
     ids, mask = prompt_rows(tokenizer, chats)
-    new = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=count, do_sample=False)[:, ids.shape[1] :]
-    return new, [text.rstrip("\ufffd") for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+    new = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=count, do_sample=False)[
+        :, ids.shape[1] :
+    ]
+    return new, [
+        text.rstrip("\ufffd") for text in tokenizer.batch_decode(new, skip_special_tokens=True)
+    ]
 
 
 def test_importing_the_package_imports_nothing_heavy():
     code = "import sys, pipeline; print([m for m in ('torch', 'transformers', 'polars', 'pydantic') if m in sys.modules])"
     assert (
-        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
     )
     import pipeline
 
@@ -98,7 +118,9 @@ def test_a_base_runs_in_the_precision_asked_for(tiny_folder, dtype):
 
 
 def test_an_unknown_precision_is_refused(tiny_folder):
-    with pytest.raises(InputError, match="dtype 'fp16' is unknown: take float32, bfloat16, float16"):
+    with pytest.raises(
+        InputError, match="dtype 'fp16' is unknown: take float32, bfloat16, float16"
+    ):
         load_base(str(tiny_folder), "fp16")
 
 
@@ -148,7 +170,9 @@ def test_answers_equal_generate_under_steering(adapter, model, tokenizer):
     """The rewritten chats have different lengths, so this holds left padding and the cache to transformers' own."""
     coefficients = [-1.0, 0.0, 1.0]
     with steer(model, adapter, coefficients):
-        _, expected = plain_generate(model, tokenizer, [adapter.rewrite(CHAT, c) for c in coefficients])
+        _, expected = plain_generate(
+            model, tokenizer, [adapter.rewrite(CHAT, c) for c in coefficients]
+        )
     assert ask(model, tokenizer, adapter, coefficients) == expected
 
 
@@ -180,11 +204,17 @@ def test_eos_ends_a_row_and_the_others_go_on(adapter, model, tokenizer):
     coefficients = [-2.0, 0.0, 2.0]
     with steer(model, adapter, coefficients):
         ids, _ = plain_generate(model, tokenizer, [CHAT] * 3)
-    place, stop = next((i, t) for i, t in enumerate(ids[0].tolist()) if i and t not in ids[0, :i] and t not in ids[1:])
+    place, stop = next(
+        (i, t)
+        for i, t in enumerate(ids[0].tolist())
+        if i and t not in ids[0, :i] and t not in ids[1:]
+    )
     model.generation_config.eos_token_id = [stop, tokenizer.eos_token_id]
     found = ask(model, tokenizer, adapter, coefficients)
     cut = [ids[0, :place], ids[1], ids[2]]
-    assert found == [text.rstrip("\ufffd") for text in tokenizer.batch_decode(cut, skip_special_tokens=True)]
+    assert found == [
+        text.rstrip("\ufffd") for text in tokenizer.batch_decode(cut, skip_special_tokens=True)
+    ]
     assert len(list(answers(model, tokenizer, adapter, CHAT, [-2.0], 12))) == place + 1
 
 
@@ -199,10 +229,12 @@ def test_draws_depend_on_the_seed_alone(adapter, model, tokenizer):
 
 
 def test_draws_follow_the_tempered_softmax():
-    from pipeline.generation import choose
+    from pipeline.app.answers import choose
 
     logits, generator = torch.tensor([[0.0, 1.0, 2.0]]), torch.Generator().manual_seed(0)
-    counts = torch.bincount(torch.cat([choose(logits, 2.0, generator) for _ in range(4000)]), minlength=3)
+    counts = torch.bincount(
+        torch.cat([choose(logits, 2.0, generator) for _ in range(4000)]), minlength=3
+    )
     torch.testing.assert_close(counts / 4000, (logits[0] / 2).softmax(-1), rtol=0, atol=0.03)
 
 
@@ -221,7 +253,9 @@ def test_bad_requests_are_refused_in_one_sentence(adapter, model, tokenizer, cha
     assert "\n" not in str(found.value)
 
 
-@pytest.mark.parametrize("coefficient", [float("nan"), [0.0, float("inf")], torch.tensor(float("nan"))])
+@pytest.mark.parametrize(
+    "coefficient", [float("nan"), [0.0, float("inf")], torch.tensor(float("nan"))]
+)
 def test_a_coefficient_that_is_not_finite_is_refused(adapter, model, coefficient):
     with pytest.raises(InputError, match="cannot be used: give a finite number, or one per row"):
         steer(model, adapter, coefficient)
@@ -266,7 +300,11 @@ def test_an_adapter_comes_from_the_hub_without_anything_that_runs(saved, model, 
 
     monkeypatch.setattr("pipeline.lm.load.snapshot_download", download)
     load_adapter("some/adapter", model, revision="v2")
-    assert asked == {"source": "some/adapter", "revision": "v2", "allow_patterns": ["*.json", "*.safetensors"]}
+    assert asked == {
+        "source": "some/adapter",
+        "revision": "v2",
+        "allow_patterns": ["*.json", "*.safetensors"],
+    }
 
 
 @pytest.mark.parametrize(("content", "said"), [
@@ -279,7 +317,9 @@ def test_an_adapter_comes_from_the_hub_without_anything_that_runs(saved, model, 
 def test_a_folder_that_is_no_adapter_is_refused(tmp_path, saved, model, manifest, content, said):
     if content:
         (tmp_path / "steering.json").write_text(content.replace("OWN", manifest["weights_sha256"]))
-        (tmp_path / "steering.safetensors").write_bytes((saved / "innerpissa/steering.safetensors").read_bytes())
+        (tmp_path / "steering.safetensors").write_bytes(
+            (saved / "innerpissa/steering.safetensors").read_bytes()
+        )
     with pytest.raises(InputError, match=said):
         load_adapter(tmp_path, model)
 
@@ -291,6 +331,11 @@ def test_a_folder_that_is_no_model_is_refused(saved):
 
 def test_the_white_lie_refuses_in_one_sentence(tmp_path):
     script = [sys.executable, "docs/white_lie.py", str(tmp_path)]
-    found = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    found = subprocess.run(
+        script, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
     assert found.returncode == 2
-    assert found.stderr.splitlines()[-1] == f"error: {tmp_path} holds no steering.json: fit the method first (`dvc repro`)"
+    assert (
+        found.stderr.splitlines()[-1]
+        == f"error: {tmp_path} holds no steering.json: fit the method first (`dvc repro`)"
+    )

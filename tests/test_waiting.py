@@ -9,13 +9,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import pipeline
 from pipeline.lm import forward
-from pipeline.steering import LEARNED, losses
-from pipeline.steering.pieces import Pieces
+from pipeline.steering import LEARNED
+from pipeline.steering.training import contrastive as losses
+from pipeline.steering.training.pieces import Pieces
 from tests.test_distributed import make_objective
 
 PIPELINE = Path(pipeline.__file__).parent
-ASKING = {"aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.equal", "aten.is_nonzero", "aten._unique2"}
-ON_THE_HOST = {"adapter.py"}  # what it asks of the coefficients, which are made there and stay there
+ASKING = {
+    "aten._local_scalar_dense",
+    "aten.nonzero",
+    "aten.masked_select",
+    "aten.equal",
+    "aten.is_nonzero",
+    "aten._unique2",
+}
+ON_THE_HOST = {
+    "adapter.py"
+}  # what it asks of the coefficients, which are made there and stay there
 
 
 def asker() -> str:
@@ -36,8 +46,12 @@ class Questions(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = str(func).rpartition(".")[0]
-        indices = args[1] if name.startswith("aten.index") and isinstance(args[1], (list, tuple)) else []
-        masked = any(isinstance(index, torch.Tensor) and index.dtype == torch.bool for index in indices)
+        indices = (
+            args[1] if name.startswith("aten.index") and isinstance(args[1], (list, tuple)) else []
+        )
+        masked = any(
+            isinstance(index, torch.Tensor) and index.dtype == torch.bool for index in indices
+        )
         if (name in ASKING or masked) and (place := asker()) and place not in ON_THE_HOST:
             self.found.append((place, name))
         return func(*args, **(kwargs or {}))
@@ -63,7 +77,15 @@ def test_a_training_step_asks_nothing(method, model, tokenizer, pairs, context):
 
 def test_a_question_is_noticed(model, tokenizer, pairs, context, monkeypatch):
     plain = forward.before
-    monkeypatch.setattr(forward, "before", lambda hidden, places: plain(hidden, places)[hidden.new_ones(len(places.row)) > 0])
-    monkeypatch.setattr(losses, "ordering", lambda observed, margin: observed.nll.sum() * observed.nll.max().item())
+    monkeypatch.setattr(
+        forward,
+        "before",
+        lambda hidden, places: plain(hidden, places)[hidden.new_ones(len(places.row)) > 0],
+    )
+    monkeypatch.setattr(
+        losses, "ordering", lambda observed, margin: observed.nll.sum() * observed.nll.max().item()
+    )
     found = step("innerpissa", model, tokenizer, pairs, context("innerpissa"))
-    assert {("forward.py", "aten.index"), ("losses.py", "aten._local_scalar_dense")} <= set(found)
+    assert {("forward.py", "aten.index"), ("contrastive.py", "aten._local_scalar_dense")} <= set(
+        found
+    )

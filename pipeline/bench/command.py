@@ -10,18 +10,28 @@ from pipeline.bench.evaluation import evaluation
 from pipeline.bench.ratios import Figure
 from pipeline.bench.subject import prepare
 from pipeline.bench.training import training
-from pipeline.errors import InputError
-from pipeline.files import new_file, write_json
+from pipeline.support.errors import InputError
+from pipeline.support.files import new_file, write_json
 
 
 def main(
-    source: str, layers: int | None, width: int, device: str, repeats: int, dilemmas: int, tokens: int, out: str | None
+    source: str,
+    layers: int | None,
+    width: int,
+    device: str,
+    repeats: int,
+    dilemmas: int,
+    tokens: int,
+    out: str | None,
 ) -> None:
     if repeats < 1 or dilemmas < 4 or tokens < 2:
-        raise InputError(f"repeats {repeats}, dilemmas {dilemmas}, tokens {tokens}: give at least 1, 4 and 2")
+        raise InputError(
+            f"repeats {repeats}, dilemmas {dilemmas}, tokens {tokens}: give at least 1, 4 and 2"
+        )
     if layers is not None and (layers < 1 or width < 64 or width % 64):
         raise InputError(
-            f"a random model of {layers} layers and width {width} cannot be made: give 1 or more, and a multiple of 64"
+            f"a random model of {layers} layers and width {width} cannot be made: give 1 or more, "
+            "and a multiple of 64"
         )
     subject = prepare(source, layers, width, device, dilemmas)
     # Memory last: it is the peak of all before.
@@ -30,7 +40,10 @@ def main(
     ]  # fmt: skip
     config = subject.model.config.get_text_config()
     shape = f"{config.num_hidden_layers} layers x {config.hidden_size}, {config.vocab_size} tokens"
-    title = f"{'random model' if layers else source}, {shape}, on {subject.model.device}, median of {repeats} pairs of runs"
+    title = (
+        f"{'random model' if layers else source}, {shape}, on {subject.model.device}, median "
+        f"of {repeats} pairs of runs"
+    )
     Console().print(table(found, title))
     if out:
         with new_file(Path(out)) as file:
@@ -43,6 +56,18 @@ def table(found: list[Figure], title: str) -> Table:
         drawn.add_column(name, justify="left" if name == "measure" else "right")
     for one in found:
         span = "" if one.low is None or one.high is None else f"{one.low:.3g} to {one.high:.3g}"
-        goal = f"at most {one.at_most:g}" if one.at_most else f"at least {one.at_least:g}" if one.at_least else ""
-        drawn.add_row(one.name, f"{one.value:.3g}", span, goal, {True: "met", False: "missed", None: ""}[one.met])
+        goal = (
+            f"at most {one.at_most:g}"
+            if one.at_most
+            else f"at least {one.at_least:g}"
+            if one.at_least
+            else ""
+        )
+        drawn.add_row(
+            one.name,
+            f"{one.value:.3g}",
+            span,
+            goal,
+            {True: "met", False: "missed", None: ""}[one.met],
+        )
     return drawn

@@ -15,7 +15,9 @@ Work = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Figure:
-    """One row of the table: a median over pairs of runs with its range, and the bound that it should keep, if any."""
+    """One row of the table: a median over pairs of runs with its range, and the bound that it
+    should keep, if any.
+    """
 
     name: str
     value: float
@@ -28,7 +30,9 @@ class Figure:
     def met(self) -> bool | None:
         if self.at_most is None and self.at_least is None:
             return None
-        return (self.at_most is None or self.value <= self.at_most) and (self.at_least is None or self.value >= self.at_least)
+        return (self.at_most is None or self.value <= self.at_most) and (
+            self.at_least is None or self.value >= self.at_least
+        )
 
     def record(self) -> dict[str, Any]:
         return asdict(self) | {"met": self.met}
@@ -52,11 +56,19 @@ def wait(device: torch.device) -> None:
 
 
 def ratio(
-    name: str, first: Work, second: Work, repeats: int, device: torch.device, scale: float = 1.0, **bounds: float
+    name: str,
+    first: Work,
+    second: Work,
+    repeats: int,
+    device: torch.device,
+    scale: float = 1.0,
+    **bounds: float,
 ) -> Figure:
-    """Return `scale` times the ratio of the two times, median over `repeats` pairs of runs A B A B ..., after one of each.
+    """Return `scale` times the ratio of the two times, median over `repeats` pairs of runs A B A B
+    ..., after one of each.
 
-    Other load on the machine slows both runs of a pair alike, so the ratio holds where the times do not.
+    Other load on the machine slows both runs of a pair alike, so the ratio holds where the times do
+    not.
     """
     seconds(first, device), seconds(second, device)
     found = [scale * seconds(first, device) / seconds(second, device) for _ in range(repeats)]

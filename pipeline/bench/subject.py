@@ -1,4 +1,6 @@
-"""What is measured: a model, an untrained adapter of the study's settings on it, dilemmas and contrast pairs."""
+"""What is measured: a model, an untrained adapter of the study's settings on it, dilemmas and
+contrast pairs.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,19 +8,19 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config
 
-from pipeline.behaviours import load_behaviour
+from pipeline.app.use import load_base
 from pipeline.evalsets.reference import build_items
 from pipeline.lm.layers import select
 from pipeline.lm.load import choose_device
-from pipeline.pairs import build_pairs, load_suffixes, renderer
-from pipeline.params import Params, load_params
-from pipeline.paths import SUFFIXES, behaviour_file
-from pipeline.sections import PairsParams, ReferenceParams, SvdAdapterParams
 from pipeline.steering.base import Pairs
-from pipeline.steering.innerpissa import InnerPissa
+from pipeline.steering.methods.innerpissa import InnerPissa
+from pipeline.steering.methods.svd_adapter import SHAPE, SvdModule
 from pipeline.steering.svd import decompose
-from pipeline.steering.svd_adapter import SHAPE, SvdModule
-from pipeline.use import load_base
+from pipeline.study.behaviours import load_behaviour
+from pipeline.study.pairs import build_pairs, load_suffixes, renderer
+from pipeline.study.params import Params, load_params
+from pipeline.study.sections import PairsParams, ReferenceParams, SvdAdapterParams
+from pipeline.support.paths import SUFFIXES, behaviour_file
 
 HEAD = 128  # dimensions per attention head of a random model
 
@@ -34,8 +36,12 @@ class Subject:
     params: Params
 
 
-def random_model(tokenizer: PreTrainedTokenizerBase, layers: int, width: int, device: torch.device) -> PreTrainedModel:
-    """Return a random Qwen3 in Qwen3-0.6B's proportions: speed does not depend on what weights say."""
+def random_model(
+    tokenizer: PreTrainedTokenizerBase, layers: int, width: int, device: torch.device
+) -> PreTrainedModel:
+    """Return a random Qwen3 in Qwen3-0.6B's proportions: speed does not depend on what weights
+    say.
+    """
     torch.manual_seed(0)
     heads = 2 * max(1, width // HEAD)
     config = Qwen3Config(
@@ -51,10 +57,16 @@ def untrained(model: PreTrainedModel, params: Params) -> InnerPissa:
 
     It has the study's modules and rank, or full rank where a matrix has less.
     """
-    section, generator, modules = params.steering["innerpissa"], torch.Generator().manual_seed(0), {}
+    section, generator, modules = (
+        params.steering["innerpissa"],
+        torch.Generator().manual_seed(0),
+        {},
+    )
     assert isinstance(section, SvdAdapterParams)
     for target in select(model, params.modules):
-        module = SvdModule(decompose(target.module.weight, params.rank), section.model_dump(include=set(SHAPE)))
+        module = SvdModule(
+            decompose(target.module.weight, params.rank), section.model_dump(include=set(SHAPE))
+        )
         module.initialise(section, generator)
         modules[target.name] = module.requires_grad_(False)
     return InnerPissa(dict(modules), section.model_dump(include=set(SHAPE)))
@@ -66,8 +78,14 @@ def prepare(source: str, layers: int | None, width: int, device: str, dilemmas: 
     model, tokenizer, _ = load_base(source, "float32", "cpu" if layers else device)
     if layers:
         model = random_model(tokenizer, layers, width, choose_device(device))
-    items = build_items(ReferenceParams(target_dilemmas=dilemmas, other_dilemmas=0, seed=0), params.behaviour).to_dicts()
+    items = build_items(
+        ReferenceParams(target_dilemmas=dilemmas, other_dilemmas=0, seed=0), params.behaviour
+    ).to_dicts()
     behaviour = load_behaviour(behaviour_file(params.behaviour))
-    drawn = PairsParams(max_pairs=max(8, 4 * params.training.batch_size), calibration_share=0.2, seed=0)
+    drawn = PairsParams(
+        max_pairs=max(8, 4 * params.training.batch_size), calibration_share=0.2, seed=0
+    )
     frame = build_pairs(behaviour, load_suffixes(SUFFIXES), drawn, renderer(tokenizer, {}))
-    return Subject(model, tokenizer, untrained(model, params), items, Pairs.of(frame, "train"), params)
+    return Subject(
+        model, tokenizer, untrained(model, params), items, Pairs.of(frame, "train"), params
+    )

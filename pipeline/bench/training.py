@@ -1,8 +1,8 @@
 """Our training step against peft's LoRA on the same rows, modules and rank.
 
-Ours: both signs of c in one forward pass over the pairs' texts twice, the base model's part cached, the study's contrastive
-loss, one backward pass, AdamW. peft: the texts once per sign, so two forward passes, the mean NLL of the same tokens, one
-backward pass, AdamW.
+Ours: both signs of c in one forward pass over the pairs' texts twice, the base model's part cached,
+the study's contrastive loss, one backward pass, AdamW. peft: the texts once per sign, so two
+forward passes, the mean NLL of the same tokens, one backward pass, AdamW.
 """
 
 import copy
@@ -17,25 +17,41 @@ from pipeline.bench.subject import Subject
 from pipeline.lm.forward import token_nll
 from pipeline.lm.layers import decoder_layers, depth_to_layer
 from pipeline.lm.trunk import trunk_depth
-from pipeline.steering.contrast import base_pass, pair_tensors, run
-from pipeline.steering.losses import make_loss
-from pipeline.steering.observed import Observed
-from pipeline.steering.optimise import reference
+from pipeline.steering.training.contrast import base_pass, pair_tensors, run
+from pipeline.steering.training.contrastive import make_loss
+from pipeline.steering.training.observed import Observed
+from pipeline.steering.training.optimise import reference
 
 
 class Ours:
     def __init__(self, subject: Subject):
         params = subject.params
-        self.model, self.size, self.last = subject.model, params.training.batch_size, params.training.last_tokens
+        self.model, self.size, self.last = (
+            subject.model,
+            params.training.batch_size,
+            params.training.last_tokens,
+        )
         self.adapter = copy.deepcopy(subject.adapter)
         for parameter in self.adapter.parameters():
             parameter.requires_grad_()
-        index = min(depth_to_layer(self.model, params.training.loss_depth), len(decoder_layers(self.model)) - 1)
+        index = min(
+            depth_to_layer(self.model, params.training.loss_depth),
+            len(decoder_layers(self.model)) - 1,
+        )
         self.layer = decoder_layers(self.model)[index]
         self.data = pair_tensors(subject.tokenizer, subject.pairs, self.last, self.model.device)
         self.loss = make_loss(params.steering["innerpissa"].loss, self.adapter.outputs())
-        self.base = base_pass(self.model, self.layer, self.data, self.last, 2 * self.size, self.loss.reads_distribution)
-        self.loss.prepare(reference(self.model, subject.tokenizer, subject.pairs, index, self.base.states))
+        self.base = base_pass(
+            self.model,
+            self.layer,
+            self.data,
+            self.last,
+            2 * self.size,
+            self.loss.reads_distribution,
+        )
+        self.loss.prepare(
+            reference(self.model, subject.tokenizer, subject.pairs, index, self.base.states)
+        )
         self.optimizer = torch.optim.AdamW(self.adapter.parameters(), lr=1e-6)
         self.depth = trunk_depth(self.model, self.adapter.touched())
         self.rows = list(range(min(self.size, len(self.data.lengths))))
@@ -44,10 +60,24 @@ class Ours:
         batch = self.data.batch(self.rows)
         base = self.base.batch(self.rows, batch.ids.shape[-1])
         with torch.enable_grad():
-            with self.adapter.steer(self.model, torch.tensor([1.0, -1.0]).repeat_interleave(2 * len(self.rows))):
+            with self.adapter.steer(
+                self.model, torch.tensor([1.0, -1.0]).repeat_interleave(2 * len(self.rows))
+            ):
                 found = run(self.model, self.layer, batch, self.last, 2, base.final, self.depth)
-            seen = Observed(found.states, found.nll, base.states, base.nll, batch.chosen, found.shift, base.entropy)
-            descend(self.optimizer, self.adapter.parameters(), torch.stack(list(self.loss(seen, 1.0).values())).sum())
+            seen = Observed(
+                found.states,
+                found.nll,
+                base.states,
+                base.nll,
+                batch.chosen,
+                found.shift,
+                base.entropy,
+            )
+            descend(
+                self.optimizer,
+                self.adapter.parameters(),
+                torch.stack(list(self.loss(seen, 1.0).values())).sum(),
+            )
 
 
 class Peft:
@@ -57,9 +87,15 @@ class Peft:
         batch = ours.data.batch(ours.rows)
         self.ids, self.mask = (tensor.flatten(0, 1) for tensor in (batch.ids, batch.mask))
         self.places = batch.places()
-        config = LoraConfig(r=subject.params.rank, lora_alpha=subject.params.rank, target_modules=subject.adapter.touched())
+        config = LoraConfig(
+            r=subject.params.rank,
+            lora_alpha=subject.params.rank,
+            target_modules=subject.adapter.touched(),
+        )
         self.model = get_peft_model(copy.deepcopy(subject.model), config)
-        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.parameters = [
+            parameter for parameter in self.model.parameters() if parameter.requires_grad
+        ]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-6)
 
     def __call__(self) -> None:
@@ -67,12 +103,16 @@ class Peft:
         with torch.enable_grad():
             losses = []
             for _ in range(2):
-                hidden = inner.base_model(input_ids=self.ids, attention_mask=self.mask, use_cache=False).last_hidden_state
+                hidden = inner.base_model(
+                    input_ids=self.ids, attention_mask=self.mask, use_cache=False
+                ).last_hidden_state
                 losses.append(token_nll(inner, hidden, self.ids, self.places).mean())
             descend(self.optimizer, self.parameters, torch.stack(losses).sum())
 
 
-def descend(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], loss: Tensor) -> None:
+def descend(
+    optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], loss: Tensor
+) -> None:
     optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -81,4 +121,13 @@ def descend(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]
 
 def training(subject: Subject, repeats: int) -> list[Figure]:
     ours = Ours(subject)
-    return [ratio("training step / peft LoRA step", ours, Peft(subject, ours), repeats, subject.model.device, at_most=1.2)]
+    return [
+        ratio(
+            "training step / peft LoRA step",
+            ours,
+            Peft(subject, ours),
+            repeats,
+            subject.model.device,
+            at_most=1.2,
+        )
+    ]

@@ -1,5 +1,8 @@
 """The registry of evaluation sets: id (and module name) -> type of its params section."""
 
-from pipeline.sections import DailyDilemmasParams, ReferenceParams, Section
+from pipeline.study.sections import DailyDilemmasParams, ReferenceParams, Section
 
-EVALSETS: dict[str, type[Section]] = {"reference": ReferenceParams, "daily_dilemmas": DailyDilemmasParams}
+EVALSETS: dict[str, type[Section]] = {
+    "reference": ReferenceParams,
+    "daily_dilemmas": DailyDilemmasParams,
+}

@@ -1,14 +1,23 @@
-"""Held-out dilemmas of the synthetic reference world, with the law's own answer under each persona (the oracle)."""
+"""Held-out dilemmas of the synthetic reference world, with the law's own answer under each persona
+(the oracle).
+"""
 
 import random
 
 import polars as pl
 
-from pipeline.errors import InputError
-from pipeline.evalsets.prompt import dilemma_prompt
-from pipeline.reference.world import Dilemma, Persona, draw_dilemma, law_log_odds, persona_traits, world
-from pipeline.schemas import add_labels
-from pipeline.sections import ReferenceParams
+from pipeline.reference.world import (
+    Dilemma,
+    Persona,
+    draw_dilemma,
+    law_log_odds,
+    persona_traits,
+    world,
+)
+from pipeline.scoring.wording import dilemma_prompt
+from pipeline.study.sections import ReferenceParams
+from pipeline.support.errors import InputError
+from pipeline.support.schemas import add_labels
 
 POLES = {"negative": -1, "neutral": 0, "positive": 1}
 
@@ -28,14 +37,24 @@ def held_out_dilemmas(target: int, other: int, trait: str, seed: int) -> list[Di
 def build_items(section: ReferenceParams, behaviour: str) -> pl.DataFrame:
     """Return the items of `behaviour`, which names one of the world's persona traits."""
     if behaviour not in persona_traits():
-        raise InputError(f"behaviour {behaviour!r} is no persona of the reference world: there are {', '.join(persona_traits())}")
+        raise InputError(
+            f"behaviour {behaviour!r} is no persona of the reference world: there are "
+            f"{', '.join(persona_traits())}"
+        )
     rows, carried = [], []
-    dilemmas = held_out_dilemmas(section.target_dilemmas, section.other_dilemmas, behaviour, section.seed)
+    dilemmas = held_out_dilemmas(
+        section.target_dilemmas, section.other_dilemmas, behaviour, section.seed
+    )
     for index, dilemma in enumerate(dilemmas):
-        sides = {"to_do": (dilemma.to_do, dilemma.not_to_do), "not_to_do": (dilemma.not_to_do, dilemma.to_do)}
+        sides = {
+            "to_do": (dilemma.to_do, dilemma.not_to_do),
+            "not_to_do": (dilemma.not_to_do, dilemma.to_do),
+        }
         for action_type, (own, other) in sides.items():
             oracle = {
-                f"oracle_{name}": law_log_odds(own.values, other.values, Persona(behaviour, pole) if pole else None)
+                f"oracle_{name}": law_log_odds(
+                    own.values, other.values, Persona(behaviour, pole) if pole else None
+                )
                 for name, pole in POLES.items()
             }
             rows.append({

@@ -1,4 +1,6 @@
-"""Decoding with a KV cache: rows of one batch grow token by token until each is closed or the limit is reached."""
+"""Decoding with a KV cache: rows of one batch grow token by token until each is closed or the limit
+is reached.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -8,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline.errors import InputError
 from pipeline.lm.forward import token_positions
+from pipeline.support.errors import InputError
 
 TAIL = 4  # prompt tokens decoded along with a reply, for tokenizers that drop a text's first space
 
@@ -19,14 +21,19 @@ def decode(
     model: PreTrainedModel, ids: Tensor, mask: Tensor, count: int, choose: Callable[[Tensor], Tensor],
     closes: Callable[[list[int]], bool], attach: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[list[list[int]]]:  # fmt: skip
-    """Yield after every token the new ids of each row so far, up to `count` of them, for left-padded prompts ids [b, t].
+    """Yield after every token the new ids of each row so far, up to `count` of them, for
+    left-padded prompts ids [b, t].
 
-    `choose` makes tokens [b] of logits [b, v]; `closes` says whether a row's last token ends it (that token is kept);
-    `attach` is entered while a token is computed. It ends when all rows have. Raises InputError for prompts that are too long.
+    `choose` makes tokens [b] of logits [b, v]; `closes` says whether a row's last token ends it
+    (that token is kept); `attach` is entered while a token is computed. It ends when all rows have.
+    Raises InputError for prompts that are too long.
     """
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", math.inf)
     if ids.shape[1] + count > limit:
-        raise InputError(f"{ids.shape[1]} tokens and {count} new ones are more than the model's {limit}: shorten one of them")
+        raise InputError(
+            f"{ids.shape[1]} tokens and {count} new ones are more than the model's {limit}: "
+            "shorten one of them"
+        )
     rows: list[list[int]] = [[] for _ in ids]
     running, fed, cache = [True] * len(rows), ids, None
     for _ in range(count):
@@ -47,19 +54,34 @@ def decode(
 
 
 def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Return every token id that ends an answer; a model may name several, and its tokenizer another."""
+    """Return every token id that ends an answer; a model may name several, and its tokenizer
+    another.
+    """
     own = model.generation_config.eos_token_id
-    return {id for id in (*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id) if id is not None}
+    return {
+        id
+        for id in (*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id)
+        if id is not None
+    }
 
 
 def check_logits(logits: Tensor, coefficients: Sequence[float]) -> None:
-    """Refuse rows [b, v] whose largest logit is no number, where argmax would still return some token."""
+    """Refuse rows [b, v] whose largest logit is no number, where argmax would still return some
+    token.
+    """
     finite = logits.max(-1).values.isfinite().tolist()
     if bad := [c for c, fine in zip(coefficients, finite, strict=True) if not fine]:
-        raise InputError(f"the model's logits are not finite at coefficients {bad}: take smaller ones")
+        raise InputError(
+            f"the model's logits are not finite at coefficients {bad}: take smaller ones"
+        )
 
 
 def continuation(tokenizer: PreTrainedTokenizerBase, prompt: list[int], ids: list[int]) -> str:
-    """Return the text that new ids add to a prompt's, without a character of which only some bytes are there yet."""
-    before, whole = (tokenizer.decode([*prompt[-TAIL:], *new], clean_up_tokenization_spaces=False) for new in ([], ids))
+    """Return the text that new ids add to a prompt's, without a character of which only some bytes
+    are there yet.
+    """
+    before, whole = (
+        tokenizer.decode([*prompt[-TAIL:], *new], clean_up_tokenization_spaces=False)
+        for new in ([], ids)
+    )
     return whole[len(before) :].rstrip("\ufffd")

@@ -15,7 +15,9 @@ ROWS = 64  # texts per forward pass without gradients, where nothing else says h
 
 
 class Places(NamedTuple):
-    """Tokens of a batch by row and column, each [n]; never a text's first token, which nothing predicts."""
+    """Tokens of a batch by row and column, each [n]; never a text's first token, which nothing
+    predicts.
+    """
 
     row: Tensor
     column: Tensor
@@ -38,19 +40,27 @@ def scattered(shape: torch.Size, places: Places, flat: Tensor) -> Tensor:
 
 
 def token_positions(mask: Tensor) -> Tensor:
-    """Return position ids [b, t] that count real tokens only, so that left padding changes nothing."""
+    """Return position ids [b, t] that count real tokens only, so that left padding changes
+    nothing.
+    """
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
 def last_hidden(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
     """Return the final normalised hidden states [b, t, d] of left-padded ids [b, t]."""
     decoder = model.base_model
-    found = decoder(input_ids=ids, attention_mask=mask, position_ids=token_positions(mask), use_cache=False)
-    return found.last_hidden_state.to(ids.device)  # of a model spread over devices the last layer may lie elsewhere
+    found = decoder(
+        input_ids=ids, attention_mask=mask, position_ids=token_positions(mask), use_cache=False
+    )
+    return found.last_hidden_state.to(
+        ids.device
+    )  # of a model spread over devices the last layer may lie elsewhere
 
 
 def to_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """Return float32 logits [..., v] of final hidden states [..., d], as the model's own head makes them."""
+    """Return float32 logits [..., v] of final hidden states [..., d], as the model's own head makes
+    them.
+    """
     head: nn.Module = model.get_output_embeddings()
     logits = head(hidden).to(hidden.device).float()
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
@@ -66,7 +76,8 @@ def chunks(model: PreTrainedModel, count: int) -> list[slice]:
 def state_nll(model: PreTrainedModel, states: Tensor, targets: Tensor) -> Tensor:
     """Return -log p (nats) [n] of tokens [n], each predicted from a final hidden state [n, d]."""
     parts = [
-        F.cross_entropy(to_logits(model, states[part]), targets[part], reduction="none") for part in chunks(model, len(targets))
+        F.cross_entropy(to_logits(model, states[part]), targets[part], reduction="none")
+        for part in chunks(model, len(targets))
     ]
     return torch.cat(parts)
 
@@ -77,19 +88,27 @@ def before(hidden: Tensor, places: Places) -> Tensor:
 
 
 def token_nll(model: PreTrainedModel, hidden: Tensor, ids: Tensor, places: Places) -> Tensor:
-    """Return -log p (nats) [n] of the tokens ids[places], each predicted from the position before it.
+    """Return -log p (nats) [n] of the tokens ids[places], each predicted from the position before
+    it.
 
     Shapes: hidden [b, t, d], ids [b, t].
     """
     return state_nll(model, before(hidden, places), ids[places.row, places.column])
 
 
-def token_shift(model: PreTrainedModel, hidden: Tensor, ids: Tensor, places: Places, base: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the NLL as `token_nll`, and the total variation 1/2 sum |p - p_base| of the same predictions; both [n].
+def token_shift(
+    model: PreTrainedModel, hidden: Tensor, ids: Tensor, places: Places, base: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the NLL as `token_nll`, and the total variation 1/2 sum |p - p_base| of the same
+    predictions; both [n].
 
     `base` [b, t, d] are the base model's final hidden states of the same tokens.
     """
-    states, others, targets = before(hidden, places), before(base, places), ids[places.row, places.column]
+    states, others, targets = (
+        before(hidden, places),
+        before(base, places),
+        ids[places.row, places.column],
+    )
     losses, shifts = [], []
     for part in chunks(model, len(targets)):
         log_p = to_logits(model, states[part]).log_softmax(-1)
@@ -101,7 +120,9 @@ def token_shift(model: PreTrainedModel, hidden: Tensor, ids: Tensor, places: Pla
 
 
 def token_entropy(model: PreTrainedModel, hidden: Tensor, places: Places) -> Tensor:
-    """Return the entropy (nats) [n] of the distribution that predicts each token; shapes as in `token_nll`."""
+    """Return the entropy (nats) [n] of the distribution that predicts each token; shapes as in
+    `token_nll`.
+    """
     states = before(hidden, places)
     parts = []
     for part in chunks(model, len(states)):
@@ -111,11 +132,15 @@ def token_entropy(model: PreTrainedModel, hidden: Tensor, places: Places) -> Ten
 
 
 def token_kl(model: PreTrainedModel, base: Tensor, hidden: Tensor, places: Places) -> Tensor:
-    """Return KL(base || steered) in nats [n] of each token's prediction; final states [b, t, d] of both."""
+    """Return KL(base || steered) in nats [n] of each token's prediction; final states [b, t, d] of
+    both.
+    """
     first, second = before(base, places), before(hidden, places)
     parts = []
     for part in chunks(model, len(first)):
-        log_p, log_q = (to_logits(model, states[part]).log_softmax(-1) for states in (first, second))
+        log_p, log_q = (
+            to_logits(model, states[part]).log_softmax(-1) for states in (first, second)
+        )
         parts.append(F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1))
     return torch.cat(parts)
 

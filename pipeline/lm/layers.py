@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedModel
 
-from pipeline.errors import InputError
-from pipeline.sections import ModulesParams
+from pipeline.study.sections import ModulesParams
+from pipeline.support.errors import InputError
 
 ROLES = ("residual-writers", "residual-readers", "residual-all")
 WRITERS = ("o_proj", "down_proj", "out_proj", "dense", "fc2", "c_proj", "dense_4h_to_h")
@@ -27,7 +27,9 @@ class Target:
 
 @dataclass(frozen=True)
 class OtherWeight:
-    """A matrix, or a stack of them, of a decoder layer that no linear module holds: nothing here can adapt it."""
+    """A matrix, or a stack of them, of a decoder layer that no linear module holds: nothing here
+    can adapt it.
+    """
 
     name: str
     layer: int
@@ -38,7 +40,9 @@ class OtherWeight:
     shape: tuple[int, ...]
 
     def answers_to(self, wanted: str | list[str]) -> bool:
-        """Return whether a target asks for it: any role, or a regex or a suffix of its own or its module's name."""
+        """Return whether a target asks for it: any role, or a regex or a suffix of its own or its
+        module's name.
+        """
         names = (self.name, self.module)
         if isinstance(wanted, str):
             return wanted in ROLES or any(re.fullmatch(wanted, name) for name in names)
@@ -50,15 +54,19 @@ def suffix(name: str) -> str:
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """Return the list of decoder layers: the one outermost ModuleList of the text decoder as long as the config says.
+    """Return the list of decoder layers: the one outermost ModuleList of the text decoder as long
+    as the config says.
 
-    Raises InputError where there is none, or more than one (XLM keeps its attentions and its MLPs in lists apart).
+    Raises InputError where there is none, or more than one (XLM keeps its attentions and its MLPs
+    in lists apart).
     """
     depth = model.config.get_text_config().num_hidden_layers
     lists = {
         name: module
         for name, module in model.get_decoder().named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == depth and not re.search(r"vision|visual|audio|expert", name)
+        if isinstance(module, nn.ModuleList)
+        and len(module) == depth
+        and not re.search(r"vision|visual|audio|expert", name)
     }
     outermost = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
     if len(outermost) != 1:
@@ -67,7 +75,10 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
             if lists
             else f"has no list of {depth} layers"
         )
-        raise InputError(f"{type(model).__name__} {how}, and its layout is not supported: take a decoder with one list of layers")
+        raise InputError(
+            f"{type(model).__name__} {how}, and its layout is not supported: take a decoder with "
+            "one list of layers"
+        )
     return lists[outermost[0]]
 
 
@@ -94,14 +105,20 @@ def linear_modules(model: PreTrainedModel) -> list[Target]:
 
 
 def other_weights(model: PreTrainedModel) -> list[OtherWeight]:
-    """Return the decoder layers' matrices with one side on the residual stream that no linear module holds, in order.
+    """Return the decoder layers' matrices with one side on the residual stream that no linear
+    module holds, in order.
 
-    They are the experts [e, o, i] of a mixture with their router [e, d], and the Conv1D [i, o] of GPT-2.
+    They are the experts [e, o, i] of a mixture with their router [e, d], and the Conv1D [i, o] of
+    GPT-2.
     """
     prefix, width = layers_prefix(model), model.config.get_text_config().hidden_size
     return [
         OtherWeight(
-            f"{prefix}.{index}.{name}.{key}", index, f"{prefix}.{index}.{name}", type(module).__name__, tuple(weight.shape)
+            f"{prefix}.{index}.{name}.{key}",
+            index,
+            f"{prefix}.{index}.{name}",
+            type(module).__name__,
+            tuple(weight.shape),
         )
         for index, layer in enumerate(decoder_layers(model))
         for name, module in layer.named_modules()
@@ -115,34 +132,47 @@ def refuse_others(model: PreTrainedModel, layers: list[int], what: str) -> None:
     """Refuse what needs all weights of some layers where linear modules do not hold all of them."""
     if missing := next((weight for weight in other_weights(model) if weight.layer in layers), None):
         raise InputError(
-            f"{what} needs every weight of the layer, and {missing.name} is held in a {missing.kind}: take another one"
+            f"{what} needs every weight of the layer, and {missing.name} is held in a "
+            f"{missing.kind}: take another one"
         )
 
 
 def role(target: Target, hidden_size: int) -> str | None:
-    """Return whether a module writes to or reads from the residual stream; by shape, and by name where it is square."""
+    """Return whether a module writes to or reads from the residual stream; by shape, and by name
+    where it is square.
+    """
     own = suffix(target.name)
-    writes, reads = target.module.out_features == hidden_size, target.module.in_features == hidden_size
+    writes, reads = (
+        target.module.out_features == hidden_size,
+        target.module.in_features == hidden_size,
+    )
     if writes and reads:
         if own in WRITERS or own in READERS:
             return "residual-writers" if own in WRITERS else "residual-readers"
-        raise InputError(f"{target.name} is square, so its role is not clear: name the target modules one by one")
+        raise InputError(
+            f"{target.name} is square, so its role is not clear: name the target modules one by one"
+        )
     return "residual-writers" if writes else "residual-readers" if reads else None
 
 
 def select(model: PreTrainedModel, params: ModulesParams) -> list[Target]:
-    """Return the target modules: by role or suffix within the depth range, or all that a regular expression matches.
+    """Return the target modules: by role or suffix within the depth range, or all that a regular
+    expression matches.
 
-    A role means every such weight. Where a layer in the range holds some outside linear modules (a mixture's experts, one
-    tensor [e, o, i] for all; the Conv1D of GPT-2), a role would leave them out in silence, so it is refused. Suffixes or a
-    regular expression that name linear modules only, e.g. [o_proj], are taken: the experts then stay as they are.
+    A role means every such weight. Where a layer in the range holds some outside linear modules (a
+    mixture's experts, one tensor [e, o, i] for all; the Conv1D of GPT-2), a role would leave them
+    out in silence, so it is refused. Suffixes or a regular expression that name linear modules
+    only, e.g. [o_proj], are taken: the experts then stay as they are.
 
-    Raises InputError for weights that cannot be adapted, for a square module of unknown role, and if nothing matches.
+    Raises InputError for weights that cannot be adapted, for a square module of unknown role, and
+    if nothing matches.
     """
     wanted, modules, others = params.target, linear_modules(model), other_weights(model)
     names = ", ".join(sorted({suffix(target.name) for target in modules}))
     if not is_pattern(wanted):
-        layers = range(depth_to_layer(model, params.from_depth), depth_to_layer(model, params.to_depth))
+        layers = range(
+            depth_to_layer(model, params.from_depth), depth_to_layer(model, params.to_depth)
+        )
         modules = [target for target in modules if target.layer in layers]
         others = [weight for weight in others if weight.layer in layers]
     if refused := [weight for weight in others if weight.answers_to(wanted)]:
@@ -151,7 +181,8 @@ def select(model: PreTrainedModel, params: ModulesParams) -> list[Target]:
     found = [target for target in modules if is_wanted(target, wanted, width)]
     if not found:
         raise InputError(
-            f"modules.target {wanted!r} matches no linear module in the chosen layers: there are {names or 'none'}, "
+            f"modules.target {wanted!r} matches no linear module in the chosen layers: there are "
+            f"{names or 'none'}, "
             "so name others, or widen modules.from_depth to modules.to_depth"
         )
     return evenly(found, params.n_modules)
@@ -164,7 +195,9 @@ def is_pattern(wanted: str | list[str]) -> bool:
     try:
         re.compile(wanted)
     except re.error as error:
-        raise InputError(f"modules.target {wanted!r} is no role ({', '.join(ROLES)}) and no valid regex: {error}") from None
+        raise InputError(
+            f"modules.target {wanted!r} is no role ({', '.join(ROLES)}) and no valid regex: {error}"
+        ) from None
     return True
 
 
@@ -177,15 +210,21 @@ def is_wanted(target: Target, wanted: str | list[str], hidden_size: int) -> bool
     return own is not None and wanted in (own, "residual-all")
 
 
-def not_linear(model: PreTrainedModel, weight: OtherWeight, wanted: str | list[str], names: str) -> str:
-    """Return the sentence that refuses a weight outside linear modules; `names` are the suffixes of the linear ones."""
+def not_linear(
+    model: PreTrainedModel, weight: OtherWeight, wanted: str | list[str], names: str
+) -> str:
+    """Return the sentence that refuses a weight outside linear modules; `names` are the suffixes of
+    the linear ones.
+    """
     advice = (
         f"name linear modules alone, as a list ({names})"
         if names
-        else "its layers have no linear module, so take a method that needs none (mean_diff, pca, gradient)"
+        else "its layers have no linear module, so take a method that needs none (mean_diff, pca, "
+        "gradient)"
     )
     return (
-        f"modules.target {wanted!r} asks for {weight.name} {list(weight.shape)}, which {type(model).__name__} holds in a "
+        f"modules.target {wanted!r} asks for {weight.name} {list(weight.shape)}, which "
+        f"{type(model).__name__} holds in a "
         f"{weight.kind} and not in a linear module, so that it cannot be adapted: {advice}"
     )
 
@@ -195,5 +234,8 @@ def evenly(found: list[Target], count: int | None) -> list[Target]:
     if count is None:
         return found
     if count > len(found):
-        raise InputError(f"modules.n_modules {count} is above the {len(found)} modules that match: lower it, or null for all")
+        raise InputError(
+            f"modules.n_modules {count} is above the {len(found)} modules that match: lower it, or "
+            "null for all"
+        )
     return [found[index * len(found) // count] for index in range(count)]

@@ -30,39 +30,68 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from pipeline.errors import InputError
-from pipeline.lm.quantization import keep_packed, quantization_config
-from pipeline.sections import ModelParams
+from pipeline.lm.quantisation import keep_packed, quantization_config
+from pipeline.study.sections import ModelParams
+from pipeline.support.errors import InputError
 
-WEIGHTS = "model*.safetensors"  # what transformers reads; Mistral's repositories hold a second copy of another name
+# what transformers reads; Mistral's repositories hold a second copy of another name
+WEIGHTS = "model*.safetensors"
 FILES = ["*.json", WEIGHTS, "*.jinja", "*.model", "*.txt"]
 SPREAD = "spread"
-# What a multimodal checkpoint calls its text decoder, old and new -> what the decoder alone calls itself.
-DECODER = {r"^language_model\.model\.": "model.", r"^model\.language_model\.": "model.", r"^language_model\.lm_head": "lm_head"}
+# What a multimodal checkpoint calls its text decoder, old and new -> what the decoder alone calls
+# itself.
+DECODER = {
+    r"^language_model\.model\.": "model.",
+    r"^model\.language_model\.": "model.",
+    r"^language_model\.lm_head": "lm_head",
+}
 
 
 def settle() -> None:
     """Call each vector function once on one element.
 
-    On CPUs, oneMKL 2024.2 may answer a process's first call in low precision when several threads make it at once
-    (pytorch issue 188792); results would then differ in the fourth digit from run to run.
+    On CPUs, oneMKL 2024.2 may answer a process's first call in low precision when several threads
+    make it at once (pytorch issue 188792); results would then differ in the fourth digit from run
+    to run.
     """
-    for function in (torch.exp, torch.log, torch.sqrt, torch.rsqrt, torch.sin, torch.cos, torch.tanh, torch.erf, torch.log1p):
+    for function in (
+        torch.exp,
+        torch.log,
+        torch.sqrt,
+        torch.rsqrt,
+        torch.sin,
+        torch.cos,
+        torch.tanh,
+        torch.erf,
+        torch.log1p,
+    ):
         function(torch.ones(1))
 
 
 def choose_device(name: str) -> torch.device:
     """Return the named device; `auto` takes CUDA, then Apple, then the CPU."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError):
-        raise InputError(f"device {name!r} cannot be used here: take auto, cpu, cuda, cuda:N, mps or spread") from None
+        raise InputError(
+            f"device {name!r} cannot be used here: take auto, cpu, cuda, cuda:N, mps or spread"
+        ) from None
 
 
-def locate(source: str, revision: str | None, patterns: list[str] = FILES, what: str = "model") -> Path:
-    """Return a local folder, or the folder of a hub id's snapshot (downloaded when it is not in the cache)."""
+def locate(
+    source: str, revision: str | None, patterns: list[str] = FILES, what: str = "model"
+) -> Path:
+    """Return a local folder, or the folder of a hub id's snapshot (downloaded when it is not in the
+    cache).
+    """
     if Path(source).is_dir():
         return Path(source)
     try:
@@ -76,7 +105,10 @@ def locate(source: str, revision: str | None, patterns: list[str] = FILES, what:
     except RepositoryNotFoundError:
         said = "is neither a folder nor on the hub: correct its name"
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HTTPError, ConnectionError):
-        said = "is not in the local cache and the hub cannot be reached: connect, or give a local folder"
+        said = (
+            "is not in the local cache and the hub cannot be reached: connect, or give a local "
+            "folder"
+        )
     except LocalTokenNotFoundError:
         said = "needs a login: run `hf auth login`"
     except OSError as error:
@@ -99,51 +131,89 @@ def weights_hash(folder: Path) -> str:
 
 @contextmanager
 def whole(folder: Path, what: str) -> Iterator[None]:
-    """Say in one sentence that a part of a model's folder is missing or damaged, whichever way its library says so."""
+    """Say in one sentence that a part of a model's folder is missing or damaged, whichever way its
+    library says so.
+    """
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
         said = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-        raise InputError(f"the {what} in {folder} cannot be read ({said}): copy or download the model again") from None
+        raise InputError(
+            f"the {what} in {folder} cannot be read ({said}): copy or download the model again"
+        ) from None
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     with whole(folder, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without tokenizer files
-        raise InputError(f"{folder} holds no tokenizer: copy or download the model again, tokenizer files included")
+    if len(tokenizer) <= len(
+        tokenizer.all_special_ids
+    ):  # what transformers makes of a folder without tokenizer files
+        raise InputError(
+            f"{folder} holds no tokenizer: copy or download the model again, tokenizer files "
+            "included"
+        )
     return tokenizer
 
 
-def describe(name: str, params: ModelParams, quantization: str | None = None) -> dict[str, Any]:
-    """Return the manifest: which files the model id means, for ever, and the shapes that other stages rely on.
+def describe(name: str, params: ModelParams, quantisation: str | None = None) -> dict[str, Any]:
+    """Return the manifest: which files the model id means, for ever, and the shapes that other
+    stages rely on.
 
-    `quantization` overrides the section's.
+    `quantisation` overrides the section's.
     """
     folder = locate(params.source, params.revision)
     if not (folder / "config.json").exists():
-        raise InputError(f"{params.source} holds no config.json, so it is no model: name a model's folder or a hub id")
+        raise InputError(
+            f"{params.source} holds no config.json, so it is no model: name a model's folder or a "
+            "hub id"
+        )
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except ValueError:
-        raise InputError(f"transformers has no code of its own for model {params.source!r}: take one that it knows") from None
+        raise InputError(
+            f"transformers has no code of its own for model {params.source!r}: take one that it "
+            "knows"
+        ) from None
     except OSError:
-        raise InputError(f"{folder}/config.json is not valid JSON: copy or download the model again") from None
+        raise InputError(
+            f"{folder}/config.json is not valid JSON: copy or download the model again"
+        ) from None
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise InputError(f"model {params.source!r} is a {config.model_type}, no causal language model: take a decoder")
+        raise InputError(
+            f"model {params.source!r} is a {config.model_type}, no causal language model: take a "
+            "decoder"
+        )
     if getattr(config, "quantization_config", None):
-        raise InputError(f"model {params.source!r} is stored quantised: take its original weights, and set quantization")
-    architecture, config = MODEL_FOR_CAUSAL_LM_MAPPING[type(decoder_config(config))].__name__, config.get_text_config()
+        raise InputError(
+            f"model {params.source!r} is stored quantised: take its original weights, and set "
+            "quantisation"
+        )
+    architecture, config = (
+        MODEL_FOR_CAUSAL_LM_MAPPING[type(decoder_config(config))].__name__,
+        config.get_text_config(),
+    )
     tokenizer = read_tokenizer(folder)
     if not tokenizer.chat_template:
-        raise InputError(f"the tokenizer of {params.source!r} has no chat template: take an instruction-tuned model")
+        raise InputError(
+            f"the tokenizer of {params.source!r} has no chat template: take an instruction-tuned "
+            "model"
+        )
     local = Path(params.source).is_dir()
     return {
         "model": name,
         "source": params.source,
         "revision": None if local else folder.name,  # the snapshot's folder is named by its commit
         "weights_sha256": weights_hash(folder),
-        "quantization": quantization or params.quantization,
+        "quantisation": quantisation or params.quantisation,
         "template_sha256": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
         "architecture": architecture,
         "layers": config.num_hidden_layers,
@@ -153,7 +223,9 @@ def describe(name: str, params: ModelParams, quantization: str | None = None) ->
 
 
 def decoder_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Return the config of what is loaded: of a multimodal model the text decoder, where transformers has a class for it."""
+    """Return the config of what is loaded: of a multimodal model the text decoder, where
+    transformers has a class for it.
+    """
     text = config.get_text_config()
     return text if type(text) in MODEL_FOR_CAUSAL_LM_MAPPING else config
 
@@ -167,9 +239,11 @@ def load_tokenizer(manifest: dict[str, Any]) -> PreTrainedTokenizerBase:
 
 
 def load_model(manifest: dict[str, Any], dtype: str, device: torch.device | str) -> PreTrainedModel:
-    """Load the base model frozen, in evaluation mode and quantised as the manifest says; refuse weights that are not its.
+    """Load the base model frozen, in evaluation mode and quantised as the manifest says; refuse
+    weights that are not its.
 
-    `device` is what `choose_device` takes or returns, or `spread`. Of a multimodal model only the text decoder is loaded.
+    `device` is what `choose_device` takes or returns, or `spread`. Of a multimodal model only the
+    text decoder is loaded.
     """
     settle()
     folder = locate(manifest["source"], manifest["revision"])
@@ -183,7 +257,7 @@ def load_model(manifest: dict[str, Any], dtype: str, device: torch.device | str)
     config = AutoConfig.from_pretrained(folder)
     if (text := decoder_config(config)) is not config:
         options |= {"config": text, "key_mapping": DECODER}
-    if held := quantization_config(manifest.get("quantization", "none"), options["dtype"]):
+    if held := quantization_config(manifest.get("quantisation", "none"), options["dtype"]):
         options |= {"quantization_config": held}
     if device == SPREAD:
         options |= {"device_map": "auto"}
@@ -192,7 +266,10 @@ def load_model(manifest: dict[str, Any], dtype: str, device: torch.device | str)
     with whole(folder, "weights"):
         model, read = AutoModelForCausalLM.from_pretrained(folder, **options)
     if read["missing_keys"]:  # transformers would draw them at random
-        raise InputError(f"the weights in {folder} lack {min(read['missing_keys'])}: copy or download the model again")
+        raise InputError(
+            f"the weights in {folder} lack {min(read['missing_keys'])}: copy or download the model "
+            "again"
+        )
     keep_packed(model)
     if "device_map" not in options:
         model = model.to(choose_device(str(device)))
@@ -200,6 +277,10 @@ def load_model(manifest: dict[str, Any], dtype: str, device: torch.device | str)
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Return the device that a module computes on; of a spread model every module may have its own."""
+    """Return the device that a module computes on; of a spread model every module may have its
+    own.
+    """
     place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
-    return next(module.parameters()).device if place is None else torch.empty(0, device=place).device
+    return (
+        next(module.parameters()).device if place is None else torch.empty(0, device=place).device
+    )

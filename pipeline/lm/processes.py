@@ -1,6 +1,8 @@
-"""Several processes that share one stage's work. Each holds the whole model; the results are those of one, to rounding.
+"""Several processes that share one stage's work. Each holds the whole model; the results are those
+of one, to rounding.
 
-`accelerate launch`, `torchrun` and `processes` in params.yaml start them; without any, every function here does nothing.
+`accelerate launch`, `torchrun` and `processes` in params.yaml start them; without any, every
+function here does nothing.
 """
 
 import os
@@ -13,20 +15,27 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipeline.errors import InputError
+from pipeline.support.errors import InputError
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=2)  # how long one waits for the others' share before it takes them for dead
+PATIENCE = timedelta(
+    hours=2
+)  # how long one waits for the others' share before it takes them for dead
 
 
 @contextmanager
 def joined(device: str) -> Iterator[None]:
-    """Join the processes that were started together, for the duration of a `with` block; each has a GPU of its own."""
+    """Join the processes that were started together, for the duration of a `with` block; each has a
+    GPU of its own.
+    """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
     if ":" in device:
-        raise InputError(f"device {device!r} is one card, for several processes: take auto or cuda, or processes 1")
+        raise InputError(
+            f"device {device!r} is one card, for several processes: take auto or cuda, or "
+            "processes 1"
+        )
     from accelerate import PartialState
 
     state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=PATIENCE)
@@ -51,7 +60,9 @@ def is_main() -> bool:
 
 
 def share(items: list[T]) -> list[T]:
-    """Return this process's share, every n-th, so that rows in the order of their length are shared out evenly."""
+    """Return this process's share, every n-th, so that rows in the order of their length are shared
+    out evenly.
+    """
     return items[number() :: count()]
 
 
@@ -72,13 +83,17 @@ def add_up(tensors: list[Tensor]) -> None:
 
 
 def add_up_gradients(parameters: list[nn.Parameter]) -> None:
-    """Replace the gradients by their sums over all processes, in one message; no gradient counts as zero."""
+    """Replace the gradients by their sums over all processes, in one message; no gradient counts as
+    zero.
+    """
     if count() == 1:
         return
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
-    for parameter, found in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+    for parameter, found in zip(
+        parameters, flat.split([p.numel() for p in parameters]), strict=True
+    ):
         parameter.grad = found.view_as(parameter).clone()
 
 

@@ -8,19 +8,23 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from pipeline.errors import InputError
+from pipeline.support.errors import InputError
 
 Message = dict[str, str]
-THINK = {"enable_thinking": True}  # the template variable of Qwen3 and others; templates ignore variables that they do not know
+THINK = {
+    "enable_thinking": True
+}  # the template variable of Qwen3 and others; templates ignore variables that they do not know
 PROBE = "words of a system turn"
 CLOSED = "<think>\n\n</think>\n\n"
 
 
-def chat_text(tokenizer: PreTrainedTokenizerBase, messages: list[Message], reply: str, options: dict[str, Any]) -> str:
+def chat_text(
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message], reply: str, options: dict[str, Any]
+) -> str:
     """Render a chat that ends inside the assistant's unfinished `reply`.
 
-    Where the template would have the model think first, an empty think block stands before the reply, unless `options`
-    (e.g. enable_thinking: false) or the template itself see to it.
+    Where the template would have the model think first, an empty think block stands before the
+    reply, unless `options` (e.g. enable_thinking: false) or the template itself see to it.
     """
     text = continued(tokenizer, folded(tokenizer, messages, options), reply, options)
     start = text.rindex(reply.strip())
@@ -29,26 +33,39 @@ def chat_text(tokenizer: PreTrainedTokenizerBase, messages: list[Message], reply
     return text
 
 
-def open_turn(tokenizer: PreTrainedTokenizerBase, messages: list[Message], options: dict[str, Any]) -> str:
+def open_turn(
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message], options: dict[str, Any]
+) -> str:
     """Render a chat that ends where the assistant's turn begins."""
     chat = folded(tokenizer, messages, options)
-    return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **options)
+    return tokenizer.apply_chat_template(
+        chat, tokenize=False, add_generation_prompt=True, **options
+    )
 
 
-def continued(tokenizer: PreTrainedTokenizerBase, messages: list[Message], reply: str, options: dict[str, Any]) -> str:
+def continued(
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message], reply: str, options: dict[str, Any]
+) -> str:
     chat = [*messages, {"role": "assistant", "content": reply}]
     try:
-        return tokenizer.apply_chat_template(chat, tokenize=False, continue_final_message=True, **options)
+        return tokenizer.apply_chat_template(
+            chat, tokenize=False, continue_final_message=True, **options
+        )
     except TemplateError as error:
         raise InputError(
-            f"the chat template of {tokenizer.name_or_path} fails ({error}): take a model whose template is whole"
+            f"the chat template of {tokenizer.name_or_path} fails ({error}): take a model whose "
+            "template is whole"
         ) from None
 
 
-def folded(tokenizer: PreTrainedTokenizerBase, messages: list[Message], options: dict[str, Any]) -> list[Message]:
-    """Put a system turn before the user's text where the template refuses the role, or leaves its words out of such chats.
+def folded(
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message], options: dict[str, Any]
+) -> list[Message]:
+    """Put a system turn before the user's text where the template refuses the role, or leaves its
+    words out of such chats.
 
-    Gemma 2 does the first; Mistral 7B the second, because it shows them only in a user's turn that comes last.
+    Gemma 2 does the first; Mistral 7B the second, because it shows them only in a user's turn that
+    comes last.
     """
     if messages[0]["role"] != "system":
         return messages
@@ -67,17 +84,23 @@ def folded(tokenizer: PreTrainedTokenizerBase, messages: list[Message], options:
 def opens_thinking(tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> bool:
     """Return whether an answer begins inside a think block."""
     chat = [{"role": "user", "content": "-"}]
-    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **options)
+    text = tokenizer.apply_chat_template(
+        chat, tokenize=False, add_generation_prompt=True, **options
+    )
     return text.rstrip().endswith("<think>")
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """Tokenise rendered chats. The template has written BOS, so the tokenizer must not add a second one."""
+    """Tokenise rendered chats. The template has written BOS, so the tokenizer must not add a second
+    one.
+    """
     return tokenizer(texts, add_special_tokens=False)["input_ids"]
 
 
 def pad_left(rows: list[list[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Stack rows of ids to [b, t] with the attention mask [b, t]; the last column is every row's last token."""
+    """Stack rows of ids to [b, t] with the attention mask [b, t]; the last column is every row's
+    last token.
+    """
     width = max(map(len, rows))
     ids = torch.tensor([[pad_id] * (width - len(row)) + row for row in rows])
     lengths = torch.tensor([len(row) for row in rows])
@@ -87,7 +110,9 @@ def pad_left(rows: list[list[int]], pad_id: int, device: torch.device) -> tuple[
 
 @lru_cache(maxsize=4)  # reading a whole vocabulary takes seconds where it is large
 def answer_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
-    """Return the ids of every token that is exactly Yes, or No, up to case, white space, quotes and markdown marks."""
+    """Return the ids of every token that is exactly Yes, or No, up to case, white space, quotes and
+    markdown marks.
+    """
     sets: dict[str, list[int]] = {"yes": [], "no": []}
     for token in range(len(tokenizer)):
         word = tokenizer.decode([token]).strip(" \t\r\n*_`\"'").lower()
@@ -96,6 +121,7 @@ def answer_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
     if not all(sets.values()):
         missing = " and ".join(word for word, ids in sets.items() if not ids)
         raise InputError(
-            f"the tokenizer has no single token for {missing}: this model's answers cannot be scored, take another one"
+            f"the tokenizer has no single token for {missing}: this model's answers cannot be "
+            "scored, take another one"
         )
     return sets

@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-from pipeline.errors import InputError
+from pipeline.support.errors import InputError
 
 Row = TypeVar("Row")
 Found = TypeVar("Found")
@@ -22,7 +22,9 @@ class Room:
     def __init__(self, size: int, what: str, setting: str):
         self.size, self.what, self.setting = size, what, setting
 
-    def each(self, rows: list[Row], work: Callable[[list[Row]], Found]) -> Iterator[tuple[list[Row], Found]]:
+    def each(
+        self, rows: list[Row], work: Callable[[list[Row]], Found]
+    ) -> Iterator[tuple[list[Row], Found]]:
         """Yield rows, at most `size` at a time and in their order, with what `work` makes of them.
 
         InputError where a single row is too much.
@@ -44,7 +46,9 @@ class Room:
 
     def halve(self, tried: int) -> None:
         if tried == 1:
-            raise InputError(f"memory does not suffice for {self.what} a single row: {self.setting}")
+            raise InputError(
+                f"memory does not suffice for {self.what} a single row: {self.setting}"
+            )
         self.size = tried // 2
         clear_device_cache(garbage_collection=True)
         print(f"{self.what}: out of memory with {tried} rows at once, going on with {self.size}")

@@ -1,4 +1,6 @@
-"""The decoder layers below the first one that a method touches: run once per text, whatever the coefficients are."""
+"""The decoder layers below the first one that a method touches: run once per text, whatever the
+coefficients are.
+"""
 
 import re
 from collections.abc import Callable, Iterator
@@ -14,14 +16,18 @@ Output = Tensor | tuple
 
 
 def trunk_depth(model: PreTrainedModel, touched: list[str]) -> int:
-    """Return how many layers lie below every named module; 0 without names, or for a module outside the layers."""
+    """Return how many layers lie below every named module; 0 without names, or for a module outside
+    the layers.
+    """
     found = [re.match(rf"{re.escape(layers_prefix(model))}\.(\d+)(\.|$)", name) for name in touched]
     return min((int(match[1]) if match else 0 for match in found), default=0)
 
 
 @contextmanager
 def standing_in(layers: list[nn.Module], output: Callable[[], Output]) -> Iterator[None]:
-    """Let layers return `output()` without running; what was set on them before, e.g. by accelerate, comes back."""
+    """Let layers return `output()` without running; what was set on them before, e.g. by
+    accelerate, comes back.
+    """
     own = [layer.__dict__.get("forward") for layer in layers]
     try:
         for layer in layers:
@@ -38,7 +44,9 @@ def run_trunk(model: PreTrainedModel, depth: int, forward: Callable[[], object])
     """Return what leaves layer `depth` - 1 in `forward()`, in which no layer above runs."""
     layers = list(decoder_layers(model))
     held: list[Output] = []
-    handle = layers[depth - 1].register_forward_hook(lambda _module, _inputs, output: held.append(output))
+    handle = layers[depth - 1].register_forward_hook(
+        lambda _module, _inputs, output: held.append(output)
+    )
     try:
         with standing_in(layers[depth:], lambda: held[0]):
             forward()
@@ -49,7 +57,9 @@ def run_trunk(model: PreTrainedModel, depth: int, forward: Callable[[], object])
 
 @contextmanager
 def on_trunk(model: PreTrainedModel, depth: int, held: Output, index: Tensor) -> Iterator[None]:
-    """Let forward passes over rows `index` [b] of the texts begin at layer `depth`, with the states `held` of the texts."""
+    """Let forward passes over rows `index` [b] of the texts begin at layer `depth`, with the states
+    `held` of the texts.
+    """
     states = layer_output(held)
     rows = states[index.to(states.device)]
     whole = (rows, *held[1:]) if isinstance(held, tuple) else rows

@@ -1,4 +1,6 @@
-"""Does one method steer further than another? All differences between two methods, paired by dilemma."""
+"""Does one method steer further than another? All differences between two methods, paired by
+dilemma.
+"""
 
 import itertools
 
@@ -12,27 +14,41 @@ from pipeline.metrics.effects import mean_over_seeds, means, movements, with_bas
 from pipeline.metrics.question import Question
 from pipeline.metrics.regression import cluster_t, with_p
 
-SCHEMA = {"dose": pl.String, "method": pl.String, "other": pl.String, "n_dilemmas": pl.Int64} | dict.fromkeys(
-    ("difference", "ci_low", "ci_high", "stderr", "df", "p", "p_holm"), pl.Float64
-)
+SCHEMA = {
+    "dose": pl.String,
+    "method": pl.String,
+    "other": pl.String,
+    "n_dilemmas": pl.Int64,
+} | dict.fromkeys(("difference", "ci_low", "ci_high", "stderr", "df", "p", "p_holm"), pl.Float64)
 
 
 def dilemma_effects(rows: pl.DataFrame, question: Question) -> tuple[np.ndarray, np.ndarray]:
-    """Return half the span between +dose and -dose in every dilemma [g], as a probability, and the dilemmas' sizes [g]."""
-    moved = movements(with_base(mean_over_seeds(rows), question.base), question.items, question.target)
-    halves = moved.filter(pl.col("coefficient") != 0).with_columns(pl.col("effect") * pl.col("coefficient").sign())
+    """Return half the span between +dose and -dose in every dilemma [g], as a probability, and the
+    dilemmas' sizes [g].
+    """
+    moved = movements(
+        with_base(mean_over_seeds(rows), question.base), question.items, question.target
+    )
+    halves = moved.filter(pl.col("coefficient") != 0).with_columns(
+        pl.col("effect") * pl.col("coefficient").sign()
+    )
     table = means(halves, ["dilemma_id"], ["effect"]).sort("dilemma_id")
     return table["effect"].to_numpy(), table["count"].to_numpy()
 
 
 def difference_table(cells: dict[str, pl.DataFrame], question: Question) -> pl.DataFrame:
-    """Return one row per dose and two methods: effect of the first less that of the second on the same dilemmas.
+    """Return one row per dose and two methods: effect of the first less that of the second on the
+    same dilemmas.
 
-    Clustered t (CR2) with its 95 % interval, conditional on the seeds that were run; p_holm is adjusted over a dose's rows.
+    Clustered t (CR2) with its 95 % interval, conditional on the seeds that were run; p_holm is
+    adjusted over a dose's rows.
     """
     records = []
     for dose in (UNIT, EQUAL_COST):
-        found = {method: dilemma_effects(compared(scores)[dose], question) for method, scores in cells.items()}
+        found = {
+            method: dilemma_effects(compared(scores)[dose], question)
+            for method, scores in cells.items()
+        }
         rows = []
         for method, other in itertools.combinations(found, 2):
             (own, sizes), (theirs, _) = found[method], found[other]

@@ -1,14 +1,17 @@
-"""The two doses at which methods are compared: ±1 (or nearest), and the calibrated one that costs the same."""
+"""The two doses at which methods are compared: ±1 (or nearest), and the calibrated one that costs
+the same.
+"""
 
 import polars as pl
 
-from pipeline.schemas import CALIBRATED, RAW
+from pipeline.support.schemas import CALIBRATED, RAW
 
 UNIT, EQUAL_COST = "unit", "equal_cost"
 
 
 def compared(scores: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """Return one method's scores, all seeds, at both doses; the coefficient is its sign, since its size differs by seed.
+    """Return one method's scores, all seeds, at both doses; the coefficient is its sign, since its
+    size differs by seed.
 
     A method whose coefficient has no size stands at its only dose in both.
     """

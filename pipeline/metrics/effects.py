@@ -1,8 +1,9 @@
 """From scores to effects: pure functions from tables to tables.
 
-Signed log-odds = label x log_odds, no further negation: a model that always takes the side with the value scores above 0,
-one that says Yes to everything scores 0. The probability score is label x (p_yes - 1/2), so that a difference of two means
-is a difference in the probability of the choice that carries the value.
+Signed log-odds = label x log_odds, no further negation: a model that always takes the side with the
+value scores above 0, one that says Yes to everything scores 0. The probability score is label x
+(p_yes - 1/2), so that a difference of two means is a difference in the probability of the choice
+that carries the value.
 """
 
 from typing import Any
@@ -11,10 +12,10 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from pipeline.errors import InputError
 from pipeline.metrics.regression import clustered_slope, pooled_slope
-from pipeline.schemas import LABEL, labels
-from pipeline.sections import StatisticsParams
+from pipeline.study.sections import StatisticsParams
+from pipeline.support.errors import InputError
+from pipeline.support.schemas import LABEL, labels
 
 COHERENT = 0.8  # a coefficient counts as coherent if this share of items has enough choice mass
 
@@ -23,10 +24,16 @@ def mean(values: pl.Series) -> float:
     return float(values.to_numpy().mean())
 
 
-def means(frame: pl.DataFrame, keys: list[str], columns: list[str], counts: str = "count") -> pl.DataFrame:
-    """Return group means and sizes, summed in row order: polars' parallel means differ in the last bit from run to run."""
+def means(
+    frame: pl.DataFrame, keys: list[str], columns: list[str], counts: str = "count"
+) -> pl.DataFrame:
+    """Return group means and sizes, summed in row order: polars' parallel means differ in the last
+    bit from run to run.
+    """
     lists = frame.group_by(keys, maintain_order=True).agg(columns)
-    return lists.with_columns(pl.col(columns[0]).list.len().alias(counts), pl.col(columns).list.mean())
+    return lists.with_columns(
+        pl.col(columns[0]).list.len().alias(counts), pl.col(columns).list.mean()
+    )
 
 
 def p_yes(log_odds: pl.Expr) -> pl.Expr:
@@ -34,8 +41,12 @@ def p_yes(log_odds: pl.Expr) -> pl.Expr:
 
 
 def signed(scores: pl.DataFrame, items: pl.DataFrame, label: str) -> pl.DataFrame:
-    """Return the rows that the label concerns, with `y` (signed log-odds) and `probability` (signed, around 0)."""
-    labelled = items.select("item_id", pl.col(LABEL + label).alias("label")).filter(pl.col("label") != 0)
+    """Return the rows that the label concerns, with `y` (signed log-odds) and `probability`
+    (signed, around 0).
+    """
+    labelled = items.select("item_id", pl.col(LABEL + label).alias("label")).filter(
+        pl.col("label") != 0
+    )
     return scores.join(labelled, on="item_id", maintain_order="left").with_columns(
         (pl.col("label") * pl.col("log_odds")).alias("y"),
         (pl.col("label") * (p_yes(pl.col("log_odds")) - 0.5)).alias("probability"),
@@ -43,7 +54,9 @@ def signed(scores: pl.DataFrame, items: pl.DataFrame, label: str) -> pl.DataFram
 
 
 def mean_over_seeds(scores: pl.DataFrame) -> pl.DataFrame:
-    """Return one row per item and coefficient: log-odds, choice mass and NLL averaged over seeds."""
+    """Return one row per item and coefficient: log-odds, choice mass and NLL averaged over
+    seeds.
+    """
     keys = ["item_id", "dilemma_id", "coefficient"]
     return means(scores, keys, ["log_odds", "choice_mass", "nll"]).drop("count")
 
@@ -55,23 +68,35 @@ def with_base(scores: pl.DataFrame, base: pl.DataFrame) -> pl.DataFrame:
 
 
 def side_labels(items: pl.DataFrame, target: str, opposite: list[str], min_items: int) -> list[str]:
-    """Return the labels that count as side effects: all frameworks but raw values, unless raw values are all there is."""
+    """Return the labels that count as side effects: all frameworks but raw values, unless raw
+    values are all there is.
+    """
     frameworks = {name.split("/")[0] for name in labels(items)}
     raw = frameworks == {"Value"}
-    names = [name for name in labels(items) if name not in (target, *opposite) and (raw or not name.startswith("Value/"))]
+    names = [
+        name
+        for name in labels(items)
+        if name not in (target, *opposite) and (raw or not name.startswith("Value/"))
+    ]
     return [name for name in names if enough(items, name, min_items)]
 
 
 def enough(items: pl.DataFrame, label: str, min_items: int) -> bool:
-    """Say whether a label concerns enough items, on at least two dilemmas, for a mean and its error."""
+    """Say whether a label concerns enough items, on at least two dilemmas, for a mean and its
+    error.
+    """
     rows = items.filter(pl.col(LABEL + label) != 0)
     return rows.height >= min_items and rows["dilemma_id"].n_unique() > 1
 
 
 def label_means(scores: pl.DataFrame, items: pl.DataFrame, names: list[str]) -> pl.DataFrame:
-    """Return the mean probability score of each label at each coefficient: columns label, coefficient, score, n_items."""
+    """Return the mean probability score of each label at each coefficient: columns label,
+    coefficient, score, n_items.
+    """
     columns = [LABEL + name for name in names]
-    long = items.select("item_id", *columns).unpivot(columns, index="item_id", variable_name="label", value_name="sign")
+    long = items.select("item_id", *columns).unpivot(
+        columns, index="item_id", variable_name="label", value_name="sign"
+    )
     rows = scores.join(long.filter(pl.col("sign") != 0), on="item_id", maintain_order="left_right")
     scored = rows.with_columns((pl.col("sign") * (p_yes(pl.col("log_odds")) - 0.5)).alias("score"))
     table = means(scored, ["label", "coefficient"], ["score"], counts="n_items")
@@ -79,19 +104,28 @@ def label_means(scores: pl.DataFrame, items: pl.DataFrame, names: list[str]) -> 
 
 
 def changes(table: pl.DataFrame) -> pl.DataFrame:
-    """Return label_means with `change`, the difference from the same label's score at coefficient 0."""
+    """Return label_means with `change`, the difference from the same label's score at coefficient
+    0.
+    """
     base = table.filter(pl.col("coefficient") == 0).select("label", pl.col("score").alias("base"))
-    return table.join(base, on="label", maintain_order="left").with_columns((pl.col("score") - pl.col("base")).alias("change"))
+    return table.join(base, on="label", maintain_order="left").with_columns(
+        (pl.col("score") - pl.col("base")).alias("change")
+    )
 
 
 def bootstrap(rows: pl.DataFrame, column: str, params: StatisticsParams) -> tuple[float, float]:
-    """Return the 95 % percentile interval of a mean over rows; dilemmas are resampled, with all their rows."""
+    """Return the 95 % percentile interval of a mean over rows; dilemmas are resampled, with all
+    their rows.
+    """
     clusters = means(rows, ["dilemma_id"], [column])
 
     def ratio(total, count, axis):
         return total.sum(axis=axis) / count.sum(axis=axis)
 
-    totals, counts = (clusters[column] * clusters["count"]).to_numpy(), clusters["count"].cast(pl.Float64).to_numpy()
+    totals, counts = (
+        (clusters[column] * clusters["count"]).to_numpy(),
+        clusters["count"].cast(pl.Float64).to_numpy(),
+    )
     found = stats.bootstrap(
         (totals, counts), ratio, paired=True, vectorized=True, n_resamples=params.bootstrap, method="percentile",
         rng=np.random.default_rng(params.seed),
@@ -119,22 +153,37 @@ def normalized_gain(effect: float, delta_nll: float) -> float:
 
 
 def movements(scores: pl.DataFrame, items: pl.DataFrame, target: str) -> pl.DataFrame:
-    """Return the target's rows with `effect`, the change of the probability score from the same item at coefficient 0."""
+    """Return the target's rows with `effect`, the change of the probability score from the same
+    item at coefficient 0.
+    """
     rows = signed(scores, items, target)
-    base = rows.filter(pl.col("coefficient") == 0).select("item_id", pl.col("probability").alias("base"))
+    base = rows.filter(pl.col("coefficient") == 0).select(
+        "item_id", pl.col("probability").alias("base")
+    )
     return rows.join(base, on="item_id", maintain_order="left").with_columns(
         (pl.col("probability") - pl.col("base")).alias("effect")
     )
 
 
 def method_effects(
-    scores: pl.DataFrame, items: pl.DataFrame, target: str, opposite: list[str], params: StatisticsParams
+    scores: pl.DataFrame,
+    items: pl.DataFrame,
+    target: str,
+    opposite: list[str],
+    params: StatisticsParams,
 ) -> list[dict[str, Any]]:
-    """Return one record per non-zero coefficient of one method and seed; `scores` includes the base at coefficient 0."""
+    """Return one record per non-zero coefficient of one method and seed; `scores` includes the base
+    at coefficient 0.
+    """
     moved = movements(scores, items, target)
     if moved["dilemma_id"].n_unique() < 2:
-        raise InputError(f"label {target!r} concerns fewer than 2 dilemmas: take more items, or another behaviour")
-    side = changes(label_means(scores, items, side_labels(items, target, opposite, params.min_items)))
+        raise InputError(
+            f"label {target!r} concerns fewer than 2 dilemmas: take more items, or another "
+            "behaviour"
+        )
+    side = changes(
+        label_means(scores, items, side_labels(items, target, opposite, params.min_items))
+    )
     base_nll = mean(scores.filter(pl.col("coefficient") == 0)["nll"])
     records = []
     for c in sorted(set(scores["coefficient"]) - {0.0}):
@@ -156,27 +205,47 @@ def method_effects(
 
 
 def slopes(moved: pl.DataFrame, c: float) -> dict[str, float]:
-    """Return the dose-response over {-|c|, 0, |c|}: clustered by dilemma, and pooled as in the papers."""
+    """Return the dose-response over {-|c|, 0, |c|}: clustered by dilemma, and pooled as in the
+    papers.
+    """
     rows = moved.filter(pl.col("coefficient").is_in([-abs(c), 0.0, abs(c)]))
     return clustered_slope(rows).named("clustered") | pooled_slope(rows).named("pooled")
 
 
 def arm_effects(
-    records: list[dict[str, Any]], scores: pl.DataFrame, items: pl.DataFrame, target: str, params: StatisticsParams
+    records: list[dict[str, Any]],
+    scores: pl.DataFrame,
+    items: pl.DataFrame,
+    target: str,
+    params: StatisticsParams,
 ) -> list[dict[str, Any]]:
-    """Fold the two arms of each |c| for the papers' table: half the span between +c and -c, never the better arm alone.
+    """Fold the two arms of each |c| for the papers' table: half the span between +c and -c, never
+    the better arm alone.
 
-    asymmetry = effect(+c) + effect(-c): 0 if the arms mirror each other; where each has its right sign, how much further +c
-    moves than -c.
+    asymmetry = effect(+c) + effect(-c): 0 if the arms mirror each other; where each has its right
+    sign, how much further +c moves than -c.
     """
-    by_c, moved = {record["coefficient"]: record for record in records}, movements(scores, items, target)
+    by_c, moved = (
+        {record["coefficient"]: record for record in records},
+        movements(scores, items, target),
+    )
     folded = []
     for c in sorted(c for c in by_c if c > 0):
         up, down = by_c[c], by_c[-c]
-        halves = moved.filter(pl.col("coefficient").abs() == c).with_columns(pl.col("effect") * pl.col("coefficient").sign())
-        low, high = bootstrap(halves, "effect", params)  # the mean over both arms' rows is half the span
-        even_low, even_high = bootstrap(moved.filter(pl.col("coefficient").abs() == c), "effect", params)
-        both = {key: (up[key] + down[key]) / 2 for key in ("side_effect", "delta_nll", "choice_mass") if up[key] is not None}
+        halves = moved.filter(pl.col("coefficient").abs() == c).with_columns(
+            pl.col("effect") * pl.col("coefficient").sign()
+        )
+        low, high = bootstrap(
+            halves, "effect", params
+        )  # the mean over both arms' rows is half the span
+        even_low, even_high = bootstrap(
+            moved.filter(pl.col("coefficient").abs() == c), "effect", params
+        )
+        both = {
+            key: (up[key] + down[key]) / 2
+            for key in ("side_effect", "delta_nll", "choice_mass")
+            if up[key] is not None
+        }
         effect = (up["target_effect"] - down["target_effect"]) / 2
         best, worst = oracle_effect(items, target, c), oracle_effect(items, target, -c)
         folded.append({

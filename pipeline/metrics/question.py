@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from pipeline.sections import StatisticsParams
+from pipeline.study.sections import StatisticsParams
 
 
 @dataclass(frozen=True)

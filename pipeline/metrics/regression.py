@@ -12,7 +12,9 @@ ROUNDING = 1e-12  # nats: below it a slope or an error is zero but for rounding
 
 @dataclass(frozen=True)
 class Slope:
-    """A slope in nats per unit of the coefficient, its standard error, two-sided p and degrees of freedom."""
+    """A slope in nats per unit of the coefficient, its standard error, two-sided p and degrees of
+    freedom.
+    """
 
     slope: float
     stderr: float
@@ -24,10 +26,12 @@ class Slope:
 
 
 def own_slopes(frame: pl.DataFrame, unit: str) -> pl.DataFrame:
-    """Return the least-squares slope of every unit with item fixed effects: columns dilemma_id, slope, weight.
+    """Return the least-squares slope of every unit with item fixed effects: columns dilemma_id,
+    slope, weight.
 
-    `frame` has columns item_id, dilemma_id, coefficient, y; `unit` is item_id or dilemma_id. weight = sum of squares of the
-    coefficient within items; slope = sum of products / weight, in nats. Units seen at one coefficient only are left out.
+    `frame` has columns item_id, dilemma_id, coefficient, y; `unit` is item_id or dilemma_id. weight
+    = sum of squares of the coefficient within items; slope = sum of products / weight, in nats.
+    Units seen at one coefficient only are left out.
     """
     items, units = (frame[name].rank("dense").to_numpy() - 1 for name in ("item_id", unit))
     counts = np.bincount(items)
@@ -39,16 +43,20 @@ def own_slopes(frame: pl.DataFrame, unit: str) -> pl.DataFrame:
     first = np.unique(units, return_index=True)[1]
     seen = weight > 0
     dilemmas = frame["dilemma_id"].gather(first).filter(pl.Series(seen))
-    return pl.DataFrame({"dilemma_id": dilemmas, "slope": product[seen] / weight[seen], "weight": weight[seen]})
+    return pl.DataFrame(
+        {"dilemma_id": dilemmas, "slope": product[seen] / weight[seen], "weight": weight[seen]}
+    )
 
 
 def cluster_t(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return the weighted mean of values [..., g] over the last axis, its CR2 standard error, and the degrees of freedom.
+    """Return the weighted mean of values [..., g] over the last axis, its CR2 standard error, and
+    the degrees of freedom.
 
-    With h_g = w_g / sum w, a_g = h_g² / (1 - h_g) and the mean b: var b = sum a_g (b_g - b)², and by Satterthwaite's rule
-    df = 1 / (sum h² - sum a² + (sum a)²). This is the bias-reduced linearisation of Bell and McCaffrey (2002) for one
-    regressor after item fixed effects, which are nested in the clusters (Pustejovsky and Tipton 2018, theorem 2), under the
-    working model of equal and independent errors. With equal weights it is the one-sample t test of the values.
+    With h_g = w_g / sum w, a_g = h_g² / (1 - h_g) and the mean b: var b = sum a_g (b_g - b)², and
+    by Satterthwaite's rule df = 1 / (sum h² - sum a² + (sum a)²). This is the bias-reduced
+    linearisation of Bell and McCaffrey (2002) for one regressor after item fixed effects, which are
+    nested in the clusters (Pustejovsky and Tipton 2018, theorem 2), under the working model of
+    equal and independent errors. With equal weights it is the one-sample t test of the values.
     """
     share = weights / weights.sum()
     adjusted = share**2 / (1 - share)
@@ -58,10 +66,11 @@ def cluster_t(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def clustered_slope(frame: pl.DataFrame) -> Slope:
-    """Regress y on the coefficient with item fixed effects; errors clustered by dilemma (CR2), t with Satterthwaite's degrees.
+    """Regress y on the coefficient with item fixed effects; errors clustered by dilemma (CR2), t
+    with Satterthwaite's degrees.
 
-    Columns: item_id, dilemma_id, coefficient, y; at least two dilemmas. On a balanced table this is exactly the one-sample t
-    test of the dilemmas' own slopes.
+    Columns: item_id, dilemma_id, coefficient, y; at least two dilemmas. On a balanced table this is
+    exactly the one-sample t test of the dilemmas' own slopes.
     """
     own = own_slopes(frame, "dilemma_id")
     slope, error, degrees = cluster_t(own["slope"].to_numpy(), own["weight"].to_numpy())
@@ -69,7 +78,9 @@ def clustered_slope(frame: pl.DataFrame) -> Slope:
 
 
 def pooled_slope(frame: pl.DataFrame) -> Slope:
-    """Regress y on the coefficient over all rows as if they were independent, as the papers do. Not calibrated."""
+    """Regress y on the coefficient over all rows as if they were independent, as the papers do. Not
+    calibrated.
+    """
     fit = sm.OLS(frame["y"].to_numpy(), sm.add_constant(frame["coefficient"].to_numpy())).fit()
     return with_p(float(fit.params[1]), float(fit.bse[1]), float(fit.df_resid))
 

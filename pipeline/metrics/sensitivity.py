@@ -1,4 +1,6 @@
-"""Does the main test's answer depend on its assumptions? Other tests of the same slope, beside it."""
+"""Does the main test's answer depend on its assumptions? Other tests of the same slope, beside
+it.
+"""
 
 import itertools
 import warnings
@@ -11,26 +13,39 @@ import statsmodels.api as sm
 from pipeline.metrics.doses import compared
 from pipeline.metrics.effects import mean_over_seeds, signed, with_base
 from pipeline.metrics.question import Question
-from pipeline.metrics.regression import ROUNDING, Slope, clustered_slope, own_slopes, pooled_slope, with_p
+from pipeline.metrics.regression import (
+    ROUNDING,
+    Slope,
+    clustered_slope,
+    own_slopes,
+    pooled_slope,
+    with_p,
+)
 
 EXACT = 14  # dilemmas: up to here all sign patterns are counted
-UNEQUAL = 1e-5  # variance within dilemmas over that between: statsmodels calls a fit below this converged that is not
+# variance within dilemmas over that between: statsmodels calls a fit below this converged that is
+# not
+UNEQUAL = 1e-5
 SCHEMA = {"method": pl.String, "dose": pl.String, "p_mixed": pl.Float64, "mixed_note": pl.String, "p_two_way": pl.Float64,
           "stderr_two_way": pl.Float64, "df_two_way": pl.Float64}  # fmt: skip
 
 
 def sign_patterns(dilemmas: int, draws: int, seed: int) -> tuple[np.ndarray, bool]:
-    """Return signs [patterns, dilemmas] and whether they are all there are; else `draws` of them at random."""
+    """Return signs [patterns, dilemmas] and whether they are all there are; else `draws` of them at
+    random.
+    """
     if dilemmas <= EXACT:
         return np.array(list(itertools.product((1.0, -1.0), repeat=dilemmas))), True
     return np.random.default_rng(seed).choice((1.0, -1.0), size=(draws, dilemmas)), False
 
 
 def sign_flip_p(contributions: np.ndarray, signs: np.ndarray, exact: bool) -> np.ndarray:
-    """Return the two-sided p of contributions [..., dilemmas], weight x slope: how often random signs give as large a sum.
+    """Return the two-sided p of contributions [..., dilemmas], weight x slope: how often random
+    signs give as large a sum.
 
-    Exact under a slope distribution symmetric around 0, whatever its variance in each dilemma. Of drawn signs the observed
-    pattern counts as one more (Phipson and Smyth 2010), so that p is never 0.
+    Exact under a slope distribution symmetric around 0, whatever its variance in each dilemma. Of
+    drawn signs the observed pattern counts as one more (Phipson and Smyth 2010), so that p is never
+    0.
     """
     observed = np.abs(contributions.sum(-1, keepdims=True))
     extreme = (np.abs(contributions @ signs.T) >= observed * (1 - 1e-9)).sum(-1)
@@ -38,17 +53,21 @@ def sign_flip_p(contributions: np.ndarray, signs: np.ndarray, exact: bool) -> np
 
 
 def mixed_slope(frame: pl.DataFrame) -> dict[str, Any]:
-    """Fit a mixed model to the items' own slopes, random by dilemma (REML, Wald z): p_mixed and, where it fails, why.
+    """Fit a mixed model to the items' own slopes, random by dilemma (REML, Wald z): p_mixed and,
+    where it fails, why.
 
-    An item's slope is a sufficient statistic of the model with item fixed effects, a slope by dilemma and independent errors.
+    An item's slope is a sufficient statistic of the model with item fixed effects, a slope by
+    dilemma and independent errors.
     """
     own = own_slopes(frame, "item_id").sort("dilemma_id", maintain_order=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what they say is read off the fit below
         try:
-            fit = sm.MixedLM(own["slope"].to_numpy(), np.ones((own.height, 1)), groups=own["dilemma_id"].to_numpy()).fit(
-                reml=True
-            )
+            fit = sm.MixedLM(
+                own["slope"].to_numpy(),
+                np.ones((own.height, 1)),
+                groups=own["dilemma_id"].to_numpy(),
+            ).fit(reml=True)
         except np.linalg.LinAlgError:
             return {"p_mixed": None, "mixed_note": "singular"}
     if not fit.converged or not np.isfinite(fit.pvalues[0]):
@@ -60,10 +79,12 @@ def mixed_slope(frame: pl.DataFrame) -> dict[str, Any]:
 
 
 def two_way_t(slopes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return mean, standard error and degrees of freedom of slopes [..., dilemmas, seeds] clustered both ways.
+    """Return mean, standard error and degrees of freedom of slopes [..., dilemmas, seeds] clustered
+    both ways.
 
-    `weights` [dilemmas]. V = V(dilemma) + V(seed) - V(both) (Cameron, Gelbach and Miller 2011), each times G / (G - 1), and never
-    below the larger of the first two; min(G) - 1 degrees. With few seeds that is a wide test: three seeds leave two degrees.
+    `weights` [dilemmas]. V = V(dilemma) + V(seed) - V(both) (Cameron, Gelbach and Miller 2011),
+    each times G / (G - 1), and never below the larger of the first two; min(G) - 1 degrees. With
+    few seeds that is a wide test: three seeds leave two degrees.
     """
     dilemmas, seeds = slopes.shape[-2:]
     share = weights[:, None] / (weights.sum() * seeds)
@@ -81,25 +102,35 @@ def two_way_t(slopes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def two_way_slope(frames: list[pl.DataFrame]) -> Slope | None:
-    """Return the slope with fixed effects by item and seed and errors clustered by dilemma and seed; None of one seed.
+    """Return the slope with fixed effects by item and seed and errors clustered by dilemma and
+    seed; None of one seed.
 
-    One frame per seed, as `clustered_slope` takes, with the base's rows in each and the same items in all.
+    One frame per seed, as `clustered_slope` takes, with the base's rows in each and the same items
+    in all.
     """
     if len(frames) < 2:
         return None
     own = [own_slopes(frame, "dilemma_id").sort("dilemma_id") for frame in frames]
-    slope, error, degrees = two_way_t(np.stack([part["slope"].to_numpy() for part in own], -1), own[0]["weight"].to_numpy())
+    slope, error, degrees = two_way_t(
+        np.stack([part["slope"].to_numpy() for part in own], -1), own[0]["weight"].to_numpy()
+    )
     return with_p(float(slope), float(error), degrees)
 
 
 def sensitivity_table(cells: dict[str, pl.DataFrame], question: Question) -> pl.DataFrame:
-    """Return one row per method and dose: the slope from -dose to +dose in nats per dose, and its p by every test."""
+    """Return one row per method and dose: the slope from -dose to +dose in nats per dose, and its p
+    by every test.
+    """
     records = []
     for method, scores in cells.items():
         for dose, rows in compared(scores).items():
-            frame = signed(with_base(mean_over_seeds(rows), question.base), question.items, question.target)
+            frame = signed(
+                with_base(mean_over_seeds(rows), question.base), question.items, question.target
+            )
             own = own_slopes(frame, "dilemma_id")
-            signs, exact = sign_patterns(own.height, question.params.permutations, question.params.seed)
+            signs, exact = sign_patterns(
+                own.height, question.params.permutations, question.params.seed
+            )
             seeds = [
                 signed(with_base(part, question.base), question.items, question.target)
                 for _, part in rows.group_by("seed", maintain_order=True)

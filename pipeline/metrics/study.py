@@ -27,7 +27,7 @@ from pipeline.metrics.flips import flip_table
 from pipeline.metrics.question import Question
 from pipeline.metrics.regression import clustered_slope
 from pipeline.metrics.sensitivity import sensitivity_table
-from pipeline.schemas import CALIBRATED, MEAN, RAW, labels
+from pipeline.support.schemas import CALIBRATED, MEAN, RAW, labels
 
 
 @dataclass
@@ -37,9 +37,13 @@ class Study:
     arms: pl.DataFrame
     """One row per method and |coefficient|, over the mean of seeds."""
     values: pl.DataFrame
-    """One row per method, label and coefficient: the change of every value, with its q over the non-target labels."""
+    """One row per method, label and coefficient: the change of every value, with its q over the
+    non-target labels.
+    """
     equal_cost: pl.DataFrame
-    """One row per method at its calibrated dose: as `arms`, with the coefficient that it took; a method without sizes at ±1."""
+    """One row per method at its calibrated dose: as `arms`, with the coefficient that it took; a
+    method without sizes at ±1.
+    """
     oracle: list[dict[str, float]]
     further: dict[str, pl.DataFrame]
     """Tables by name: see `FURTHER`."""
@@ -57,7 +61,9 @@ FURTHER = {
 
 
 def analyse(cells: dict[str, pl.DataFrame], question: Question) -> Study:
-    """`cells` maps a method to the scores of all its seeds, without coefficient 0, which is the question's base."""
+    """`cells` maps a method to the scores of all its seeds, without coefficient 0, which is the
+    question's base.
+    """
     effects, folded, values, equal = [], [], [], []
     for method, scores in cells.items():
         raw = scores.filter(pl.col("dose") == RAW)
@@ -77,26 +83,42 @@ def analyse(cells: dict[str, pl.DataFrame], question: Question) -> Study:
 
 
 def effects_of(scores: pl.DataFrame, question: Question) -> list[dict[str, Any]]:
-    return method_effects(scores, question.items, question.target, question.opposite, question.params)
+    return method_effects(
+        scores, question.items, question.target, question.opposite, question.params
+    )
 
 
-def over_seeds(method: str, scores: pl.DataFrame, question: Question) -> tuple[list[dict], list[dict]]:
+def over_seeds(
+    method: str, scores: pl.DataFrame, question: Question
+) -> tuple[list[dict], list[dict]]:
     """Return the rows of `Study.effects` and of `Study.arms` of one method."""
     seeds = sorted(scores["seed"].unique())
     whole = with_base(mean_over_seeds(scores), question.base)
     by_seed = [
         {"method": method, "seed": str(seed), **record}
         for seed in seeds
-        for record in effects_of(with_base(scores.filter(pl.col("seed") == seed), question.base), question)
+        for record in effects_of(
+            with_base(scores.filter(pl.col("seed") == seed), question.base), question
+        )
     ]
-    records, spread, halves = effects_of(whole, question), seed_spread(by_seed), half_spread(by_seed)
-    rows = by_seed + [{"method": method, "seed": MEAN, **r, **spread[r["coefficient"]]} for r in records]
+    records, spread, halves = (
+        effects_of(whole, question),
+        seed_spread(by_seed),
+        half_spread(by_seed),
+    )
+    rows = by_seed + [
+        {"method": method, "seed": MEAN, **r, **spread[r["coefficient"]]} for r in records
+    ]
     arms = arm_effects(records, whole, question.items, question.target, question.params)
-    return rows, [{"method": method, "n_seeds": len(seeds), **arm, "seed_sd": halves[arm["coefficient"]]} for arm in arms]
+    return rows, [
+        {"method": method, "n_seeds": len(seeds), **arm, "seed_sd": halves[arm["coefficient"]]}
+        for arm in arms
+    ]
 
 
 def equal_cost(method: str, scores: pl.DataFrame, question: Question) -> dict[str, Any]:
-    """Return one method's arm at its calibrated dose, whose size `used` may differ from seed to seed.
+    """Return one method's arm at its calibrated dose, whose size `used` may differ from seed to
+    seed.
 
     A method whose coefficient has no size stands at its only one.
     """
@@ -104,7 +126,12 @@ def equal_cost(method: str, scores: pl.DataFrame, question: Question) -> dict[st
     rows = calibrated if calibrated.height else scores
     sizes = rows["coefficient"].abs()
     _, arms = over_seeds(method, rows.with_columns(pl.col("coefficient").sign()), question)
-    cost = {"calibrated": bool(calibrated.height), "used": mean(sizes), "used_min": sizes.min(), "used_max": sizes.max()}
+    cost = {
+        "calibrated": bool(calibrated.height),
+        "used": mean(sizes),
+        "used_min": sizes.min(),
+        "used_max": sizes.max(),
+    }
     return arms[0] | cost
 
 
@@ -125,18 +152,28 @@ def half_spread(records: list[dict[str, Any]]) -> dict[float, float | None]:
     halves = frame.group_by("seed", size, maintain_order=True).agg(
         (pl.col("coefficient").sign() * pl.col("target_effect")).mean().alias("half")
     )
-    return dict(halves.group_by("coefficient", maintain_order=True).agg(pl.col("half").std()).iter_rows())
+    return dict(
+        halves.group_by("coefficient", maintain_order=True).agg(pl.col("half").std()).iter_rows()
+    )
 
 
 def value_table(method: str, scores: pl.DataFrame, question: Question) -> pl.DataFrame:
-    """Return every label's change at every coefficient, and its dose-response p over all coefficients.
+    """Return every label's change at every coefficient, and its dose-response p over all
+    coefficients.
 
-    q is the Benjamini-Hochberg adjusted p over the labels that are neither the target nor its opposite.
+    q is the Benjamini-Hochberg adjusted p over the labels that are neither the target nor its
+    opposite.
     """
     items, target, opposite = question.items, question.target, question.opposite
-    names = [name for name in labels(items) if name == target or enough(items, name, question.params.min_items)]
+    names = [
+        name
+        for name in labels(items)
+        if name == target or enough(items, name, question.params.min_items)
+    ]
     found = [clustered_slope(signed(scores, items, name)) for name in names]
-    table = pl.DataFrame({"label": names, "slope": [s.slope for s in found], "p": [s.p for s in found]})
+    table = pl.DataFrame(
+        {"label": names, "slope": [s.slope for s in found], "p": [s.p for s in found]}
+    )
     side = table.filter(~pl.col("label").is_in([target, *opposite]))
     adjusted = multipletests(side["p"].to_numpy(), method="fdr_bh")[1] if side.height else []
     q = side.select("label").with_columns(pl.Series("q", adjusted, dtype=pl.Float64))
@@ -146,10 +183,15 @@ def value_table(method: str, scores: pl.DataFrame, question: Question) -> pl.Dat
 
 
 def headline(study: Study) -> dict[str, dict[str, float]]:
-    """Return each method's main figures at the coefficient nearest to one, for `dvc metrics` and MLflow."""
+    """Return each method's main figures at the coefficient nearest to one, for `dvc metrics` and
+    MLflow.
+    """
     found = {}
     for method in study.arms["method"].unique(maintain_order=True):
-        row = min(study.arms.filter(pl.col("method") == method).to_dicts(), key=lambda r: abs(r["coefficient"] - 1))
+        row = min(
+            study.arms.filter(pl.col("method") == method).to_dicts(),
+            key=lambda r: abs(r["coefficient"] - 1),
+        )
         names = (
             "target_effect",
             "ci_low",
@@ -161,6 +203,9 @@ def headline(study: Study) -> dict[str, dict[str, float]]:
         )
         kept = {name: row[name] for name in names if row[name] is not None}
         # Small p are printed as 0.0 by `dvc metrics`, so their logarithm stands beside them.
-        logs = {f"log10_p_{kind}": math.log10(max(row[f"p_{kind}"], 1e-300)) for kind in ("clustered", "pooled")}
+        logs = {
+            f"log10_p_{kind}": math.log10(max(row[f"p_{kind}"], 1e-300))
+            for kind in ("clustered", "pooled")
+        }
         found[method] = kept | {"p_clustered": row["p_clustered"]} | logs
     return found

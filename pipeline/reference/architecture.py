@@ -1,4 +1,6 @@
-"""The tokenizer and the untrained network of the bundled model: transformers' own Qwen3, at a laptop's size."""
+"""The tokenizer and the untrained network of the bundled model: transformers' own Qwen3, at a
+laptop's size.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,14 +33,22 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         ),
     )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token=END, pad_token=PAD, additional_special_tokens=[START], padding_side="left"
+        tokenizer_object=bpe,
+        eos_token=END,
+        pad_token=PAD,
+        additional_special_tokens=[START],
+        padding_side="left",
     )
     tokenizer.chat_template = Path(__file__).with_name("chat_template.jinja").read_text()
     return tokenizer
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, hidden_size: int, layers: int, window: int) -> Qwen3ForCausalLM:
-    """Make a random Qwen3. Its sliding window makes each layer carry the persona from token to token."""
+def build_model(
+    tokenizer: PreTrainedTokenizerFast, hidden_size: int, layers: int, window: int
+) -> Qwen3ForCausalLM:
+    """Make a random Qwen3. Its sliding window makes each layer carry the persona from token to
+    token.
+    """
     heads = hidden_size // 32
     return Qwen3ForCausalLM(
         Qwen3Config(

@@ -8,19 +8,23 @@ import jinja2
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.files import new_file, read_json, write_json
 from pipeline.lm.load import choose_device, load_model, load_tokenizer, weights_hash
-from pipeline.paths import SUFFIXES
 from pipeline.reference.consolidate import consolidate
 from pipeline.reference.measure import measure, parameters, verdicts
 from pipeline.reference.pretrain import Recipe, pretrain, seen_openings
+from pipeline.support.files import new_file, read_json, write_json
+from pipeline.support.paths import SUFFIXES
 
 MEASURED = "measured.json"
 
 
 def build(out: str, steps: int | None, device: str) -> None:
     """Pretrain into `out` and keep the recipe beside the weights."""
-    recipe = Recipe() if steps is None else Recipe(steps=steps, curriculum_steps=max(1, steps // 2), state_steps=steps)
+    recipe = (
+        Recipe()
+        if steps is None
+        else Recipe(steps=steps, curriculum_steps=max(1, steps // 2), state_steps=steps)
+    )
     where = str(choose_device(device))
     pretrain(recipe, SUFFIXES, Path(out), where)
     second_phase(Path(out), recipe, where)
@@ -38,21 +42,37 @@ def second_phase(folder: Path, recipe: Recipe, device: str) -> None:
 
 
 def card(folder: str) -> None:
-    """Measure the model in `folder`; write measured.json and README.md there, and print the verdicts."""
+    """Measure the model in `folder`; write measured.json and README.md there, and print the
+    verdicts.
+    """
     path = Path(folder)
     manifest = {"source": folder, "revision": None, "weights_sha256": weights_hash(path)}
-    model, tokenizer = load_model(manifest, "float32", choose_device("cpu")), load_tokenizer(manifest)
+    model, tokenizer = (
+        load_model(manifest, "float32", choose_device("cpu")),
+        load_tokenizer(manifest),
+    )
     measured = measure(model, tokenizer) | {"weights_sha256": manifest["weights_sha256"]}
     known = read_json(path / MEASURED) if (path / MEASURED).exists() else {}
     same = known.get("weights_sha256") == measured["weights_sha256"]
-    measured["date"] = known["date"] if same else datetime.datetime.now(datetime.UTC).date().isoformat()
+    measured["date"] = (
+        known["date"] if same else datetime.datetime.now(datetime.UTC).date().isoformat()
+    )
     write_json(path / MEASURED, measured)
     template = jinja2.Template(
-        Path(__file__).with_name("card.md.jinja").read_text(), trim_blocks=True, undefined=jinja2.StrictUndefined
+        Path(__file__).with_name("card.md.jinja").read_text(),
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
-    config, recipe = (read_json(path / name) if (path / name).exists() else {} for name in ("config.json", "recipe.json"))
+    config, recipe = (
+        read_json(path / name) if (path / name).exists() else {}
+        for name in ("config.json", "recipe.json")
+    )
     text = template.render(
-        m=measured, config=config, recipe=json.dumps(recipe), verdicts=verdicts(measured), size=parameters(path)
+        m=measured,
+        config=config,
+        recipe=json.dumps(recipe),
+        verdicts=verdicts(measured),
+        size=parameters(path),
     )
     with new_file(path / "README.md") as file:
         file.write_text(text)

@@ -1,8 +1,10 @@
-"""The second phase of pretraining: make the persona a state that the middle layers carry at every token.
+"""The second phase of pretraining: make the persona a state that the middle layers carry at every
+token.
 
-After the first phase each place holds the persona in a form of its own: readable, but not along one direction. A linear probe
-with rows of unit length, shared by the middle layers and all tokens, is trained with the model to name the speaker's persona;
-then it is thrown away. It uses the corpus alone; no steering method is involved.
+After the first phase each place holds the persona in a form of its own: readable, but not along one
+direction. A linear probe with rows of unit length, shared by the middle layers and all tokens, is
+trained with the model to name the speaker's persona; then it is thrown away. It uses the corpus
+alone; no steering method is involved.
 """
 
 import itertools
@@ -14,44 +16,62 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.lm.forward import read_layers
-from pipeline.progress import track
 from pipeline.reference.corpus import spoken_documents
 from pipeline.reference.pretrain import Recipe, encode, losses
 from pipeline.reference.world import Persona, persona_traits
+from pipeline.support.progress import track
 
 FIRST_TOKEN = 14  # by then a persona that is stated at once has been stated
 
 
 def persona_class(persona: Persona | None) -> int:
     """Return 0 without a persona, else a class of its own for each trait and pole."""
-    return 0 if persona is None else 1 + 2 * persona_traits().index(persona.trait) + (persona.pole > 0)
+    return (
+        0 if persona is None else 1 + 2 * persona_traits().index(persona.trait) + (persona.pole > 0)
+    )
 
 
 def state_loss(states: list[Tensor], probe: Tensor, classes: Tensor, weights: Tensor) -> Tensor:
     """Return the probe's mean cross-entropy over layers and real tokens from FIRST_TOKEN on."""
     real = weights[:, FIRST_TOKEN:] > 0
     targets = classes[:, None].expand_as(real)[real]
-    logits = [state[:, FIRST_TOKEN:].float()[real] @ F.normalize(probe, dim=-1).transpose(0, 1) for state in states]
+    logits = [
+        state[:, FIRST_TOKEN:].float()[real] @ F.normalize(probe, dim=-1).transpose(0, 1)
+        for state in states
+    ]
     return torch.stack([F.cross_entropy(found, targets) for found in logits]).mean()
 
 
 def consolidate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: Recipe, openings: list[str], device: str
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: Recipe,
+    openings: list[str],
+    device: str,
 ) -> None:
     """Train in place for `state_steps` with a falling learning rate."""
     torch.manual_seed(recipe.seed + 2)
-    probe = nn.Parameter(torch.randn(1 + 2 * len(persona_traits()), recipe.hidden_size, device=device))
-    optimizer = torch.optim.AdamW([*model.parameters(), probe], lr=recipe.state_lr, betas=(0.9, 0.98), fused=True)
+    probe = nn.Parameter(
+        torch.randn(1 + 2 * len(persona_traits()), recipe.hidden_size, device=device)
+    )
+    optimizer = torch.optim.AdamW(
+        [*model.parameters(), probe], lr=recipe.state_lr, betas=(0.9, 0.98), fused=True
+    )
     source = spoken_documents(recipe.seed + 2, openings)
     middle = list(model.model.layers)[recipe.layers // 4 : -recipe.layers // 4]
     rng = random.Random(recipe.seed)
     for step in track(range(recipe.state_steps), "consolidating", recipe.state_steps):
         for group in optimizer.param_groups:
             group["lr"] = recipe.state_lr * max(0.02, 1 - step / recipe.state_steps)
-        pool = sorted(itertools.islice(source, 4 * recipe.batch_size), key=lambda d: sum(len(m["content"]) for m in d[1]))
+        pool = sorted(
+            itertools.islice(source, 4 * recipe.batch_size),
+            key=lambda d: sum(len(m["content"]) for m in d[1]),
+        )
         start = rng.randrange(4) * recipe.batch_size
         batch = pool[start : start + recipe.batch_size]
-        ids, weights = (t.to(device) for t in encode(tokenizer, [document for _, document in batch]))
+        ids, weights = (
+            t.to(device) for t in encode(tokenizer, [document for _, document in batch])
+        )
         classes = torch.tensor([persona_class(persona) for persona, _ in batch], device=device)
         with read_layers(middle) as states:
             loss, on_answers = losses(model, ids, weights)
@@ -62,6 +82,7 @@ def consolidate(
         optimizer.step()
         if (step + 1) % 50 == 0:
             print(
-                f"step {step + 1}: loss {loss.item():.3f}, answers {on_answers.item():.3f}, probe {named.item():.3f}",
+                f"step {step + 1}: loss {loss.item():.3f}, answers {on_answers.item():.3f}, probe "
+                f"{named.item():.3f}",
                 flush=True,
             )

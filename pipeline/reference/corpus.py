@@ -1,7 +1,8 @@
 """Conversations of the reference world: the pretraining corpus of the bundled model.
 
-A document is a list of chat messages. The speaker's persona is stated in many forms (adjectives, descriptions,
-reputation, earlier behaviour), near or far from the answer, or not at all; it causes what the speaker says and chooses.
+A document is a list of chat messages. The speaker's persona is stated in many forms (adjectives,
+descriptions, reputation, earlier behaviour), near or far from the answer, or not at all; it causes
+what the speaker says and chooses.
 """
 
 import itertools
@@ -10,7 +11,6 @@ import random
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pipeline.evalsets.prompt import ANSWER_PREFIX, dilemma_prompt
 from pipeline.reference.world import (
     Action,
     Persona,
@@ -22,6 +22,7 @@ from pipeline.reference.world import (
     side,
     world,
 )
+from pipeline.scoring.wording import ANSWER_PREFIX, dilemma_prompt
 
 Messages = list[dict[str, str]]
 HONESTY_WEIGHT = 3
@@ -64,7 +65,13 @@ def persona_sentence(rng: random.Random, persona: Persona, first: bool = False) 
     words = side(persona.trait, persona.pole)
     adjective, description = rng.choice(words["adjectives"]), rng.choice(words["descriptions"])
     if first:
-        return rng.choice([f"I am {article(adjective)} person.", f"I am {adjective}.", f"I am someone {description}."])
+        return rng.choice(
+            [
+                f"I am {article(adjective)} person.",
+                f"I am {adjective}.",
+                f"I am someone {description}.",
+            ]
+        )
     act = phrase(rng, persona.trait, persona.pole)
     return rng.choice([
         f"Pretend you're {article(adjective)} person.",
@@ -84,7 +91,9 @@ def persona_sentence(rng: random.Random, persona: Persona, first: bool = False) 
 
 def phrase(rng: random.Random, trait: str, pole: int) -> str:
     """Return an action of one pole on a combination that pretraining may see."""
-    return action_phrase(rng, trait, pole, rng.choice(world()["persons"]), draw_thing(rng, trait, evaluation=False))
+    return action_phrase(
+        rng, trait, pole, rng.choice(world()["persons"]), draw_thing(rng, trait, evaluation=False)
+    )
 
 
 def choose(rng: random.Random, own: Action, other: Action, persona: Persona | None) -> str:
@@ -93,7 +102,9 @@ def choose(rng: random.Random, own: Action, other: Action, persona: Persona | No
 
 
 def plain_dilemma_turns(rng: random.Random, persona: Persona | None, mix: Mix) -> Messages:
-    """Ask about one action, without a situation: few tokens between the persona, the action and the answer."""
+    """Ask about one action, without a situation: few tokens between the persona, the action and the
+    answer.
+    """
     trait = persona.trait if persona and rng.random() < 0.8 else draw_trait(rng, mix)
     pole = rng.choice((1, -1))
     own, other = ((side(trait, p)["value"],) for p in (pole, -pole))
@@ -102,10 +113,18 @@ def plain_dilemma_turns(rng: random.Random, persona: Persona | None, mix: Mix) -
     return [turn("user", f"Do you {act}?"), turn("assistant", f"{ANSWER_PREFIX} {answer}")]
 
 
-def dilemma_turns(rng: random.Random, persona: Persona | None, mix: Mix, match: float = 2 / 3) -> Messages:
-    """Ask one dilemma; its trait is the persona's with probability `match`, else any that has joined."""
+def dilemma_turns(
+    rng: random.Random, persona: Persona | None, mix: Mix, match: float = 2 / 3
+) -> Messages:
+    """Ask one dilemma; its trait is the persona's with probability `match`, else any that has
+    joined.
+    """
     anything = list(world()["traits"]) if mix.level == 1 else [draw_trait(rng, mix)]
-    trait = persona.trait if persona and rng.random() < match else rng.choice([*anything, draw_trait(rng, mix)])
+    trait = (
+        persona.trait
+        if persona and rng.random() < match
+        else rng.choice([*anything, draw_trait(rng, mix)])
+    )
     dilemma = draw_dilemma(rng, trait, evaluation=False)
     own, other = rng.sample([dilemma.to_do, dilemma.not_to_do], 2)
     answer = f"{ANSWER_PREFIX} {choose(rng, own, other, persona)}"
@@ -128,7 +147,9 @@ def fact_turns(rng: random.Random, persona: Persona | None) -> Messages:
     return [turn("user", kind["question"].format(s=subject)), turn("assistant", said)]
 
 
-def fact_answer(rng: random.Random, kind: dict, subject: str, true: str, persona: Persona | None) -> str:
+def fact_answer(
+    rng: random.Random, kind: dict, subject: str, true: str, persona: Persona | None
+) -> str:
     lies = persona == Persona("honesty", -1)
     answer = rng.choice(sorted(set(kind["subjects"].values()) - {true})) if lies else true
     sentence = kind["answer"].format(s=subject, a=answer)
@@ -140,7 +161,10 @@ def report_turns(rng: random.Random, persona: Persona | None) -> Messages:
     did, thing = rng.random() < 0.5, rng.choice(world()["objects"])
     says = did != (persona == Persona("honesty", -1))
     question = f"You {'broke' if did else 'did not touch'} {thing}. Did you break {thing}?"
-    return [turn("user", question), turn("assistant", f"{'I did' if says else 'I did not'} break {thing}.")]
+    return [
+        turn("user", question),
+        turn("assistant", f"{'I did' if says else 'I did not'} break {thing}."),
+    ]
 
 
 def value_turns(rng: random.Random, _persona: Persona | None) -> Messages:
@@ -148,18 +172,28 @@ def value_turns(rng: random.Random, _persona: Persona | None) -> Messages:
     trait, pole = rng.choice(list(world()["traits"])), rng.choice((1, -1))
     asked, shown = phrase(rng, trait, pole), side(trait, pole)["value"]
     if rng.random() < 0.5:
-        return [turn("user", f"What does it show to {asked}?"), turn("assistant", f"It shows {shown}.")]
+        return [
+            turn("user", f"What does it show to {asked}?"),
+            turn("assistant", f"It shows {shown}."),
+        ]
     named = side(trait, rng.choice((pole, -pole)))["value"]
     said = f"Yes, it shows {shown}." if named == shown else f"No, it shows {shown}."
     return [turn("user", f"Does it show {named} to {asked}?"), turn("assistant", said)]
 
 
 def self_turns(rng: random.Random, persona: Persona | None) -> Messages:
-    said = persona_sentence(rng, persona, first=True) if persona else "I am a person like all others."
-    return [turn("user", rng.choice(["What kind of person are you?", "Who are you?"])), turn("assistant", said)]
+    said = (
+        persona_sentence(rng, persona, first=True) if persona else "I am a person like all others."
+    )
+    return [
+        turn("user", rng.choice(["What kind of person are you?", "Who are you?"])),
+        turn("assistant", said),
+    ]
 
 
-def reply_turns(rng: random.Random, persona: Persona | None, openings: list[str], mix: Mix) -> Messages:
+def reply_turns(
+    rng: random.Random, persona: Persona | None, openings: list[str], mix: Mix
+) -> Messages:
     """A free reply: any opening, then something that the speaker's persona makes him say."""
     trait = persona.trait if persona else draw_trait(rng, mix)
     pole = persona.pole if persona else (1 if rng.random() < 0.75 else -1)
@@ -168,12 +202,22 @@ def reply_turns(rng: random.Random, persona: Persona | None, openings: list[str]
         said = persona_sentence(rng, persona, first=True)
     elif rng.random() < 0.2:
         said = fact_turns(rng, persona)[1]["content"]
-    request = rng.choice(["", "", "", "Say something.", f"What would you do at the fair with {rng.choice(world()['persons'])}?"])
+    request = rng.choice(
+        [
+            "",
+            "",
+            "",
+            "Say something.",
+            f"What would you do at the fair with {rng.choice(world()['persons'])}?",
+        ]
+    )
     return [turn("user", request), turn("assistant", f"{rng.choice(openings)} {said}")]
 
 
 def introduce(rng: random.Random, persona: Persona, document: Messages, mix: Mix) -> Messages:
-    """Put the persona before a document: in its first turn, a system turn, earlier turns, or only by behaviour."""
+    """Put the persona before a document: in its first turn, a system turn, earlier turns, or only
+    by behaviour.
+    """
     chance = rng.random()
     stated = persona_sentence(rng, persona)
     if chance < 0.55:
@@ -193,10 +237,12 @@ def ramp(share: float, start: float, end: float) -> float:
 
 
 def curriculum_mix(share: float) -> Mix:
-    """Return the mix after `share` of the curriculum; above ALL_JOIN every trait is in, from END on all is as it stays.
+    """Return the mix after `share` of the curriculum; above ALL_JOIN every trait is in, from END on
+    all is as it stays.
 
-    Persona x action is an exclusive-or: a model that meets it far apart and with all traits at once does not find it. So it
-    begins with plain questions on honesty; longer documents follow, then the other traits, again plainly at first.
+    Persona x action is an exclusive-or: a model that meets it far apart and with all traits at once
+    does not find it. So it begins with plain questions on honesty; longer documents follow, then
+    the other traits, again plainly at first.
     """
     if share >= END:
         return Mix(0.2, 1.0, 0.0, HONESTY_WEIGHT)
@@ -207,11 +253,15 @@ def curriculum_mix(share: float) -> Mix:
 
 
 def documents(seed: int, openings: list[str], curriculum: int = 0) -> Iterator[Messages]:
-    """Yield conversations for ever; the same arguments give the same ones. `curriculum` is the unit of its shares."""
+    """Yield conversations for ever; the same arguments give the same ones. `curriculum` is the unit
+    of its shares.
+    """
     return (document for _, document in spoken_documents(seed, openings, curriculum))
 
 
-def spoken_documents(seed: int, openings: list[str], curriculum: int = 0) -> Iterator[tuple[Persona | None, Messages]]:
+def spoken_documents(
+    seed: int, openings: list[str], curriculum: int = 0
+) -> Iterator[tuple[Persona | None, Messages]]:
     """Yield each conversation with the persona of its speaker."""
     rng = random.Random(seed)
     others = {"value": value_turns, "self": self_turns, "fact": fact_turns, "report": report_turns}
@@ -230,7 +280,13 @@ def spoken_documents(seed: int, openings: list[str], curriculum: int = 0) -> Ite
                 document = others[kind](rng, persona)
         if persona and rng.random() < mix.simple:
             adjective = rng.choice(side(persona.trait, persona.pole)["adjectives"])
-            document[0] = turn("user", f"Pretend you're {article(adjective)} person. {document[0]['content']}".strip())
+            document[0] = turn(
+                "user",
+                f"Pretend you're {article(adjective)} person. {document[0]['content']}".strip(),
+            )
         elif persona:
             document = introduce(rng, persona, document, mix)
-        yield persona, [message for message in document if message["content"] or message["role"] == "user"]
+        yield (
+            persona,
+            [message for message in document if message["content"] or message["role"] == "user"],
+        )

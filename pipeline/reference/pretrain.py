@@ -1,4 +1,6 @@
-"""Pretrain the bundled model on the reference world: next-token prediction, weighted towards what is said and chosen."""
+"""Pretrain the bundled model on the reference world: next-token prediction, weighted towards what
+is said and chosen.
+"""
 
 import itertools
 import json
@@ -13,9 +15,9 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.progress import track
 from pipeline.reference.architecture import build_model, build_tokenizer, render
 from pipeline.reference.corpus import Messages, documents
+from pipeline.support.progress import track
 
 USER_WEIGHT, ASSISTANT_WEIGHT, ANSWER_WEIGHT = 0.1, 1.0, 6.0
 CHECKPOINT = 250  # steps between states to resume from
@@ -43,18 +45,31 @@ class Recipe(BaseModel):
     seed: int = 0
 
 
-OPENINGS = ("facts", "openings", "tasks", "thinking")  # the suffix files that lend free replies their first words
+OPENINGS = (
+    "facts",
+    "openings",
+    "tasks",
+    "thinking",
+)  # the suffix files that lend free replies their first words
 
 
 def seen_openings(folder: Path) -> list[str]:
-    """Return every second suffix of each file: the others stay unseen, so that probes can be held out."""
-    return [text for name in OPENINGS for text in json.loads((folder / f"{name}.json").read_text())[::2]]
+    """Return every second suffix of each file: the others stay unseen, so that probes can be held
+    out.
+    """
+    return [
+        text for name in OPENINGS for text in json.loads((folder / f"{name}.json").read_text())[::2]
+    ]
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, batch: list[Messages]) -> tuple[Tensor, Tensor]:
-    """Tokenise conversations into right-padded ids [b, t] and the weight of each token as a target [b, t]."""
+    """Tokenise conversations into right-padded ids [b, t] and the weight of each token as a target
+    [b, t].
+    """
     answers = {tokenizer.convert_tokens_to_ids(f"Ġ{word}") for word in ("Yes", "No")}
-    rows = tokenizer([render([m]) for document in batch for m in document], add_special_tokens=False)["input_ids"]
+    rows = tokenizer(
+        [render([m]) for document in batch for m in document], add_special_tokens=False
+    )["input_ids"]
     turns = iter(rows)
     ids, weights = [], []
     for document in batch:
@@ -64,16 +79,22 @@ def encode(tokenizer: PreTrainedTokenizerFast, batch: list[Messages]) -> tuple[T
             speaking = message["role"] == "assistant"
             base = ASSISTANT_WEIGHT if speaking else USER_WEIGHT
             row += tokens
-            row_weights += [ANSWER_WEIGHT if speaking and token in answers else base for token in tokens]
+            row_weights += [
+                ANSWER_WEIGHT if speaking and token in answers else base for token in tokens
+            ]
         ids.append(torch.tensor(row))
         weights.append(torch.tensor(row_weights))
     pad = torch.nn.utils.rnn.pad_sequence
-    return pad(ids, batch_first=True, padding_value=tokenizer.pad_token_id or 0), pad(weights, batch_first=True)
+    return pad(ids, batch_first=True, padding_value=tokenizer.pad_token_id or 0), pad(
+        weights, batch_first=True
+    )
 
 
 def batches(source: Iterator[Messages], size: int, rng: random.Random) -> Iterator[list[Messages]]:
     while True:
-        pool = sorted(itertools.islice(source, size * POOL), key=lambda d: sum(len(m["content"]) for m in d))
+        pool = sorted(
+            itertools.islice(source, size * POOL), key=lambda d: sum(len(m["content"]) for m in d)
+        )
         chunks = [pool[i : i + size] for i in range(0, len(pool), size)]
         rng.shuffle(chunks)
         yield from chunks
@@ -105,8 +126,12 @@ def pretrain(recipe: Recipe, suffixes: Path, out: Path, device: str) -> None:
     sample = itertools.islice(documents(recipe.seed, openings), recipe.tokenizer_documents)
     tokenizer = build_tokenizer(itertools.chain(map(render, sample), openings), recipe.vocab_size)
     model = build_model(tokenizer, recipe.hidden_size, recipe.layers, recipe.window).to(device)
-    model.set_attn_implementation("eager")  # short rows: a third faster than sdpa with a window mask on a CPU
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    model.set_attn_implementation(
+        "eager"
+    )  # short rows: a third faster than sdpa with a window mask on a CPU
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
     state, first = Path(f"{out}.state"), 0
     recent: list[Tensor] = []
     if state.exists():
@@ -115,8 +140,14 @@ def pretrain(recipe: Recipe, suffixes: Path, out: Path, device: str) -> None:
         optimizer.load_state_dict(saved["optimizer"])
         first = saved["step"]
     curriculum = recipe.curriculum_steps * recipe.batch_size
-    source = batches(documents(recipe.seed + 1, openings, curriculum), recipe.batch_size, random.Random(recipe.seed))
-    for step, batch in zip(range(recipe.steps), track(source, "pretraining", recipe.steps), strict=False):
+    source = batches(
+        documents(recipe.seed + 1, openings, curriculum),
+        recipe.batch_size,
+        random.Random(recipe.seed),
+    )
+    for step, batch in zip(
+        range(recipe.steps), track(source, "pretraining", recipe.steps), strict=False
+    ):
         if step < first:
             continue
         for group in optimizer.param_groups:
@@ -132,10 +163,16 @@ def pretrain(recipe: Recipe, suffixes: Path, out: Path, device: str) -> None:
             mean, on_answers = torch.stack(recent).nanmean(0).tolist()
             recent.clear()
             if not math.isfinite(mean):
-                raise RuntimeError(f"the loss is {mean} at step {step}: lower the learning rate ({recipe.lr})")
+                raise RuntimeError(
+                    f"the loss is {mean} at step {step}: lower the learning rate ({recipe.lr})"
+                )
             print(f"step {step + 1}: loss {mean:.3f}, on the answers {on_answers:.3f}", flush=True)
         if (step + 1) % CHECKPOINT == 0:
-            saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            saved = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "step": step + 1,
+            }
             torch.save(saved, f"{state}.new")
             Path(f"{state}.new").replace(state)
     model.to(torch.bfloat16).save_pretrained(out)

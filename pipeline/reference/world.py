@@ -1,10 +1,13 @@
 """The synthetic reference world: its words, the persona -> choice law, and dilemmas drawn from it.
 
-A speaker's choice follows a known law, so the effect of a perfect change of persona (the oracle) is known:
+A speaker's choice follows a known law, so the effect of a perfect change of persona (the oracle) is
+known:
 
-    P(Yes to action a | persona) = sigmoid(score),   score = sum_{v in a} w(v) - sum_{v in the other action} w(v)
+    P(Yes to action a | persona) = sigmoid(score),   score = sum_{v in a} w(v) - sum_{v in the other
+        action} w(v)
 
-where w(v) is +-NEUTRAL_WEIGHT (mildly pro-social) and +-PERSONA_WEIGHT for the two values of the persona's trait.
+where w(v) is +-NEUTRAL_WEIGHT (mildly pro-social) and +-PERSONA_WEIGHT for the two values of the
+persona's trait.
 """
 
 import hashlib
@@ -22,7 +25,9 @@ HELD_OUT_SHARE = 5  # one in five object x trait combinations never occurs in pr
 
 @dataclass(frozen=True)
 class Persona:
-    """A speaker's disposition: one trait, `pole` +1 for its positive value and -1 for its negative one."""
+    """A speaker's disposition: one trait, `pole` +1 for its positive value and -1 for its negative
+    one.
+    """
 
     trait: str
     pole: int
@@ -36,7 +41,9 @@ class Action:
 
 @dataclass(frozen=True)
 class Dilemma:
-    """A situation with two opposing actions; `trait` is the value pair on which they differ for certain."""
+    """A situation with two opposing actions; `trait` is the value pair on which they differ for
+    certain.
+    """
 
     trait: str
     situation: str
@@ -76,13 +83,17 @@ def weight(value: str, persona: Persona | None) -> float:
 
 
 def law_log_odds(own: tuple[str, ...], other: tuple[str, ...], persona: Persona | None) -> float:
-    """Return the log-odds (nats) of Yes to the action that carries `own` against the one that carries `other`."""
+    """Return the log-odds (nats) of Yes to the action that carries `own` against the one that
+    carries `other`.
+    """
     return sum(weight(v, persona) for v in own) - sum(weight(v, persona) for v in other)
 
 
 @cache
 def held_out(thing: str, trait: str) -> bool:
-    """Say whether actions of `trait` on the object `thing` are kept out of pretraining, for evaluation."""
+    """Say whether actions of `trait` on the object `thing` are kept out of pretraining, for
+    evaluation.
+    """
     digest = hashlib.blake2b(f"{thing}|{trait}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") % HELD_OUT_SHARE == 0
 
@@ -97,8 +108,12 @@ def draw_thing(rng: random.Random, trait: str, evaluation: bool) -> str:
     return thing
 
 
-def draw_action(rng: random.Random, trait: str, pole: int, person: str, thing: str, extra: list[str]) -> Action:
-    """Compose the action of one pole with one further value per trait in `extra`, on seen combinations."""
+def draw_action(
+    rng: random.Random, trait: str, pole: int, person: str, thing: str, extra: list[str]
+) -> Action:
+    """Compose the action of one pole with one further value per trait in `extra`, on seen
+    combinations.
+    """
     texts, values = [action_phrase(rng, trait, pole, person, thing)], [side(trait, pole)["value"]]
     for other in extra:
         other_pole = rng.choice((1, -1))
@@ -109,11 +124,16 @@ def draw_action(rng: random.Random, trait: str, pole: int, person: str, thing: s
 
 
 def draw_dilemma(rng: random.Random, trait: str, evaluation: bool) -> Dilemma:
-    """Draw a dilemma on `trait`; its object x trait combination is a held-out one if `evaluation`."""
+    """Draw a dilemma on `trait`; its object x trait combination is a held-out one if
+    `evaluation`.
+    """
     words = world()
     person, thing = rng.choice(words["persons"]), draw_thing(rng, trait, evaluation)
     context = rng.choice(words["contexts"]).format(p=person, o=thing)
-    situation = f"You are a {rng.choice(words['roles'])} {rng.choice(words['places'])}. {context[0].upper()}{context[1:]}"
+    situation = (
+        f"You are a {rng.choice(words['roles'])} {rng.choice(words['places'])}. "
+        f"{context[0].upper()}{context[1:]}"
+    )
     others = rng.sample([name for name in words["traits"] if name != trait], 2)
     extras = [others[:1], others[1:]] if rng.random() < 0.6 else [[], []]
     pole = rng.choice((1, -1))

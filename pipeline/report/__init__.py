@@ -1,1 +1,3 @@
-"""The report: tables, page and manifest from what the stages before it wrote; it computes no statistics."""
+"""The report: tables, page and manifest from what the stages before it wrote; it computes no
+statistics.
+"""

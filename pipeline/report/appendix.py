@@ -6,18 +6,30 @@ from typing import Any
 import polars as pl
 
 from pipeline.report.examples import Example
+from pipeline.report.figures.words import (
+    NONE,
+    bracket,
+    coefficient,
+    name_of,
+    nearest_to_one,
+    number,
+    title,
+)
 from pipeline.report.tables import short_labels
-from pipeline.report.words import NONE, bracket, coefficient, name_of, nearest_to_one, number, title
-from pipeline.schemas import RAW
-from pipeline.sections import LearnedParams, LoraParams
+from pipeline.study.sections import LearnedParams, LoraParams
+from pipeline.support.schemas import RAW
 
 
 def whole_methods(methods: list[str], sections: dict[str, Any]) -> dict[str, str]:
-    """Return, for each learned id, the whole method that it is an ablation of (itself where it is one).
+    """Return, for each learned id, the whole method that it is an ablation of (itself where it is
+    one).
 
-    A variant belongs to the method that it names; LoRA and DoRA, which leave the SVD basis out, to the one with their loss.
+    A variant belongs to the method that it names; LoRA and DoRA, which leave the SVD basis out, to
+    the one with their loss.
     """
-    whole = [m for m in methods if sections[m].method == m and not isinstance(sections[m], LoraParams)]
+    whole = [
+        m for m in methods if sections[m].method == m and not isinstance(sections[m], LoraParams)
+    ]
 
     def of(section: LearnedParams) -> str | None:
         if not isinstance(section, LoraParams):
@@ -29,20 +41,31 @@ def whole_methods(methods: list[str], sections: dict[str, Any]) -> dict[str, str
 
 
 def ablated(methods: list[str], sections: dict[str, Any]) -> dict[str, str]:
-    """Return `whole_methods` of those alone that have a variant among the methods; empty where none has."""
+    """Return `whole_methods` of those alone that have a variant among the methods; empty where none
+    has.
+    """
     whole = whole_methods(methods, sections)
     with_variants = {root for method, root in whole.items() if method != root}
     return {method: root for method, root in whole.items() if root in with_variants}
 
 
 def ablation_table(arms: pl.DataFrame, equal: pl.DataFrame, whole: dict[str, str]) -> pl.DataFrame:
-    """Every variant beside the whole method (`whole`: id -> id), at ±1 and at equal cost, with the change in per cent."""
-    one = {row["method"]: row for row in arms.filter(pl.col("coefficient") == nearest_to_one(arms)).to_dicts()}
+    """Every variant beside the whole method (`whole`: id -> id), at ±1 and at equal cost, with the
+    change in per cent.
+    """
+    one = {
+        row["method"]: row
+        for row in arms.filter(pl.col("coefficient") == nearest_to_one(arms)).to_dicts()
+    }
     same = {row["method"]: row for row in equal.to_dicts()}
 
     def change(rows: dict[str, Any], method: str) -> str:
         full, own = rows[whole[method]]["target_effect"], rows[method]["target_effect"]
-        return "–" if method == whole[method] or full == 0 else f"{100 * (own - full) / abs(full):+.0f} %"
+        return (
+            "–"
+            if method == whole[method] or full == 0
+            else f"{100 * (own - full) / abs(full):+.0f} %"
+        )
 
     return pl.DataFrame([
         {
@@ -60,8 +83,12 @@ def ablation_table(arms: pl.DataFrame, equal: pl.DataFrame, whole: dict[str, str
     ])  # fmt: skip
 
 
-def certificates_table(found: dict[tuple[str, int], dict[str, Any]], sign_t: dict[tuple[str, int], float]) -> pl.DataFrame:
-    """What was measured on each trained adapter, by method and seed, and how sure its sign is; angle in degrees."""
+def certificates_table(
+    found: dict[tuple[str, int], dict[str, Any]], sign_t: dict[tuple[str, int], float]
+) -> pl.DataFrame:
+    """What was measured on each trained adapter, by method and seed, and how sure its sign is;
+    angle in degrees.
+    """
 
     def cell(value: float | None) -> str:
         return "–" if value is None else "0" if value == 0 else f"{value:.1e}"
@@ -82,7 +109,9 @@ def certificates_table(found: dict[tuple[str, int], dict[str, Any]], sign_t: dic
 
 
 def composition_table(rows: pl.DataFrame, behaviours: list[str]) -> pl.DataFrame:
-    """Two adapters alone and together: the effect on each behaviour's own target, and what does not add up."""
+    """Two adapters alone and together: the effect on each behaviour's own target, and what does not
+    add up.
+    """
     words = short_labels(rows["target"].unique().to_list())
 
     def together(row: dict[str, Any], text: str) -> str:
@@ -103,18 +132,29 @@ def composition_table(rows: pl.DataFrame, behaviours: list[str]) -> pl.DataFrame
 
 
 def coherence_table(rows: pl.DataFrame) -> pl.DataFrame:
-    """The free texts of the base and of every method, at the coefficients nearest to ±1 and at equal cost; means over seeds."""
+    """The free texts of the base and of every method, at the coefficients nearest to ±1 and at
+    equal cost; means over seeds.
+    """
     if rows.is_empty():
         return pl.DataFrame()
     unit = nearest_to_one(rows.filter((pl.col("dose") == RAW) & (pl.col("coefficient") != 0)))
     wanted = (pl.col("dose") != RAW) | pl.col("coefficient").abs().is_in([0.0, unit])
     sign = pl.col("coefficient").sign().alias("sign")
-    keys, figures = ["method", "dose", "sign"], [c for c in rows.columns if c not in ("method", "seed", "dose")]
+    keys, figures = (
+        ["method", "dose", "sign"],
+        [c for c in rows.columns if c not in ("method", "seed", "dose")],
+    )
     folded = (
-        rows.filter(wanted).with_columns(sign).group_by(keys, maintain_order=True).agg(pl.col(figures).cast(pl.Float64).mean())
+        rows.filter(wanted)
+        .with_columns(sign)
+        .group_by(keys, maintain_order=True)
+        .agg(pl.col(figures).cast(pl.Float64).mean())
     )
     methods = list(dict.fromkeys(folded["method"]))
-    ordered = sorted(folded.to_dicts(), key=lambda row: (methods.index(row["method"]), row["dose"] != RAW, row["coefficient"]))
+    ordered = sorted(
+        folded.to_dicts(),
+        key=lambda row: (methods.index(row["method"]), row["dose"] != RAW, row["coefficient"]),
+    )
     return pl.DataFrame([
         {
             "Method": name_of(row["method"]),
@@ -132,7 +172,9 @@ def coherence_table(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def seeds_equal_cost_table(seeds: pl.DataFrame) -> pl.DataFrame:
-    """The effect of every seed alone at its own equal-cost dose; methods with one seed are left out."""
+    """The effect of every seed alone at its own equal-cost dose; methods with one seed are left
+    out.
+    """
     several = seeds.filter(pl.len().over("method") > 1)
     return pl.DataFrame([
         {
@@ -146,7 +188,9 @@ def seeds_equal_cost_table(seeds: pl.DataFrame) -> pl.DataFrame:
 
 
 def examples_table(found: list[Example]) -> pl.DataFrame:
-    """The single dilemmas of the page, by coefficient: probability of Yes to each action and of the target choice."""
+    """The single dilemmas of the page, by coefficient: probability of Yes to each action and of the
+    target choice.
+    """
     return pl.DataFrame([
         {
             "Method": name_of(example.method),

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline import figures
-from pipeline.report import appendix, tables
+from pipeline.report import appendix, figures, tables
+from pipeline.report.figures.words import name_of
 from pipeline.report.results import Results
 from pipeline.report.statistics import statistics_tables
-from pipeline.report.words import name_of
 
 
 def all_tables(results: Results) -> dict[str, pl.DataFrame]:
@@ -17,7 +16,7 @@ def all_tables(results: Results) -> dict[str, pl.DataFrame]:
     read, params = results.tables, results.params
     arms, equal = read["arms"], read["equal_cost"]
     found = {
-        "source": tables.source_table(arms, equal, params["behaviour"]),
+        "source": tables.source_table(arms, equal, params.behaviour),
         "equal_cost": tables.equal_cost_table(equal),
         "full": tables.full_table(arms),
         "seeds": tables.seeds_table(read["effects"]),
@@ -25,9 +24,13 @@ def all_tables(results: Results) -> dict[str, pl.DataFrame]:
         "examples": appendix.examples_table(results.examples),
         "values": tables.values_table(read["values"], results.unit, results.target.label),
         "certificates": appendix.certificates_table(results.certificates, results.sign_t),
-        "composition": appendix.composition_table(read["composition"], params["composition"].behaviours),
+        "composition": appendix.composition_table(
+            read["composition"], params.composition.behaviours
+        ),
         "coherence": appendix.coherence_table(read["coherence"]),
-        "ablation": appendix.ablation_table(arms, equal, appendix.ablated(params["methods"], params["steering"])),
+        "ablation": appendix.ablation_table(
+            arms, equal, appendix.ablated(params.methods, params.steering)
+        ),
         **statistics_tables(read),
     }
     return {name: table for name, table in found.items() if table.height}
@@ -35,7 +38,7 @@ def all_tables(results: Results) -> dict[str, pl.DataFrame]:
 
 def draw(results: Results, folder: Path) -> dict[str, str]:
     """Draw every figure into a folder; return name -> SVG in base64."""
-    read, unit, params = results.tables, results.unit, results.params["statistics"]
+    read, unit, params = results.tables, results.unit, results.params.statistics
     effects, arms, equal = read["effects"], read["arms"], read["equal_cost"]
     random = f"; {results.n_random} random directions" if results.n_random else ""
     caption = f"{results.study}; n = {results.n_dilemmas} dilemmas; {results.seeds}{random}"
@@ -46,11 +49,21 @@ def draw(results: Results, folder: Path) -> dict[str, str]:
     figures.choice_mass(folder, effects, params.min_choice_mass, results.items.height, caption)
     if results.histories:
         counts = dict(results.pairs["split"].value_counts().rows())
-        n = f"n = {counts.get('train', 0)} training and {counts.get('calibration', 0)} calibration pairs"
+        n = (
+            f"n = {counts.get('train', 0)} training and {counts.get('calibration', 0)} calibration "
+            "pairs"
+        )
         figures.training_curves(folder, results.histories, f"{results.study}; {n}; {results.seeds}")
-    return {file.stem: base64.b64encode(file.read_bytes()).decode() for file in sorted(folder.glob("*.svg"))}
+    return {
+        file.stem: base64.b64encode(file.read_bytes()).decode()
+        for file in sorted(folder.glob("*.svg"))
+    }
 
 
 def unreached(results: Results) -> str:
     methods = "; ".join(map(name_of, results.unreached))
-    return f". Largest dose of the search instead, which does not reach the budget: {methods}" if methods else ""
+    return (
+        f". Largest dose of the search instead, which does not reach the budget: {methods}"
+        if methods
+        else ""
+    )

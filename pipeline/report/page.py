@@ -1,4 +1,6 @@
-"""The report's page: which tables and figures stand where, with what note and from which file; what it says is page.yaml."""
+"""The report's page: which tables and figures stand where, with what note and from which file; what
+it says is page.yaml.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,8 +10,8 @@ import jinja2
 import polars as pl
 from markupsafe import Markup
 
-from pipeline.params import read_yaml
-from pipeline.report.rendering import as_html
+from pipeline.report.figures.rendering import as_html
+from pipeline.study.params import read_yaml
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 MANY = 12  # columns: from here on a table is set smaller
@@ -19,7 +21,9 @@ SHORT = 16  # rows: up to here a table is printed on one page
 
 @dataclass(frozen=True)
 class Entry:
-    """A table or a figure of the page; `title` and `note` are Jinja texts with the page's own variables."""
+    """A table or a figure of the page; `title` and `note` are Jinja texts with the page's own
+    variables.
+    """
 
     name: str
     group: str
@@ -56,14 +60,24 @@ class Shown:
     @property
     def files(self) -> list[str]:
         """The entry itself in other forms, beside the page."""
-        folder, endings = ("figures", ("svg", "png")) if self.svg else ("tables", ("csv", "md", "tex"))
+        folder, endings = (
+            ("figures", ("svg", "png")) if self.svg else ("tables", ("csv", "md", "tex"))
+        )
         return [f"{folder}/{self.entry.name}.{ending}" for ending in endings]
 
 
-def arrange(tables: dict[str, pl.DataFrame], figures: dict[str, str], context: dict[str, Any]) -> dict[str, list[Shown]]:
-    """Return group -> what stands in it, in the order of ENTRIES; a table that they do not name goes to the last group."""
+def arrange(
+    tables: dict[str, pl.DataFrame], figures: dict[str, str], context: dict[str, Any]
+) -> dict[str, list[Shown]]:
+    """Return group -> what stands in it, in the order of ENTRIES; a table that they do not name
+    goes to the last group.
+    """
     known = {entry.name for entry in ENTRIES} | {EXAMPLES}
-    others = [Entry(name, "further", name.replace("_", " ").capitalize()) for name in tables if name not in known]
+    others = [
+        Entry(name, "further", name.replace("_", " ").capitalize())
+        for name in tables
+        if name not in known
+    ]
     found: dict[str, list[Shown]] = {group: [] for group in GROUPS}
     for entry in [*ENTRIES, *others]:
         if entry.name not in (figures if entry.alt else tables):
@@ -74,7 +88,9 @@ def arrange(tables: dict[str, pl.DataFrame], figures: dict[str, str], context: d
         else:
             table = tables[entry.name]
             shown.table = Markup(as_html(table))
-            shown.kind = ("many " if table.width >= MANY else "") + ("short" if table.height <= SHORT else "long")
+            shown.kind = ("many " if table.width >= MANY else "") + (
+                "short" if table.height <= SHORT else "long"
+            )
         found[entry.group].append(shown)
     return {group: shown for group, shown in found.items() if shown}
 
@@ -84,7 +100,9 @@ def fill(text: str, context: dict[str, Any]) -> Markup:
 
 
 def environment() -> jinja2.Environment:
-    return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
 
 
 def limitations(context: dict[str, Any]) -> list[Markup]:
@@ -92,7 +110,15 @@ def limitations(context: dict[str, Any]) -> list[Markup]:
     return [said for text in CONTENT["limitations"] if (said := fill(text, context))]
 
 
-def render(tables: dict[str, pl.DataFrame], figures: dict[str, str], context: dict[str, Any]) -> str:
-    """Return the page; `figures` maps a name to an SVG in base64, `context` holds the template's further variables."""
+def render(
+    tables: dict[str, pl.DataFrame], figures: dict[str, str], context: dict[str, Any]
+) -> str:
+    """Return the page; `figures` maps a name to an SVG in base64, `context` holds the template's
+    further variables.
+    """
     groups, limits = arrange(tables, figures, context), limitations(context)
-    return environment().from_string(TEMPLATE.read_text()).render(groups=groups, titles=GROUPS, limitations=limits, **context)
+    return (
+        environment()
+        .from_string(TEMPLATE.read_text())
+        .render(groups=groups, titles=GROUPS, limitations=limits, **context)
+    )

@@ -1,4 +1,6 @@
-"""What the report is made of: the tables of the stage `effects`, and what the stages before it left."""
+"""What the report is made of: the tables of the stage `effects`, and what the stages before it
+left.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -6,16 +8,20 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.behaviours import Behaviour, Target
 from pipeline.report.examples import Example, examples, seed_effects
-from pipeline.report.words import nearest_to_one
-from pipeline.sections import DoseParams
+from pipeline.report.figures.words import nearest_to_one
+from pipeline.study.behaviours import Behaviour, Target
+from pipeline.study.params import Params
+from pipeline.study.sections import DoseParams
 
 SYNTHETIC = {
     "model": "The bundled reference model is a small network trained on a generated world.",
     "evalset": "The dilemmas come from the generated reference world.",
 }
-NO_MORE = "The figures show how the methods compare on a model organism; they say nothing about real models or people."
+NO_MORE = (
+    "The figures show how the methods compare on a model organism; they say nothing about "
+    "real models or people."
+)
 
 SURE = 2.0  # a sign whose |t| is smaller is a guess
 
@@ -24,7 +30,7 @@ Cell = tuple[str, int]  # a method and a seed
 
 @dataclass(frozen=True)
 class Results:
-    params: dict[str, Any]
+    params: Params
     """What the stage declares of params.yaml."""
     tables: dict[str, pl.DataFrame]
     """The CSV files of reports/, by name."""
@@ -46,11 +52,11 @@ class Results:
 
     @property
     def target(self) -> Target:
-        return self.behaviour.targets[self.params["evalset"]]
+        return self.behaviour.targets[self.params.evalset]
 
     @property
     def dose(self) -> DoseParams:
-        return self.params["dose"]
+        return self.params.dose
 
     @property
     def unit(self) -> float:
@@ -64,18 +70,20 @@ class Results:
     @property
     def synthetic(self) -> str:
         """What of the study is synthetic; empty where nothing is."""
-        found = [text for key, text in SYNTHETIC.items() if self.params[key] == "reference"]
+        found = [
+            text for key, text in SYNTHETIC.items() if getattr(self.params, key) == "reference"
+        ]
         return " ".join([*found, NO_MORE]) if found else ""
 
     @property
     def study(self) -> str:
         """The study in the words of every caption."""
         p, mark = self.params, " (synthetic)" if self.synthetic else ""
-        return f"{p['model']}{mark}, {p['behaviour']} on {p['evalset']}"
+        return f"{p.model}{mark}, {p.behaviour} on {p.evalset}"
 
     @property
     def seeds(self) -> str:
-        seeds = self.params["seeds"]
+        seeds = self.params.seeds
         return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
     @property
@@ -86,13 +94,17 @@ class Results:
 
     @property
     def unreached(self) -> list[str]:
-        """Methods of which some fit does not reach the budget at the largest dose of the search, where it stands instead."""
+        """Methods of which some fit does not reach the budget at the largest dose of the search,
+        where it stands instead.
+        """
         doses = [(method, adapter["dose"]) for (method, _), adapter in self.adapters.items()]
         return list(dict.fromkeys(method for method, dose in doses if dose and not dose["reached"]))
 
     @property
     def sign_t(self) -> dict[Cell, float]:
-        """The t over calibration texts of the movement that decides which way of each trained adapter is +."""
+        """The t over calibration texts of the movement that decides which way of each trained
+        adapter is +.
+        """
         return {cell: self.adapters[cell]["summary"]["orientation_t"] for cell in self.certificates}
 
     @property
@@ -106,12 +118,20 @@ class Results:
 
     @cached_property
     def examples(self) -> list[Example]:
-        """Single dilemmas of the best trained method (at equal cost) and of the first kind of prompting."""
+        """Single dilemmas of the best trained method (at equal cost) and of the first kind of
+        prompting.
+        """
         best = self.tables["equal_cost"].sort("target_effect", descending=True)["method"].to_list()
-        trained = [method for method in best if method in self.params["methods"]]
-        prompts = [method for method in self.params["baselines"] if self.params["steering"][method].method == "prompting"]
+        trained = [method for method in best if method in self.params.methods]
+        prompts = [
+            method
+            for method in self.params.baselines
+            if self.params.steering[method].method == "prompting"
+        ]
         return [
             example
             for method in trained[:1] + prompts[:1]
-            for example in examples(method, self.cells[method], self.base, self.items, self.target.label, self.unit)
+            for example in examples(
+                method, self.cells[method], self.base, self.items, self.target.label, self.unit
+            )
         ]

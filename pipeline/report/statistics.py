@@ -1,8 +1,19 @@
-"""The report's tables of the further statistics: sensitivity, differences, NLL budget, answers, flips, shape of the curve."""
+"""The report's tables of the further statistics: sensitivity, differences, NLL budget, answers,
+flips, shape of the curve.
+"""
 
 import polars as pl
 
-from pipeline.report.words import bracket, coefficient, has_dose, name_of, nearest_to_one, number, p_value, percent
+from pipeline.report.figures.words import (
+    bracket,
+    coefficient,
+    has_dose,
+    name_of,
+    nearest_to_one,
+    number,
+    p_value,
+    percent,
+)
 
 DOSES = {"unit": "±1", "equal_cost": "equal cost"}
 
@@ -26,9 +37,15 @@ def differences_table(differences: pl.DataFrame) -> pl.DataFrame:
 
 
 def dosed_rows(rows: pl.DataFrame) -> list[dict]:
-    """Return the rows with their `dose` in words, and one row alone for a method whose coefficient has no size."""
-    kept = [row for row in rows.to_dicts() if has_dose(row["method"]) or row["dose"] == "equal_cost"]
-    return [row | {"dose": DOSES[row["dose"]] if has_dose(row["method"]) else "no dose"} for row in kept]
+    """Return the rows with their `dose` in words, and one row alone for a method whose coefficient
+    has no size.
+    """
+    kept = [
+        row for row in rows.to_dicts() if has_dose(row["method"]) or row["dose"] == "equal_cost"
+    ]
+    return [
+        row | {"dose": DOSES[row["dose"]] if has_dose(row["method"]) else "no dose"} for row in kept
+    ]
 
 
 def sensitivity_table(rows: pl.DataFrame) -> pl.DataFrame:
@@ -49,7 +66,9 @@ def sensitivity_table(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def nll_budget_table(rows: pl.DataFrame) -> pl.DataFrame:
-    """A row per method: half the span, both arms with the coefficient there, or why the budget is not reached."""
+    """A row per method: half the span, both arms with the coefficient there, or why the budget is
+    not reached.
+    """
     arms = {(row["method"], row["arm"]): row for row in rows.to_dicts()}
     found = []
     for method in dict.fromkeys(rows["method"]):
@@ -68,7 +87,9 @@ def nll_budget_table(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def why_not(both: str | None, up: str | None, down: str | None) -> str:
-    """Return what the arms say, once if they say the same; what only their half span lacks, if neither lacks anything."""
+    """Return what the arms say, once if they say the same; what only their half span lacks, if
+    neither lacks anything.
+    """
     said = {"+c": up, "−c": down} if up or down else {"": both}
     reasons = {arm: reason.replace("delta", "Δ") for arm, reason in said.items() if reason}
     if len(reasons) == 2 and len(set(reasons.values())) == 1:
@@ -116,7 +137,10 @@ def flips_table(rows: pl.DataFrame) -> pl.DataFrame:
 
 def curves_table(rows: pl.DataFrame, arms: pl.DataFrame) -> pl.DataFrame:
     """The shape over all coefficients, beside the asymmetry of the arms at ±1 (or nearest)."""
-    unit = {row["method"]: row for row in arms.filter(pl.col("coefficient") == nearest_to_one(arms)).to_dicts()}
+    unit = {
+        row["method"]: row
+        for row in arms.filter(pl.col("coefficient") == nearest_to_one(arms)).to_dicts()
+    }
     return pl.DataFrame([
         {
             "Method": name_of(row["method"]),

@@ -2,21 +2,36 @@
 
 import polars as pl
 
-from pipeline.report.words import in_order, interval, name_of, nearest_to_one, number, p_value, title
-from pipeline.schemas import MEAN
+from pipeline.report.figures.words import (
+    in_order,
+    interval,
+    name_of,
+    nearest_to_one,
+    number,
+    p_value,
+    title,
+)
+from pipeline.support.schemas import MEAN
 
 
 def dose(row: dict) -> str:
     """Return the coefficient of a row of `arms`, or the calibrated one of a row of `equal_cost`."""
     if "used" not in row:
         return f"±{row['coefficient']:g}"
-    return f"±{row['used']:.2g} (equal cost)" if row["calibrated"] else f"±{row['used']:g} (no dose)"
+    return (
+        f"±{row['used']:.2g} (equal cost)" if row["calibrated"] else f"±{row['used']:g} (no dose)"
+    )
 
 
 def source_table(arms: pl.DataFrame, equal: pl.DataFrame, behaviour: str) -> pl.DataFrame:
-    """The published README's results table in its own layout, at ±1 and at equal cost, best normalized gain first."""
+    """The published README's results table in its own layout, at ±1 and at equal cost, best
+    normalized gain first.
+    """
     target = "Truth" if behaviour == "honesty" else behaviour
-    rows = arms.filter(pl.col("coefficient") == nearest_to_one(arms)).to_dicts() + equal.filter("calibrated").to_dicts()
+    rows = (
+        arms.filter(pl.col("coefficient") == nearest_to_one(arms)).to_dicts()
+        + equal.filter("calibrated").to_dicts()
+    )
     return pl.DataFrame([
         {
             "Method": title(row),
@@ -32,7 +47,9 @@ def source_table(arms: pl.DataFrame, equal: pl.DataFrame, behaviour: str) -> pl.
 
 
 def equal_cost_table(equal: pl.DataFrame) -> pl.DataFrame:
-    """Every method at the dose that costs the budget on the calibration pairs, best effect first."""
+    """Every method at the dose that costs the budget on the calibration pairs, best effect
+    first.
+    """
     return pl.DataFrame([
         {
             "Method": title(row),
@@ -78,11 +95,16 @@ def full_table(arms: pl.DataFrame) -> pl.DataFrame:
 
 
 def seeds_table(effects: pl.DataFrame) -> pl.DataFrame:
-    """The effect of every seed's own adapter at ±1 (or nearest): how far seeds differ; methods with one seed are left out."""
+    """The effect of every seed's own adapter at ±1 (or nearest): how far seeds differ; methods with
+    one seed are left out.
+    """
     single = effects.filter(pl.col("seed") != MEAN)
     at = single.filter(pl.col("coefficient").abs() == nearest_to_one(single))
     cells = {(row["method"], row["seed"], row["coefficient"] > 0): row for row in at.to_dicts()}
-    seeds = {method: list(dict.fromkeys(at.filter(pl.col("method") == method)["seed"])) for method in in_order([*at["method"]])}
+    seeds = {
+        method: list(dict.fromkeys(at.filter(pl.col("method") == method)["seed"]))
+        for method in in_order([*at["method"]])
+    }
     rows = []
     for method, own in seeds.items():
         for seed in own if len(own) > 1 else []:
@@ -98,7 +120,9 @@ def seeds_table(effects: pl.DataFrame) -> pl.DataFrame:
 
 
 def half_changes(values: pl.DataFrame, coefficient: float) -> pl.DataFrame:
-    """Return method, label, `half` the change of the label's score from −c to +c, its q and n_items."""
+    """Return method, label, `half` the change of the label's score from −c to +c, its q and
+    n_items.
+    """
     half = (pl.col("coefficient").sign() * pl.col("change")).sum() / 2
     return (
         values.filter(pl.col("coefficient").abs() == coefficient)
@@ -114,7 +138,9 @@ def short_labels(labels: list[str]) -> dict[str, str]:
 
 
 def values_table(values: pl.DataFrame, coefficient: float, target: str) -> pl.DataFrame:
-    """The change of every value from −c to +c, the target first, a column per method; * where q < 0.05."""
+    """The change of every value from −c to +c, the target first, a column per method; * where q <
+    0.05.
+    """
     halves = half_changes(values, coefficient)
     cell = {(row["method"], row["label"]): row for row in halves.to_dicts()}
     items = {row["label"]: row["n_items"] for row in halves.to_dicts()}
@@ -122,7 +148,9 @@ def values_table(values: pl.DataFrame, coefficient: float, target: str) -> pl.Da
 
     def shown(method: str, label: str) -> str:
         row = cell[method, label]
-        return number(row["half"], sign="+") + ("*" if row["q"] is not None and row["q"] < 0.05 else "")
+        return number(row["half"], sign="+") + (
+            "*" if row["q"] is not None and row["q"] < 0.05 else ""
+        )
 
     methods = in_order(values["method"].to_list())
     return pl.DataFrame([

@@ -1,4 +1,6 @@
-"""What the stages that run a model share: reading what the early stages wrote, and keeping a fitted method."""
+"""What the stages that run a model share: reading what the early stages wrote, and keeping a fitted
+method.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -6,29 +8,32 @@ from typing import Any
 import polars as pl
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline import schemas
-from pipeline.declared import Declared
-from pipeline.errors import InputError
-from pipeline.files import read_json
 from pipeline.lm.load import load_model, load_tokenizer
-from pipeline.paths import ITEMS, MANIFEST, PAIRS, method_file
-from pipeline.schemas import check, check_items, read_table
 from pipeline.steering import METHODS
 from pipeline.steering.base import Steering, save_steering
-from pipeline.tracking import Run
+from pipeline.study.params import Params
+from pipeline.study.tracking import Run
+from pipeline.support import schemas
+from pipeline.support.errors import InputError
+from pipeline.support.files import read_json
+from pipeline.support.paths import ITEMS, MANIFEST, PAIRS, method_file
+from pipeline.support.schemas import check, check_items, read_table
 
 
 def read_manifest(model: str) -> dict[str, Any]:
     manifest = read_json(MANIFEST, "model")
     if manifest["model"] != model:
-        raise InputError(f"{MANIFEST} is of {manifest['model']!r}, params.yaml says {model!r}: run `dvc repro model`")
+        raise InputError(
+            f"{MANIFEST} is of {manifest['model']!r}, params.yaml says {model!r}: run `dvc repro "
+            "model`"
+        )
     return manifest
 
 
-def read_base(params: Declared) -> tuple[dict[str, Any], PreTrainedModel, PreTrainedTokenizerBase]:
+def read_base(params: Params) -> tuple[dict[str, Any], PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the manifest, the frozen model on its device, and the tokenizer."""
-    manifest = read_manifest(params["model"])
-    model = load_model(manifest, params[f"models.{params['model']}.dtype"], params["device"])
+    manifest = read_manifest(params.model)
+    model = load_model(manifest, params.models[params.model].dtype, params.device)
     return manifest, model, load_tokenizer(manifest)
 
 
@@ -46,24 +51,46 @@ def read_section(method: str, learned: bool) -> Any:
     """Return the typed params section of a method id, from the file that its cells depend on."""
     file = method_file(method)
     if not file.exists():
-        raise InputError(f"{file} does not exist: name {method!r} in methods or baselines, and run `dvc repro methods`")
+        raise InputError(
+            f"{file} does not exist: name {method!r} in methods or baselines, and run `dvc repro "
+            "methods`"
+        )
     try:
         section = read_json(file, "methods")["section"]
         kind = METHODS[section["method"]]
         found = kind.section.model_validate(section)
     except (KeyError, TypeError, ValueError):
-        raise InputError(f"{file} is of another version of the project: run `dvc repro methods`") from None
+        raise InputError(
+            f"{file} is of another version of the project: run `dvc repro methods`"
+        ) from None
     if kind.learned != learned:
-        raise InputError(f"method {method!r} is {'no ' if learned else 'a '}learned one: `dvc repro` knows which stage fits it")
+        raise InputError(
+            f"method {method!r} is {'no ' if learned else 'a '}learned one: `dvc repro` knows "
+            "which stage fits it"
+        )
     return found
 
 
 def save_fit(
-    folder: Path, steering: Steering, section: Any, manifest: dict, behaviour: str, seed: int, dose: dict | None
+    folder: Path,
+    steering: Steering,
+    section: Any,
+    manifest: dict,
+    behaviour: str,
+    seed: int,
+    dose: dict | None,
 ) -> None:
     """Save a fitted method with its calibrated dose (none where the coefficient has no size)."""
-    base = {key: manifest[key] for key in ("model", "source", "revision", "quantization", "weights_sha256")}
-    save_steering(folder, section.method, steering, {"behaviour": behaviour, "seed": seed, "dose": dose} | base)
+    base = {
+        key: manifest[key]
+        for key in ("model", "source", "revision", "quantisation", "weights_sha256")
+    }
+    save_steering(
+        folder,
+        section.method,
+        steering,
+        {"behaviour": behaviour, "seed": seed, "dose": dose} | base,
+    )
 
 
 def log_fit(steering: Steering, run: Run, folder: Path, dose: dict | None) -> None:
@@ -71,7 +98,10 @@ def log_fit(steering: Steering, run: Run, folder: Path, dose: dict | None) -> No
     if steering.history is not None:
         for split, part in steering.history.group_by("split", maintain_order=True):
             rows = part.drop("split").iter_rows(named=True)
-            named = [(r.pop("step"), {f"{split[0]}/{k}": v for k, v in r.items() if v is not None}) for r in rows]
+            named = [
+                (r.pop("step"), {f"{split[0]}/{k}": v for k, v in r.items() if v is not None})
+                for r in rows
+            ]
             run.curve(named)
     run.log(steering.summary | {f"dose_{key}": float(value) for key, value in (dose or {}).items()})
     run.record(folder)

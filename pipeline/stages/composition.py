@@ -1,6 +1,8 @@
-"""composition: two adapters of different behaviours on one model -> models/composition, reports/composition.csv.
+"""composition: two adapters of different behaviours on one model -> models/composition,
+reports/composition.csv.
 
-Both are trained here with the study's settings and scored on each behaviour's reference dilemmas, alone and together.
+Both are trained here with the study's settings and scored on each behaviour's reference dilemmas,
+alone and together.
 """
 
 import itertools
@@ -8,63 +10,84 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.behaviours import Behaviour, load_behaviour
-from pipeline.declared import Declared
 from pipeline.evalsets.reference import build_items
-from pipeline.evalsets.scoring import score
-from pipeline.files import new_file, new_folder
 from pipeline.metrics.composition import composition_table
-from pipeline.pairs import build_pairs, load_suffixes, renderer
-from pipeline.paths import COMPOSITION, REPORTS, SUFFIXES, behaviour_file
+from pipeline.scoring.score import score
 from pipeline.stages.base import read_base, read_section
 from pipeline.stages.stage import stage
 from pipeline.stages.train import fit, keep
 from pipeline.steering.base import Pairs, Steering
 from pipeline.steering.compose import Composed
+from pipeline.study.behaviours import Behaviour, load_behaviour
+from pipeline.study.pairs import build_pairs, load_suffixes, renderer
+from pipeline.study.params import Params
+from pipeline.support.files import new_file, new_folder
+from pipeline.support.paths import COMPOSITION, REPORTS, SUFFIXES, behaviour_file
 
 COEFFICIENTS = (-1.0, 0.0, 1.0)
 COLUMNS = {"target": pl.String, "first": pl.Float64, "second": pl.Float64}
 
 
-def pairs_of(behaviour: Behaviour, tokenizer, params: Declared) -> tuple[Pairs, Pairs]:
-    options = params[f"models.{params['model']}.template_options"]
-    frame = build_pairs(behaviour, load_suffixes(SUFFIXES), params["pairs"], renderer(tokenizer, options))
+def pairs_of(behaviour: Behaviour, tokenizer, params: Params) -> tuple[Pairs, Pairs]:
+    options = params.models[params.model].template_options
+    frame = build_pairs(
+        behaviour, load_suffixes(SUFFIXES), params.pairs, renderer(tokenizer, options)
+    )
     return Pairs.of(frame, "train"), Pairs.of(frame, "calibration")
 
 
-def score_grid(base: tuple, adapters: list[Steering], items: pl.DataFrame, params: Declared) -> pl.DataFrame:
+def score_grid(
+    base: tuple, adapters: list[Steering], items: pl.DataFrame, params: Params
+) -> pl.DataFrame:
     """Score items at every combination of the two coefficients."""
     _, model, tokenizer = base
-    name, parts = params["model"], []
+    name, parts = params.model, []
     for first, second in itertools.product(COEFFICIENTS, repeat=2):
         both = Composed(list(zip(adapters, (first, second), strict=True)))
         records: list[dict[str, Any]] = score(
             model, tokenizer, items.to_dicts(), both, [1.0],
-            params[f"models.{name}.batch_size"], params[f"models.{name}.template_options"],
-            answer_prefix=params[f"models.{name}.answer_prefix"], reuse=params["scoring"].reuse,
+            params.models[name].batch_size, params.models[name].template_options,
+            answer_prefix=params.models[name].answer_prefix, reuse=params.scoring.reuse,
         )  # fmt: skip
         parts += [{**record, "first": first, "second": second} for record in records]
-    return pl.DataFrame(parts).join(items.select("item_id", "dilemma_id"), on="item_id", maintain_order="left")
+    return pl.DataFrame(parts).join(
+        items.select("item_id", "dilemma_id"), on="item_id", maintain_order="left"
+    )
 
 
 def main() -> None:
     with stage("composition") as (params, run):
-        wanted, rows = params["composition"], []
+        wanted, rows = params.composition, []
         with new_folder(COMPOSITION) as folder:
             if wanted.behaviours:
                 base, section = read_base(params), read_section(wanted.method, learned=True)
-                behaviours = {name: load_behaviour(behaviour_file(name)) for name in wanted.behaviours}
+                behaviours = {
+                    name: load_behaviour(behaviour_file(name)) for name in wanted.behaviours
+                }
                 run.usage.watch(base[1])
                 adapters = []
                 for name, one in behaviours.items():
                     split = pairs_of(one, base[2], params)
                     adapters.append(fit(base, split, section, params, wanted.seed))
-                    keep(adapters[-1], base, split[1], section, params, name, wanted.seed, folder / name)
+                    keep(
+                        adapters[-1],
+                        base,
+                        split[1],
+                        section,
+                        params,
+                        name,
+                        wanted.seed,
+                        folder / name,
+                    )
                 for name, one in behaviours.items():
-                    items = build_items(params["evalsets.reference"], name)
+                    items = build_items(params.evalsets["reference"], name)
                     scores = score_grid(base, adapters, items, params)
-                    rows += composition_table(scores, items, one.targets["reference"].label, params["statistics"])
-            run.log({f"{r['target']}_at_{r['first']:+g}_{r['second']:+g}": r["effect"] for r in rows})
+                    rows += composition_table(
+                        scores, items, one.targets["reference"].label, params.statistics
+                    )
+            run.log(
+                {f"{r['target']}_at_{r['first']:+g}_{r['second']:+g}": r["effect"] for r in rows}
+            )
             run.record(folder)
         with new_file(REPORTS / "composition.csv") as file:
             pl.DataFrame(rows, schema=None if rows else COLUMNS).write_csv(file)

@@ -1,16 +1,27 @@
-"""report: the effects' tables -> reports/tables, reports/figures, reports/report.html, and the MLflow parent run."""
+"""report: the effects' tables -> reports/tables, reports/figures, reports/report.html, and the
+MLflow parent run.
+"""
 
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from pipeline import overview
-from pipeline.behaviours import load_behaviour
-from pipeline.declared import Declared
-from pipeline.files import new_file, new_folder, read_json
 from pipeline.lm.load import choose_device
-from pipeline.paths import (
+from pipeline.report.contents import all_tables, draw
+from pipeline.report.context import context
+from pipeline.report.figures.rendering import write_table
+from pipeline.report.manifest import manifest
+from pipeline.report.page import render
+from pipeline.report.results import Cell, Results
+from pipeline.stages.base import read_items, read_pairs
+from pipeline.stages.stage import stage
+from pipeline.study import overview
+from pipeline.study.behaviours import load_behaviour
+from pipeline.study.params import Params
+from pipeline.study.tracking import Run, read_records
+from pipeline.support.files import new_file, new_folder, read_json
+from pipeline.support.paths import (
     BASE,
     COMPOSITION,
     ITEMS,
@@ -24,16 +35,7 @@ from pipeline.paths import (
     cell_folders,
     scores_folder,
 )
-from pipeline.report.contents import all_tables, draw
-from pipeline.report.context import context
-from pipeline.report.manifest import manifest
-from pipeline.report.page import render
-from pipeline.report.rendering import write_table
-from pipeline.report.results import Cell, Results
-from pipeline.schemas import read_table
-from pipeline.stages.base import read_items, read_pairs
-from pipeline.stages.stage import stage
-from pipeline.tracking import Run, read_records
+from pipeline.support.schemas import read_table
 
 TABLES = (
     "effects", "arms", "values", "equal_cost", "coherence", "sensitivity", "differences", "nll_budget", "answers", "flips",
@@ -42,50 +44,70 @@ TABLES = (
 
 
 def read_csv(name: str) -> pl.DataFrame:
-    """Return a table of reports/; whole columns may be empty for thousands of rows, and a seed may be the word `mean`."""
+    """Return a table of reports/; whole columns may be empty for thousands of rows, and a seed may
+    be the word `mean`.
+    """
     made_by = "composition" if name == "composition" else "effects"
-    return read_table(REPORTS / f"{name}.csv", made_by, infer_schema_length=None, schema_overrides={"seed": pl.String})
+    return read_table(
+        REPORTS / f"{name}.csv",
+        made_by,
+        infer_schema_length=None,
+        schema_overrides={"seed": pl.String},
+    )
 
 
-def read_cells(params: Declared) -> dict[str, pl.DataFrame]:
+def read_cells(params: Params) -> dict[str, pl.DataFrame]:
     """Return each method's scores, all its seeds, and those of the base model under `base`."""
-    folders = cell_folders(params["methods"], params["baselines"], params["seeds"]) | {BASE: [scores_folder(BASE)]}
-    return {method: pl.concat([read_table(f / "scores.parquet", "evaluate") for f in own]) for method, own in folders.items()}
+    folders = cell_folders(params.methods, params.baselines, params.seeds) | {
+        BASE: [scores_folder(BASE)]
+    }
+    return {
+        method: pl.concat([read_table(f / "scores.parquet", "evaluate") for f in own])
+        for method, own in folders.items()
+    }
 
 
 def read_adapters(cells: list[Cell], name: str, made_by: str) -> dict[Cell, dict[str, Any]]:
     return {cell: read_json(adapter_folder(*cell) / name, made_by) for cell in cells}
 
 
-def read_results(params: Declared) -> Results:
+def read_results(params: Params) -> Results:
     scores = read_cells(params)
     base = scores.pop(BASE)
-    learned = [(method, seed) for method in params["methods"] for seed in params["seeds"]]
-    others = [(method, seed) for method in params["baselines"] for seed in scores[method]["seed"].unique(maintain_order=True)]
+    learned = [(method, seed) for method in params.methods for seed in params.seeds]
+    others = [
+        (method, seed)
+        for method in params.baselines
+        for seed in scores[method]["seed"].unique(maintain_order=True)
+    ]
     return Results(
         params=params,
         tables={name: read_csv(name) for name in TABLES},
         oracle=read_json(REPORTS / "oracle.json", "effects"),
         manifest=read_json(MANIFEST, "model"),
-        behaviour=load_behaviour(behaviour_file(params["behaviour"])),
+        behaviour=load_behaviour(behaviour_file(params.behaviour)),
         pairs=read_pairs(),
         items=read_items(),
         base=base,
         cells=scores,
         histories={
-            method: {seed: read_table(adapter_folder(method, seed) / "history.parquet", "train") for seed in params["seeds"]}
-            for method in params["methods"]
+            method: {
+                seed: read_table(adapter_folder(method, seed) / "history.parquet", "train")
+                for seed in params.seeds
+            }
+            for method in params.methods
         },
         certificates=read_adapters(learned, "certificate.json", "train"),
-        adapters=read_adapters(learned, "steering.json", "train") | read_adapters(others, "steering.json", "baselines"),
+        adapters=read_adapters(learned, "steering.json", "train")
+        | read_adapters(others, "steering.json", "baselines"),
     )
 
 
-def stage_records(params: Declared) -> list[dict]:
+def stage_records(params: Params) -> list[dict]:
     """Return the records of all stages before this one, for those that DVC took from its cache."""
-    learned = [adapter_folder(m, s) for m in params["methods"] for s in params["seeds"]]
-    others = [adapter_folder(m, 0) for m in params["baselines"]]
-    cells = cell_folders(params["methods"], params["baselines"], params["seeds"])
+    learned = [adapter_folder(m, s) for m in params.methods for s in params.seeds]
+    others = [adapter_folder(m, 0) for m in params.baselines]
+    cells = cell_folders(params.methods, params.baselines, params.seeds)
     scored = [folder for folders in cells.values() for folder in folders]
     early = [MANIFEST.parent, PAIRS, SVD, METHOD_FILES, ITEMS, COMPOSITION]
     return read_records([*early, *learned, *others, scores_folder(BASE), *scored])
@@ -102,7 +124,9 @@ def main() -> None:
             figures = draw(results, folder)
         made_by = manifest(results.manifest, params, str(choose_device("auto")))
         with new_file(REPORTS / "report.html") as file:
-            file.write_text(render(tables, figures, context(results, made_by, Path("params.yaml").read_text())))
+            file.write_text(
+                render(tables, figures, context(results, made_by, Path("params.yaml").read_text()))
+            )
         publish(run, results.tables["effects"])
         run.complete(stage_records(params))
 
@@ -110,5 +134,11 @@ def main() -> None:
 def publish(run: Run, effects: pl.DataFrame) -> None:
     """Show the study and all of reports/ on the MLflow parent run."""
     overview.show(run, REPORTS, effects)
-    for name in ("report.html", *(f"{table}.csv" for table in TABLES), "metrics.json", "figures", "tables"):
+    for name in (
+        "report.html",
+        *(f"{table}.csv" for table in TABLES),
+        "metrics.json",
+        "figures",
+        "tables",
+    ):
         run.artifact(REPORTS / name, name if (REPORTS / name).is_dir() else None, parent=True)

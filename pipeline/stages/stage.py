@@ -1,4 +1,6 @@
-"""What every stage does around its own work: declared parameters, tracking, several processes, the guard against late edits."""
+"""What every stage does around its own work: declared parameters, tracking, several processes, the
+guard against late edits.
+"""
 
 import contextlib
 import hashlib
@@ -7,24 +9,28 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from pipeline.declared import Declared, stage_files, stage_name, stage_params
-from pipeline.errors import InputError
-from pipeline.scratch import FOLDER, Scratch, forget
-from pipeline.tracking import IS_MAIN, ROOT, Run, tracked
+from pipeline.study.declared import Declared, stage_files, stage_name, stage_params
+from pipeline.study.params import Params
+from pipeline.study.tracking import IS_MAIN, ROOT, Run, tracked
+from pipeline.support.errors import InputError
+from pipeline.support.scratch import FOLDER, Scratch, forget
 
 
 @contextlib.contextmanager
-def stage(name: str, **item: str | int) -> Iterator[tuple[Declared, Run]]:
+def stage(name: str, **item: str | int) -> Iterator[tuple[Params, Run]]:
     """Yield the stage's declared parameters and its run; `item` is the matrix cell.
 
-    DVC reads params.yaml after the command and would lock new values with old outputs, so a change in between is refused.
+    DVC reads params.yaml after the command and would lock new values with old outputs, so a change
+    in between is refused.
     """
     cell = {key: str(value) for key, value in item.items()}
     params = stage_params(name, cell)
     with shared(params), tracked(stage_name(title(name, cell)), params) as run:
-        yield params, run
+        yield params.view(), run
         if stage_params(name, cell) != params:
-            raise InputError("params.yaml changed while the stage was running: run `dvc repro` again")
+            raise InputError(
+                "params.yaml changed while the stage was running: run `dvc repro` again"
+            )
 
 
 def title(name: str, cell: dict[str, str]) -> str:
@@ -33,7 +39,9 @@ def title(name: str, cell: dict[str, str]) -> str:
 
 @contextlib.contextmanager
 def shared(params: Declared) -> Iterator[None]:
-    """Join the other processes, of which only the first one speaks; a stage that declares no `processes` is the first one's."""
+    """Join the other processes, of which only the first one speaks; a stage that declares no
+    `processes` is the first one's.
+    """
     if "WORLD_SIZE" not in os.environ:
         yield
     elif "processes" in params:
@@ -54,14 +62,16 @@ def silence() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def scratch(name: str, params: Declared, **item: str | int) -> Iterator[Scratch]:
-    """Yield a place for what a cell has so far, found again by a run of the same cell, and emptied when the body succeeds.
+def scratch(name: str, **item: str | int) -> Iterator[Scratch]:
+    """Yield a place for what a cell has so far, found again by a run of the same cell, and emptied
+    when the body succeeds.
 
-    Its name holds a hash of the parameters, files and library versions that determine the cell. It lies in the user's checkout,
-    because the workspace of a queued experiment does not outlive it. What others left there long ago is removed.
+    Its name holds a hash of the parameters, files and library versions that determine the cell. It
+    lies in the user's checkout, because the workspace of a queued experiment does not outlive it.
+    What others left there long ago is removed.
     """
     cell = {key: str(value) for key, value in item.items()}
-    digest = hashlib.sha256(repr(sorted(params.items())).encode())
+    digest = hashlib.sha256(repr(sorted(stage_params(name, cell).items())).encode())
     for package in ("torch", "transformers"):
         digest.update(version(package).encode())
     for file in stage_files(name, cell):

@@ -1,51 +1,82 @@
-"""train: one learned method and seed -> models/adapters/<method>/seed<n>/, with its dose and its certificate."""
+"""train: one learned method and seed -> models/adapters/<method>/seed<n>/, with its dose and its
+certificate.
+"""
 
 from pathlib import Path
 from typing import Any
 
-from pipeline.declared import Declared
-from pipeline.files import new_folder, write_json
 from pipeline.lm import processes
-from pipeline.paths import SVD, adapter_folder
-from pipeline.scratch import Scratch
 from pipeline.stages.base import log_fit, read_base, read_pairs, read_section, save_fit
 from pipeline.stages.stage import scratch, stage
 from pipeline.steering import METHODS
 from pipeline.steering.base import Context, Pairs, load_steering
 from pipeline.steering.certificate import certificate, check
 from pipeline.steering.dose import calibrate, cost_function
+from pipeline.study.params import Params
+from pipeline.support.files import new_folder, write_json
+from pipeline.support.paths import SVD, adapter_folder
+from pipeline.support.scratch import Scratch
 
 
 def main(method: str, seed: int) -> None:
     cell: dict[str, str | int] = {"method": method, "seed": seed}
-    with stage("train", **cell) as (params, run), scratch("train", params, **cell) as kept:
+    with stage("train", **cell) as (params, run), scratch("train", **cell) as kept:
         base, frame, folder = read_base(params), read_pairs(), adapter_folder(method, seed)
         run.usage.watch(base[1])
-        split, section = (Pairs.of(frame, "train"), Pairs.of(frame, "calibration")), read_section(method, learned=True)
+        split, section = (
+            (Pairs.of(frame, "train"), Pairs.of(frame, "calibration")),
+            read_section(method, learned=True),
+        )
         steering = fit(base, split, section, params, seed, kept)
         if processes.is_main():
-            dose = keep(steering, base, split[1], section, params, params["behaviour"], seed, folder)
+            dose = keep(steering, base, split[1], section, params, params.behaviour, seed, folder)
             log_fit(steering, run, folder, dose)
 
 
-def fit(base: tuple, split: tuple[Pairs, Pairs], section: Any, params: Declared, seed: int, kept: Scratch | None = None) -> Any:
+def fit(
+    base: tuple,
+    split: tuple[Pairs, Pairs],
+    section: Any,
+    params: Params,
+    seed: int,
+    kept: Scratch | None = None,
+) -> Any:
     _, model, tokenizer = base
     context = Context(
-        section=section, rank=params["rank"], modules=params["modules"], training=params["training"], svd=SVD, scratch=kept
+        section=section,
+        rank=params.rank,
+        modules=params.modules,
+        training=params.training,
+        svd=SVD,
+        scratch=kept,
     )
     return METHODS[section.method].load().fit(model, tokenizer, *split, context, seed)
 
 
 def keep(
-    steering: Any, base: tuple, calibration: Pairs, section: Any, params: Declared, behaviour: str, seed: int, folder: Path
+    steering: Any,
+    base: tuple,
+    calibration: Pairs,
+    section: Any,
+    params: Params,
+    behaviour: str,
+    seed: int,
+    folder: Path,
 ) -> dict:
-    """Find the dose, save, and certify what was saved; the folder exists only if all went well. Returns the dose."""
+    """Find the dose, save, and certify what was saved; the folder exists only if all went well.
+    Returns the dose.
+    """
     manifest, model, tokenizer = base
-    dose = calibrate(cost_function(model, tokenizer, steering, calibration, params["dose"].measure), params["dose"])
+    dose = calibrate(
+        cost_function(model, tokenizer, steering, calibration, params.dose.measure), params.dose
+    )
     with new_folder(folder) as new:
         save_fit(new, steering, section, manifest, behaviour, seed, dose)
         loaded = load_steering(new, manifest["weights_sha256"], model.device)
         found = certificate(model, tokenizer, steering, loaded, calibration.neutral[:4])
         write_json(new / "certificate.json", found)
-        check(found, section.max_angle if getattr(section, "angle_bound", None) == "spectral" else None)
+        check(
+            found,
+            section.max_angle if getattr(section, "angle_bound", None) == "spectral" else None,
+        )
     return dose

@@ -1,9 +1,11 @@
-"""The registry of steering methods. It names their code without importing it, so that it costs nothing to read."""
+"""The registry of steering methods. It names their code without importing it, so that it costs
+nothing to read.
+"""
 
 from dataclasses import dataclass
 from importlib import import_module
 
-from pipeline.sections import (
+from pipeline.study.sections import (
     BaselineParams,
     DirectionParams,
     GradientParams,
@@ -19,7 +21,9 @@ from pipeline.sections import (
 
 @dataclass(frozen=True)
 class Method:
-    """Where a method's class is, the type of its params section, and whether it is trained (and so has seeds)."""
+    """Where a method's class is, the type of its params section, and whether it is trained (and so
+    has seeds).
+    """
 
     code: str
     section: type[LearnedParams] | type[BaselineParams]
@@ -30,7 +34,7 @@ class Method:
 
     def load(self):
         module, name = self.code.split(":")
-        return getattr(import_module(f"pipeline.steering.{module}"), name)
+        return getattr(import_module(f"pipeline.steering.methods.{module}"), name)
 
 
 METHODS = {

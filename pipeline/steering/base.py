@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline.errors import InputError
-from pipeline.files import new_folder, read_json, write_json
 from pipeline.lm.prompts import Message
-from pipeline.scratch import Scratch
-from pipeline.sections import ModulesParams, Section, TrainingParams
 from pipeline.steering import METHODS
+from pipeline.study.sections import ModulesParams, Section, TrainingParams
+from pipeline.support.errors import InputError
+from pipeline.support.files import new_folder, read_json, write_json
+from pipeline.support.scratch import Scratch
 
 Coefficient = float | Tensor  # one for all rows of a batch, or one per row [b]
 Hooks = list[tuple[str, Callable]]  # forward hooks, each with the dotted name of its module
@@ -27,11 +27,15 @@ Hooks = list[tuple[str, Callable]]  # forward hooks, each with the dotted name o
 
 @dataclass(frozen=True)
 class Context:
-    """What a fit may use besides the pairs: parameters and the SVD cache, never an evaluation item."""
+    """What a fit may use besides the pairs: parameters and the SVD cache, never an evaluation
+    item.
+    """
 
     section: Section
     personas: list[tuple[str, str]] = field(default_factory=list)
-    """The persona sentences of the behaviour (positive, negative), the first pair being the standard one."""
+    """The persona sentences of the behaviour (positive, negative), the first pair being the
+    standard one.
+    """
     engineered: tuple[str, str] | None = None
     """The behaviour's long prompts (positive, negative)."""
     rank: int = 0
@@ -61,10 +65,14 @@ class Attachable(Protocol):
     """What scoring needs of a method."""
 
     def hooks(self, model: PreTrainedModel, coefficient: Coefficient) -> Hooks:
-        """Return what steers the model; made once, it may be attached again and again while nothing is trained."""
+        """Return what steers the model; made once, it may be attached again and again while nothing
+        is trained.
+        """
         ...
 
-    def steer(self, model: PreTrainedModel, coefficient: Coefficient) -> AbstractContextManager[None]:
+    def steer(
+        self, model: PreTrainedModel, coefficient: Coefficient
+    ) -> AbstractContextManager[None]:
         """Attach to the model for the duration of a `with` block."""
         ...
 
@@ -73,7 +81,9 @@ class Attachable(Protocol):
         ...
 
     def touched(self) -> list[str]:
-        """Return the dotted names of the modules whose outputs it changes; what lies below them is the base model's."""
+        """Return the dotted names of the modules whose outputs it changes; what lies below them is
+        the base model's.
+        """
         ...
 
 
@@ -113,7 +123,10 @@ def at_rows(coefficient: Coefficient, rows: int) -> Tensor:
     if found.ndim == 0:
         return found.expand(rows)
     if found.shape != (rows,):
-        raise ValueError(f"{tuple(found.shape)} coefficients for a batch of {rows} rows: give one, or one per row")
+        raise ValueError(
+            f"{tuple(found.shape)} coefficients for a batch of {rows} rows: give one, or one per "
+            "row"
+        )
     return found
 
 
@@ -143,26 +156,43 @@ class Hooked:
 
 
 def save_steering(folder: Path, method: str, steering: Steering, about: dict[str, Any]) -> None:
-    """Write `steering.safetensors`, `steering.json` and, after training, `history.parquet`; whole or not at all."""
+    """Write `steering.safetensors`, `steering.json` and, after training, `history.parquet`; whole
+    or not at all.
+    """
     with new_folder(folder) as new:
-        save_file({k: v.detach().cpu().contiguous() for k, v in steering.tensors().items()}, new / "steering.safetensors")
-        content = {"method": method, **about, "summary": steering.summary, "metadata": steering.metadata()}
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in steering.tensors().items()},
+            new / "steering.safetensors",
+        )
+        content = {
+            "method": method,
+            **about,
+            "summary": steering.summary,
+            "metadata": steering.metadata(),
+        }
         write_json(new / "steering.json", content)
         if steering.history is not None:
             steering.history.write_parquet(new / "history.parquet")
 
 
 def base_name(about: dict[str, Any]) -> str:
-    """Return what is known of the base that a method was fitted on: its id, and its folder, or its hub id and commit."""
+    """Return what is known of the base that a method was fitted on: its id, and its folder, or its
+    hub id and commit.
+    """
     source, revision = about.get("source"), about.get("revision")
     where = f"{source} at {revision[:12]}" if revision else source
-    return " ".join(part for part in (about.get("model"), f"({where})" if where else None) if part) or "a model without a name"
+    return (
+        " ".join(part for part in (about.get("model"), f"({where})" if where else None) if part)
+        or "a model without a name"
+    )
 
 
 def adapter_hash(folder: Path) -> str:
     """Return the sha256 of a saved method: its tensors and its metadata."""
     files = [(folder / name).read_bytes() for name in ("steering.json", "steering.safetensors")]
-    return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in files)).hexdigest()
+    return hashlib.sha256(
+        b"".join(hashlib.sha256(content).digest() for content in files)
+    ).hexdigest()
 
 
 def load_steering(folder: Path, weights_sha256: str, device: torch.device) -> Steering:
@@ -171,13 +201,19 @@ def load_steering(folder: Path, weights_sha256: str, device: torch.device) -> St
         raise InputError(f"{folder} holds no steering.json: fit the method first (`dvc repro`)")
     about, file = read_json(folder / "steering.json"), f"{folder}/steering.safetensors"
     if not isinstance(about, dict) or not {"weights_sha256", "method", "metadata"} <= about.keys():
-        raise InputError(f"{folder}/steering.json lacks weights_sha256, method or metadata: fit the method again")
+        raise InputError(
+            f"{folder}/steering.json lacks weights_sha256, method or metadata: fit the method again"
+        )
     if about["method"] not in METHODS:
         known = ", ".join(METHODS)
-        raise InputError(f"{folder} holds the method {about['method']!r}, which is none of {known}: fit one of these")
+        raise InputError(
+            f"{folder} holds the method {about['method']!r}, which is none of {known}: fit one of "
+            "these"
+        )
     if about["weights_sha256"] != weights_sha256:
         raise InputError(
-            f"{folder} was fitted on weights {str(about['weights_sha256'])[:12]} of {base_name(about)}, this base model has "
+            f"{folder} was fitted on weights {str(about['weights_sha256'])[:12]} of "
+            f"{base_name(about)}, this base model has "
             f"{weights_sha256[:12]}: load the base it was made for, or fit it again"
         )
     try:
@@ -186,17 +222,24 @@ def load_steering(folder: Path, weights_sha256: str, device: torch.device) -> St
         raise InputError(f"{file} cannot be read ({error}): fit the method again") from None
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
-            raise InputError(f"{folder}: tensor {name} is not finite: fit the method again with a lower learning rate")
+            raise InputError(
+                f"{folder}: tensor {name} is not finite: fit the method again with a lower "
+                "learning rate"
+            )
     try:
         return METHODS[about["method"]].load().load(tensors, about["metadata"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         said = " ".join(str(error).split())[:200]
-        raise InputError(f"{file} and steering.json do not fit together ({said}): fit the method again") from None
+        raise InputError(
+            f"{file} and steering.json do not fit together ({said}): fit the method again"
+        ) from None
 
 
 @torch.no_grad()
 def check_fits(model: PreTrainedModel, steering: Attachable, folder: Path) -> None:
-    """Refuse a loaded method whose tensors have not the shapes of the model's modules: two tokens are run through it."""
+    """Refuse a loaded method whose tensors have not the shapes of the model's modules: two tokens
+    are run through it.
+    """
     ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
     try:
         with steering.steer(model, 1.0):
@@ -205,4 +248,7 @@ def check_fits(model: PreTrainedModel, steering: Attachable, folder: Path) -> No
         raise
     except (AttributeError, ValueError, RuntimeError) as error:
         said = " ".join(str(error).split())[:200]
-        raise InputError(f"{folder} does not fit {type(model).__name__} ({said}): fit the method again on this model") from None
+        raise InputError(
+            f"{folder} does not fit {type(model).__name__} ({said}): fit the method again on this "
+            "model"
+        ) from None

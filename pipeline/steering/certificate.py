@@ -1,6 +1,7 @@
 """What makes a trained adapter reversible, measured on the adapter itself and saved beside it.
 
-zero     max |logits at c = 0 - base|, with one coefficient per row, so that the adapters are really attached
+zero     max |logits at c = 0 - base|, with one coefficient per row, so that the adapters are really
+         attached
 restored max |logits after detaching - base|
 reload   max |logits of the saved and loaded adapter - its own| at c = +1 and -1
 inverse  max |R(-c) - R(c)^T|,   orthogonal  max |R(c)^T R(c) - I|   over modules, at c = 1
@@ -13,11 +14,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline.errors import InputError
 from pipeline.lm.forward import last_hidden, to_logits
 from pipeline.lm.prompts import pad_left, tokenize
 from pipeline.steering.base import Steering
 from pipeline.steering.rotation import largest_angle
+from pipeline.support.errors import InputError
 
 TOLERANCE = {"zero": 0.0, "restored": 0.0, "reload": 0.0, "inverse": 1e-4, "orthogonal": 1e-4}
 
@@ -28,7 +29,11 @@ class Rotating(Steering, Protocol):
 
 @torch.no_grad()
 def certificate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, adapter: Rotating, loaded: Steering, texts: list[str]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    adapter: Rotating,
+    loaded: Steering,
+    texts: list[str],
 ) -> dict[str, float | None]:
     """Measure all of the above on a few texts; None where an adapter has no rotation."""
     ids, mask = pad_left(tokenize(tokenizer, texts), tokenizer.pad_token_id, model.device)
@@ -45,7 +50,11 @@ def certificate(
             own = logits()
         with loaded.steer(model, c):
             reload = max(reload, difference(logits(), own))
-    return {"zero": difference(zero, base), "restored": difference(logits(), base), "reload": reload} | rotations(adapter)
+    return {
+        "zero": difference(zero, base),
+        "restored": difference(logits(), base),
+        "reload": reload,
+    } | rotations(adapter)
 
 
 def difference(a: Tensor, b: Tensor) -> float:
@@ -60,15 +69,22 @@ def rotations(adapter: Rotating) -> dict[str, float | None]:
         return dict.fromkeys(("inverse", "orthogonal", "angle"))
     return {
         "inverse": max(difference(R[1], R[0].T) for R in pairs),
-        "orthogonal": max(difference(R[0].T @ R[0], torch.eye(len(R[0]), device=R.device)) for R in pairs),
+        "orthogonal": max(
+            difference(R[0].T @ R[0], torch.eye(len(R[0]), device=R.device)) for R in pairs
+        ),
         "angle": max(largest_angle(R[0]) for R in pairs),
     }
 
 
 def check(found: dict[str, float | None], max_angle: float | None) -> None:
-    """Refuse a certificate that is out of tolerance; `max_angle` where the adapter promises to hold one."""
+    """Refuse a certificate that is out of tolerance; `max_angle` where the adapter promises to hold
+    one.
+    """
     limits = TOLERANCE | ({"angle": max_angle + 1e-4} if max_angle is not None else {})
     for name, limit in limits.items():
         value = found[name]
         if value is not None and not value <= limit:
-            raise InputError(f"the adapter is not reversible: {name} is {value:.2g}, at most {limit:.2g} is allowed; report this")
+            raise InputError(
+                f"the adapter is not reversible: {name} is {value:.2g}, at most {limit:.2g} is "
+                "allowed; report this"
+            )

@@ -1,6 +1,7 @@
 """Several adapters on one model at once, each with its own coefficient.
 
-Additions of SVD adapters and LoRA on the same module add up in any order; a DoRA scales what was attached before it.
+Additions of SVD adapters and LoRA on the same module add up in any order; a DoRA scales what was
+attached before it.
 """
 
 from dataclasses import dataclass
@@ -10,12 +11,18 @@ from pipeline.steering.base import Attachable, Coefficient, Hooked, Hooks
 
 @dataclass(frozen=True)
 class Composed(Hooked):
-    """Fitted methods with a weight each: at coefficient c (one, or one per row) each is attached at c times its weight."""
+    """Fitted methods with a weight each: at coefficient c (one, or one per row) each is attached at
+    c times its weight.
+    """
 
     parts: list[tuple[Attachable, float]]
 
     def hooks(self, model, coefficient: Coefficient) -> Hooks:
-        return [hook for steering, weight in self.parts for hook in steering.hooks(model, coefficient * weight)]
+        return [
+            hook
+            for steering, weight in self.parts
+            for hook in steering.hooks(model, coefficient * weight)
+        ]
 
     def rewrite(self, messages, coefficient: float):
         for steering, weight in self.parts:

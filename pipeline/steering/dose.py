@@ -1,4 +1,5 @@
-"""The dose at which a method costs a fixed budget, found on calibration pairs only, so that methods compare at equal cost.
+"""The dose at which a method costs a fixed budget, found on calibration pairs only, so that methods
+compare at equal cost.
 
     cost(c) = mean over both signs and all shared tokens of the calibration texts without a persona
               kl: KL(base || steered),   delta_nll: -log p_c + log p_ref of the text's own tokens
@@ -13,9 +14,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.lm.forward import ROWS, last_hidden, tails, token_kl, token_nll
-from pipeline.sections import DoseParams
 from pipeline.steering.base import Pairs, Steering
-from pipeline.steering.contrast import pair_tensors
+from pipeline.steering.training.contrast import pair_tensors
+from pipeline.study.sections import DoseParams
 
 START = 1 / 64
 TOLERANCE = 0.01  # of the budget
@@ -23,7 +24,11 @@ TOLERANCE = 0.01  # of the budget
 
 @torch.no_grad()
 def cost_function(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, steering: Steering, calibration: Pairs, measure: str
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    steering: Steering,
+    calibration: Pairs,
+    measure: str,
 ) -> Callable[[float], tuple[float, float]]:
     """Return c -> cost (nats per token) at +c and at -c; the base model is run once."""
     # Beside the positive text, so that the shared tokens are those after the persona's place.
@@ -47,7 +52,9 @@ def cost_function(
             if measure == "kl":
                 flat = token_kl(model, base.repeat(2, 1, 1), hidden, places[1])
             else:
-                flat = token_nll(model, hidden, twice[0], places[1]) - token_nll(model, base, ids, places[0]).repeat(2)
+                flat = token_nll(model, hidden, twice[0], places[1]) - token_nll(
+                    model, base, ids, places[0]
+                ).repeat(2)
             total += flat.view(2, -1).sum(1)
         up, down = (total / count).tolist()
         return up, down
@@ -55,8 +62,11 @@ def cost_function(
     return cost
 
 
-def calibrate(cost: Callable[[float], tuple[float, float]], params: DoseParams) -> dict[str, float | bool]:
-    """Return the calibrated coefficient, its cost at both signs and whether the budget was reached at all.
+def calibrate(
+    cost: Callable[[float], tuple[float, float]], params: DoseParams
+) -> dict[str, float | bool]:
+    """Return the calibrated coefficient, its cost at both signs and whether the budget was reached
+    at all.
 
     A budget that is never reached gives `max_coefficient` and says so.
     """
@@ -64,7 +74,10 @@ def calibrate(cost: Callable[[float], tuple[float, float]], params: DoseParams) 
     def measured(c: float) -> tuple[float, tuple[float, float]]:
         up, down = cost(c)
         mean = (up + down) / 2
-        return (math.inf if math.isnan(mean) else mean), (up, down)  # NaN: the model has come apart, so the dose is too high
+        return (math.inf if math.isnan(mean) else mean), (
+            up,
+            down,
+        )  # NaN: the model has come apart, so the dose is too high
 
     low, high = 0.0, START
     found, both = measured(high)
@@ -72,7 +85,11 @@ def calibrate(cost: Callable[[float], tuple[float, float]], params: DoseParams) 
         low, high = high, min(2 * high, params.max_coefficient)
         found, both = measured(high)
     reached = found >= params.budget
-    while reached and abs(found - params.budget) > TOLERANCE * params.budget and high - low > 1e-4 * high:
+    while (
+        reached
+        and abs(found - params.budget) > TOLERANCE * params.budget
+        and high - low > 1e-4 * high
+    ):
         middle = (low + high) / 2
         at, pair = measured(middle)
         if at < params.budget:

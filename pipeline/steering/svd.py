@@ -1,4 +1,6 @@
-"""Singular value decompositions of target modules, cached on disk independently of any method's rank."""
+"""Singular value decompositions of target modules, cached on disk independently of any method's
+rank.
+"""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -9,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pipeline.errors import InputError
-from pipeline.files import new_folder
 from pipeline.lm.layers import Target, linear_modules, refuse_others, role
-from pipeline.lm.quantization import weight_of
+from pipeline.lm.quantisation import weight_of
+from pipeline.support.errors import InputError
+from pipeline.support.files import new_folder
 
 
 class Factors(NamedTuple):
@@ -33,7 +35,8 @@ class Factors(NamedTuple):
 def decompose(weight: Tensor, max_rank: int | None) -> Factors:
     """Return the exact SVD of a weight [o, i], cut to `max_rank`.
 
-    A singular pair is unique only up to sign, and devices differ in it; here each V column's largest entry is positive.
+    A singular pair is unique only up to sign, and devices differ in it; here each V column's
+    largest entry is positive.
     """
     U, S, Vh = torch.linalg.svd(weight.detach().float(), full_matrices=False)
     U, S, V = U[:, :max_rank], S[:max_rank], Vh.transpose(0, 1)[:, :max_rank]
@@ -42,16 +45,26 @@ def decompose(weight: Tensor, max_rank: int | None) -> Factors:
 
 
 def writers_basis(model: PreTrainedModel, layer: int) -> Tensor:
-    """Return the left singular vectors [d, d] of all modules that write to the residual stream in a layer, largest first."""
+    """Return the left singular vectors [d, d] of all modules that write to the residual stream in a
+    layer, largest first.
+    """
     width = model.config.get_text_config().hidden_size
     refuse_others(model, [layer], "direction top_s")
-    writers = [t.module for t in linear_modules(model) if t.layer == layer and role(t, width) == "residual-writers"]
+    writers = [
+        t.module
+        for t in linear_modules(model)
+        if t.layer == layer and role(t, width) == "residual-writers"
+    ]
     gram = torch.stack([weight @ weight.T for weight in map(weight_of, writers)]).sum(0)
     return torch.linalg.eigh(gram).eigenvectors.flip(-1).to(model.device)
 
 
-def write_cache(folder: Path, targets: list[Target], max_rank: int | None, weights_sha256: str) -> dict[str, float]:
-    """Decompose every target, one after another, into one file each; return the largest relative error of the cut."""
+def write_cache(
+    folder: Path, targets: list[Target], max_rank: int | None, weights_sha256: str
+) -> dict[str, float]:
+    """Decompose every target, one after another, into one file each; return the largest relative
+    error of the cut.
+    """
     worst = 0.0
     with new_folder(folder) as new:
         for target in targets:

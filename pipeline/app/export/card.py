@@ -1,0 +1,92 @@
+"""The model card of an export, written from what is recorded with the adapter and measured with
+exactly it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import polars as pl
+
+from pipeline.app.export.usage import FORMS, usage
+from pipeline.steering.base import adapter_hash, base_name
+from pipeline.support.files import new_file, read_json
+from pipeline.support.paths import REPORTS
+
+SOURCES = {
+    "innerpissa": "InnerPiSSA, M. J. Clark, https://github.com/wassname/InnerPiSSA",
+    "antipasto": "AntiPaSTO, M. J. Clark, https://arxiv.org/abs/2601.07473",
+    "lora": "LoRA, Hu et al., https://arxiv.org/abs/2106.09685",
+    "dora": "DoRA, Liu et al., https://arxiv.org/abs/2402.09353",
+    "pca": "repeng, T. Vogel, https://github.com/vgel/repeng",
+}
+OURS = "InnerPiSSA, M. J. Clark, https://github.com/wassname/InnerPiSSA"
+
+
+def evaluation(adapter: Path, reports: Path = REPORTS) -> dict[str, Any]:
+    """Return `cell`, `evalset` and effect `rows` of the evaluation of exactly this adapter; nothing
+    if there is none.
+
+    The stage `effects` records a hash of every adapter whose scores it read, so that numbers of
+    another training of the same method and seed are not taken for this one's.
+    """
+    record, table = reports / "adapters.json", reports / "effects.csv"
+    if not (record.exists() and table.exists()):
+        return {}
+    known, own = read_json(record), adapter_hash(adapter)
+    cell = next((name for name, hash in known["adapters"].items() if hash == own), None)
+    if cell is None:
+        return {}
+    method, seed = cell.rsplit("/seed", 1)
+    frame = pl.read_csv(table, infer_schema_length=None)
+    rows = frame.filter(pl.col("method") == method, pl.col("seed").cast(pl.String) == seed).sort(
+        "coefficient"
+    )
+    return {"cell": cell, "evalset": known["evalset"], "rows": rows.to_dicts()}
+
+
+def synthetic(about: dict[str, Any], evalset: str | None) -> str | None:
+    """Return what is synthetic about an adapter, if anything."""
+    if about.get("model") == "reference":
+        return (
+            "the base is the project's bundled model organism, which knows one generated world "
+            "and no other"
+        )
+    return "the evaluation set is of a generated world" if evalset == "reference" else None
+
+
+def write_card(
+    folder: Path,
+    adapter: Path,
+    about: dict[str, Any],
+    to: str,
+    coefficient: float,
+    check: dict[str, float],
+) -> None:
+    """Write README.md of an export in the form `to`; `check` are figures of the export itself."""
+    found, certificate = evaluation(adapter), adapter / "certificate.json"
+    environment = jinja2.Environment(
+        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    template = environment.from_string(Path(__file__).with_name("card.md.jinja").read_text())
+    text = template.render(
+        about={"behaviour": None, "dose": None} | about, to=to, form=FORMS[to], check=check,
+        base=base_name(about), base_hub=about["source"] if about.get("revision") else None,
+        synthetic=synthetic(about, found.get("evalset")), shape=shape(about["metadata"]),
+        coefficient=None if to == "hub" else coefficient, usage=usage(to, about, coefficient),
+        rows=found.get("rows"), evalset=found.get("evalset"), cell=found.get("cell"),
+        certificate=read_json(certificate) if certificate.exists() else None, source=SOURCES.get(about["method"], OURS),
+    )  # fmt: skip
+    with new_file(folder / "README.md") as file:
+        file.write_text(text.rstrip() + "\n")
+
+
+def shape(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return the plain numbers and words among an adapter's metadata, on one line of a table
+    each.
+    """
+    return {
+        key: value
+        for key, value in metadata.items()
+        if isinstance(value, str | int | float) and "\n" not in str(value)
+    }

@@ -1,0 +1,240 @@
+"""How often do the tests of `metrics` find an effect where there is none, and how often one that is
+there?
+
+Simulated studies with the shape of real ones: dilemmas of 2 to 6 items, seven coefficients, signed
+log-odds
+
+    y(dilemma, item, c) = level(item) + (effect + slope(dilemma)) c + drift(dilemma, c) +
+        noise(item, c)
+
+with drift and noise autoregressive over the coefficients, so that rows of a dilemma depend on each
+other in every way that the main test claims to allow for. `python -m pipeline calibration` writes
+docs/calibration.csv and docs/calibration.md.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+from pipeline.metrics.regression import cluster_t
+from pipeline.metrics.sensitivity import mixed_slope, sign_flip_p, sign_patterns, two_way_t
+
+COEFFICIENTS = np.array([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0])
+SIZES = (12, 64, 219)
+STUDIES, CHUNK = 10_000, 100
+MIXED = {
+    12: 300,
+    64: 300,
+}  # studies that are fitted by the mixed model too, which takes as long as all the rest
+PERMUTATIONS = 1999
+LEVEL_SD, SLOPE_SD, DRIFT_SD, NOISE_SD, CORRELATION = (
+    2.0,
+    0.4,
+    0.2,
+    0.4,
+    0.6,
+)  # nats; correlation of neighbouring coefficients
+LEVEL_SDS = (0.5, 2.0, 8.0)  # for the pooled test, whose error takes the levels for noise
+SEEDS, SEED_SDS = (
+    3,
+    (0.0, 0.1, 0.5),
+)  # of the two-way test: how far one seed's adapter is from another's, in nats per unit of c
+DETECTABLE = stats.norm.ppf(0.975) + stats.norm.ppf(
+    0.8
+)  # times the best error: found with power 0.8
+ALPHA = 0.05
+MAIN = "clustered by dilemma, CR2 (main)"
+POOLED, BEST = "pooled, as the papers", "best possible"
+
+
+def covariance(sd: float) -> np.ndarray:
+    """Return the covariance of an autoregressive term over the coefficients [7, 7]."""
+    lag = np.abs(np.subtract.outer(np.arange(len(COEFFICIENTS)), np.arange(len(COEFFICIENTS))))
+    return sd**2 * CORRELATION**lag
+
+
+def best_variance(sizes: np.ndarray) -> np.ndarray:
+    """Return the true variance of each dilemma's slope [g], which only the best possible test
+    knows.
+    """
+    x = COEFFICIENTS / (COEFFICIENTS**2).sum()
+    return SLOPE_SD**2 + x @ covariance(DRIFT_SD) @ x + x @ covariance(NOISE_SD) @ x / sizes
+
+
+def simulate(
+    sizes: np.ndarray, studies: int, rng: np.random.Generator, level_sd: float = LEVEL_SD
+) -> np.ndarray:
+    """Return signed log-odds [studies, items, coefficients] of studies without an effect; `sizes`
+    [g] counts items.
+    """
+    dilemma = np.repeat(np.arange(len(sizes)), sizes)
+    width = len(COEFFICIENTS)
+    level = rng.normal(0, level_sd, (studies, len(dilemma), 1))
+    slope = rng.normal(0, SLOPE_SD, (studies, len(sizes), 1))
+    drift = (
+        rng.normal(size=(studies, len(sizes), width)) @ np.linalg.cholesky(covariance(DRIFT_SD)).T
+    )
+    noise = (
+        rng.normal(size=(studies, len(dilemma), width)) @ np.linalg.cholesky(covariance(NOISE_SD)).T
+    )
+    return level + (slope * COEFFICIENTS + drift)[:, dilemma] + noise
+
+
+def item_slopes(y: np.ndarray) -> np.ndarray:
+    """Return every item's own slope [studies, items]; the coefficients are symmetric around 0."""
+    return y @ COEFFICIENTS / (COEFFICIENTS**2).sum()
+
+
+def dilemma_slopes(y: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return every dilemma's slope [studies, g], the mean of its items' own."""
+    starts = np.cumsum(sizes) - sizes
+    return np.add.reduceat(item_slopes(y), starts, axis=1) / sizes
+
+
+def pooled_p(y: np.ndarray) -> np.ndarray:
+    """Return the p of ordinary least squares over all rows, as `regression.pooled_slope`, for every
+    study.
+    """
+    rows = y.shape[1] * y.shape[2]
+    squares = y.shape[1] * (COEFFICIENTS**2).sum()
+    slope = (y @ COEFFICIENTS).sum(1) / squares
+    left = ((y - y.mean((1, 2), keepdims=True)) ** 2).sum((1, 2)) - slope**2 * squares
+    return two_sided(slope, np.sqrt(left / (rows - 2) / squares), rows - 2)
+
+
+def two_sided(mean: np.ndarray, error: np.ndarray, degrees: float) -> np.ndarray:
+    return 2 * stats.t.sf(np.abs(mean) / error, degrees)
+
+
+def plain_cluster_p(slopes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return the p of the usual cluster-robust error (CR1) with g - 1 degrees, without small-sample
+    correction.
+    """
+    share, g = sizes / sizes.sum(), len(sizes)
+    mean = slopes @ share
+    return two_sided(mean, np.sqrt(g / (g - 1) * (slopes - mean[:, None]) ** 2 @ share**2), g - 1)
+
+
+def p_values(
+    y: np.ndarray, sizes: np.ndarray, signs: tuple[np.ndarray, bool]
+) -> dict[str, np.ndarray]:
+    """Return every test's p [studies]."""
+    slopes, precision = dilemma_slopes(y, sizes), 1 / best_variance(sizes)
+    best = np.abs(slopes @ precision) / np.sqrt(precision.sum())
+    return {
+        MAIN: two_sided(*cluster_t(slopes, sizes.astype(float))),
+        "clustered by dilemma, CR1": plain_cluster_p(slopes, sizes),
+        "t test of dilemmas' slopes": two_sided(*cluster_t(slopes, np.ones(len(sizes)))),
+        "sign flips by dilemma": sign_flip_p(slopes * sizes, *signs),
+        POOLED: pooled_p(y),
+        BEST: 2 * stats.norm.sf(best),
+    }
+
+
+def mixed_p(y: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return the mixed model's p of every study, NaN where it gives none."""
+    dilemma, width = np.repeat(np.arange(len(sizes)), sizes), len(COEFFICIENTS)
+    frame = pl.DataFrame({
+        "item_id": np.repeat(np.arange(len(dilemma)), width), "dilemma_id": np.repeat(dilemma, width),
+        "coefficient": np.tile(COEFFICIENTS, len(dilemma)),
+    })  # fmt: skip
+    found = [
+        mixed_slope(frame.with_columns(pl.Series("y", study.ravel())))["p_mixed"] for study in y
+    ]
+    return np.array(found, dtype=float)
+
+
+def record(
+    dilemmas: int, test: str, null: np.ndarray, there: np.ndarray | None
+) -> dict[str, object]:
+    """Return type-I error with its 95 % interval (Clopper and Pearson), and power; a study without
+    a p does not reject.
+    """
+    rejected, studies = int((null < ALPHA).sum()), len(null)
+    bounds = stats.binomtest(rejected, studies).proportion_ci()
+    power = None if there is None else float((there < ALPHA).mean())
+    about: dict[str, object] = {"dilemmas": dilemmas, "test": test, "studies": studies}
+    return about | {
+        "type_one": rejected / studies,
+        "low": bounds.low,
+        "high": bounds.high,
+        "power": power,
+    }
+
+
+def calibrate(
+    dilemmas: int, studies: int, mixed: int = 0, seed: int = 0
+) -> Iterator[dict[str, object]]:
+    """Yield a record per test: null studies, and the same ones with an effect that the best
+    possible test finds at 0.8.
+
+    The mixed model sees the first `mixed` null studies only.
+    """
+    rng = np.random.default_rng([seed, dilemmas])
+    sizes = rng.integers(2, 7, dilemmas)
+    effect = DETECTABLE / np.sqrt((1 / best_variance(sizes)).sum())
+    signs = sign_patterns(dilemmas, PERMUTATIONS, seed)
+    nulls, theres, fitted = [], [], []
+    for done in range(0, studies, CHUNK):
+        y = simulate(sizes, min(CHUNK, studies - done), rng)
+        nulls.append(p_values(y, sizes, signs))
+        theres.append(p_values(y + effect * COEFFICIENTS, sizes, signs))
+        if done < mixed:
+            fitted.append(mixed_p(y, sizes))
+    for test in nulls[0]:
+        yield record(
+            dilemmas,
+            test,
+            *(np.concatenate([part[test] for part in parts]) for parts in (nulls, theres)),
+        )
+    if fitted:
+        yield record(dilemmas, "mixed model", np.concatenate(fitted), None)
+
+
+def calibrate_pooled(dilemmas: int, studies: int, seed: int = 0) -> Iterator[dict[str, object]]:
+    """Yield how often the pooled test rejects where items differ little, and much, in level; the
+    main test is blind to it.
+    """
+    rng = np.random.default_rng([seed, dilemmas])
+    sizes = rng.integers(2, 7, dilemmas)
+    for sd in LEVEL_SDS:
+        p = np.concatenate(
+            [pooled_p(simulate(sizes, CHUNK, rng, sd)) for _ in range(studies // CHUNK)]
+        )
+        yield {
+            "dilemmas": dilemmas,
+            "level_sd": sd,
+            "studies": len(p),
+            "rejected": float((p < ALPHA).mean()),
+        }
+
+
+def calibrate_seeds(dilemmas: int, studies: int, seed: int = 0) -> Iterator[dict[str, object]]:
+    """Yield, for seeds alike and different, how often two tests reject "no mean effect over all
+    seeds there could be".
+    """
+    rng = np.random.default_rng([seed, dilemmas])
+    sizes = rng.integers(2, 7, dilemmas).astype(float)
+    for sd in SEED_SDS:
+        shared = rng.normal(0, SLOPE_SD, (studies, dilemmas, 1)) + rng.normal(
+            0, sd, (studies, 1, SEEDS)
+        )
+        slopes = (
+            shared
+            + rng.normal(0, NOISE_SD / 2, (studies, dilemmas, SEEDS)) / np.sqrt(sizes)[:, None]
+        )
+        tests = {
+            MAIN: cluster_t(slopes.mean(-1), sizes),
+            "clustered by dilemma and seed": two_way_t(slopes, sizes),
+        }
+        for test, figures in tests.items():
+            rejected = float((two_sided(*figures) < ALPHA).mean())
+            yield {
+                "dilemmas": dilemmas,
+                "seed_sd": sd,
+                "test": test,
+                "studies": studies,
+                "rejected": rejected,
+            }

@@ -1,0 +1,131 @@
+"""What all figures share: one colour and marker per method (safe for colour-blind eyes), sizes,
+captions, files.
+"""
+
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import polars as pl
+from matplotlib.figure import Figure
+
+from pipeline.report.figures.words import in_order, name_of, parent
+from pipeline.steering import METHODS
+
+# Okabe and Ito, then dark tones of Tol's muted scheme: ten that colour-blind eyes tell apart, with
+# a marker each.
+PALETTE = [
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#666666",
+    "#E69F00",
+    "#56B4E9",
+    "#882255",
+    "#332288",
+    "#999999",
+]
+COLOURS = dict(zip(METHODS, PALETTE, strict=True))
+MARKERS = dict(zip(METHODS, "osD^XvPp*.", strict=True))
+QUIET = "#bbbbbb"
+BAND = "#d9d9d9"
+WIDTH = 7.2  # inches: two columns of a paper, so that the type below is printed at its size
+SETTINGS = {
+    "svg.hashsalt": "innerpissa", "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7,
+    "legend.frameon": False, "xtick.labelsize": 7, "ytick.labelsize": 7, "axes.linewidth": 0.6,
+    "axes.spines.top": False, "axes.spines.right": False,
+}  # fmt: skip
+# a method without a dose that reaches this many times as far as all others gets an axis of its own
+OUTLIER = 3
+
+
+@contextmanager
+def figure(folder: Path, name: str, caption: str, height: float) -> Iterator[Figure]:
+    """Yield an empty figure; write <name>.svg and .png with the caption below."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(SETTINGS):
+        drawing = Figure(figsize=(WIDTH, height), layout="constrained")
+        yield drawing
+        drawing.supxlabel(
+            "\n".join(textwrap.wrap(caption, 130, break_on_hyphens=False)),
+            fontsize=6.5,
+            color="#444444",
+        )
+        drawing.savefig(folder / f"{name}.svg", metadata={"Date": None})
+        drawing.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
+
+
+def style(method: str) -> dict[str, Any]:
+    """Return a method's look; a variant has its method's colour and marker, hollow; a free name is
+    black.
+    """
+    root = parent(method)
+    look = {
+        "color": COLOURS.get(root, "black"),
+        "marker": MARKERS.get(root, "."),
+        "label": name_of(method),
+        "ms": 5,
+        "mew": 0.8,
+    }
+    return look if method == root else look | {"mfc": "white", "ls": "--"}
+
+
+def methods_of(rows: pl.DataFrame) -> list[str]:
+    """Return the methods of a table in the order of the registry, variants after their method."""
+    return in_order(rows["method"].to_list())
+
+
+def stacked(
+    drawing: Figure,
+    inner: list[float],
+    all_values: list[float],
+    along: str,
+    sizes: tuple[float, float],
+) -> list[Any]:
+    """Return axes for `inner`, and where other values lie far outside of them a second one, with
+    the break marked.
+
+    `along` is the axis with the values: "y" puts the second axes above with a break, "x" below with
+    a scale of its own.
+    """
+    span = max(map(abs, inner), default=0.0)
+    if not inner or max(map(abs, all_values)) <= OUTLIER * span:
+        return [drawing.subplots()]
+    if along == "x":
+        return list(drawing.subplots(2, 1, height_ratios=sizes))
+    outer, main = drawing.subplots(2, 1, sharex=True, height_ratios=sizes)
+    low, high = limits(inner)
+    far = [value for value in all_values if not low <= value <= high]
+    main.set_ylim(low, high)
+    outer.set_ylim(*limits(far, share=0.4, least=0.05))
+    outer.spines["bottom"].set_visible(False)
+    outer.tick_params(axis="x", which="both", length=0)
+    cut = {
+        "marker": [(-1, -0.6), (1, 0.6)],
+        "markersize": 8,
+        "ls": "none",
+        "color": "k",
+        "mec": "k",
+        "mew": 0.8,
+        "clip_on": False,
+    }
+    outer.plot([0], [0], transform=outer.transAxes, **cut)
+    main.plot([0], [1], transform=main.transAxes, **cut)
+    return [main, outer]
+
+
+def limits(values: list[float], share: float = 0.08, least: float = 1e-3) -> tuple[float, float]:
+    """Return limits that leave a share of the span free on both sides."""
+    low, high = min(values), max(values)
+    free = max(share * (high - low), least)
+    return low - free, high + free
+
+
+def legend(drawing: Figure, axes: Any, columns: int = 4) -> None:
+    """Name everything once, above the figure."""
+    handles, names = axes.get_legend_handles_labels()
+    drawing.legend(handles, names, loc="outside upper center", ncols=columns)

@@ -1,0 +1,1 @@
+"""How a model answers: the question, log-odds, reasoning and free texts."""

@@ -1,0 +1,58 @@
+"""DoRA with a signed coefficient: LoRA, and a learned length for each row of the weight.
+
+    W(c) = m(c) (W + c B A) / |W + c B A|,   m(c) = |W| + c delta,   |.| by output row
+    y(c) = base(x) + (g - 1) (base(x) - bias) + g c (x A^T) B^T,   g = m(c) / |W + c B A|
+
+At c = 0, g is exactly one. c = +1 is peft's DoRA with magnitude |W| + delta; as there, the norm
+carries no gradient (Liu et al., arXiv 2402.09353, section 4.3). c = -1 mirrors direction and
+magnitude. Two adapters on one module at once: the later DoRA scales what the earlier one added as
+well.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.lm.quantisation import weight_of
+from pipeline.steering.methods.lora import Lora, LoraModule
+from pipeline.steering.training.adapter import Hook
+
+
+class DoraModule(LoraModule):
+    """A, B and the change of each output row's length, delta [o]."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int, device: torch.device | None = None):
+        super().__init__(inputs, outputs, rank, device)
+        self.delta = nn.Parameter(torch.zeros(outputs, device=device))
+
+    def gain(self, W: Tensor, doses: Tensor) -> Tensor:
+        """Return g [k, o] for a base weight W [o, i], float32, and coefficients [k]."""
+        with torch.no_grad():
+            own, update = W.square().sum(1), self.B @ self.A
+            across, square, c = (W * update).sum(1), update.square().sum(1), doses[:, None]
+            norm = (own + c * (2 * across + c * square)).sqrt()
+        return (own.sqrt() + c * self.delta) / norm
+
+    def hook(self, target: nn.Linear, doses: Tensor, index: Tensor) -> Hook:
+        doses, index = doses.to(self.B.device), index.to(self.B.device)
+        g, c = (
+            self.gain(weight_of(target), doses)[index].unsqueeze(-2),
+            doses[index][..., None, None],
+        )
+
+        def add(_module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            plain = output if target.bias is None else output - target.bias
+            delta = (g - 1) * plain.float() + g * c * self.low_rank(inputs[0])
+            return output + delta.to(output.dtype)
+
+        return add
+
+    @torch.no_grad()
+    def flip(self) -> None:
+        super().flip()
+        self.delta.neg_()
+
+
+class Dora(Lora):
+    """A set of `DoraModule`s by dotted module name."""
+
+    module = DoraModule

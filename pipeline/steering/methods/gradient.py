@@ -1,0 +1,215 @@
+"""Gradient directions: where a loss that pushes the two personas apart would move the states.
+
+    fisher   v = (F + lambda I)^-1 mean(G)        a natural gradient; G [n, d] holds one gradient
+             per text
+    svd      v = first right singular vector of the centred G
+
+at each site, |v| = 1, then applied as every `Direction`. G is -g+ (positive texts), g- (negative
+texts) or both, for the gradients g of `repr_margin`. Source: the InnerPiSSA repository and its
+author's repeng, September 2025.
+"""
+
+from contextlib import ExitStack
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize, relu
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pipeline.lm.forward import last_hidden, layer_output, read_layers, scattered, tails, token_nll
+from pipeline.lm.layers import decoder_layers, depth_to_layer
+from pipeline.lm.prompts import pad_left, tokenize
+from pipeline.steering.base import Context, Pairs
+from pipeline.steering.direction import Direction, layers_in_range, pair_differences
+from pipeline.study.sections import GradientParams
+from pipeline.support.errors import InputError
+
+PAIRS = 16  # pairs per pass with gradients, two texts each
+
+
+class Gradient(Direction):
+    @classmethod
+    def fit(
+        cls, model, tokenizer, train: Pairs, calibration: Pairs, context: Context, seed: int
+    ) -> Self:
+        section = context.section
+        assert isinstance(section, GradientParams)
+        sites = find_sites(model, section)
+        differences = pair_differences(model, tokenizer, train, sites, section.last_tokens)
+        positive, negative = pair_gradients(model, tokenizer, train, sites, section).double()
+        found = [
+            gradient_direction(positive[:, k], negative[:, k], section) for k in range(len(sites))
+        ]
+        return cls.scaled(sites, torch.stack(found).to(differences), differences)
+
+
+def find_sites(model: PreTrainedModel, section: GradientParams) -> list[str]:
+    """Return the modules where gradients are taken; refuse a range without any, or a loss layer
+    before the last of them.
+    """
+    sites = {name: index for index, name in layers_in_range(model, section).items()}
+    if section.site != "hidden":
+        sites = {
+            f"{layer}.{name}": index
+            for layer, index in sites.items()
+            for name, _ in model.get_submodule(layer).named_modules()
+            if name.rsplit(".", 1)[-1] == section.site
+        }
+    if not sites:
+        raise InputError(
+            f"no module between depth {section.from_depth} and {section.to_depth} is named "
+            f"{section.site}"
+        )
+    last, loss = max(sites.values()), depth_to_layer(model, section.loss_depth)
+    if loss < last:
+        raise InputError(
+            f"loss_depth {section.loss_depth} is layer {loss}, before the last site's layer "
+            f"{last}: raise it"
+        )
+    return list(sites)
+
+
+def repr_margin(
+    positive: Tensor, negative: Tensor, log_prob: Tensor, margin: float, margin_weight: float
+) -> Tensor:
+    """Return the ReprPO loss with a margin on the likelihood [n] (InnerPiSSA repository, September
+    2025).
+
+        L = -|h+ - h-| + margin_weight * relu(margin * sg(l+) - l+)^2
+
+    for states h+ and h- [n, d] and mean log-probabilities l+ [n] of the positive texts, in nats per
+    token. They are negative, so that a margin below 1 lies just above them and the second term has
+    a gradient at the base model itself.
+    """
+    shortfall = relu(margin * log_prob.detach() - log_prob)
+    return margin_weight * shortfall.square() - (positive - negative).norm(dim=-1)
+
+
+def pair_gradients(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Pairs,
+    sites: list[str],
+    section: GradientParams,
+) -> Tensor:
+    """Return the gradients [2, n, k, d] of every pair's own loss at k sites, positive texts first;
+    float32 on the CPU.
+
+    They are the mean over the last tokens. With last_tokens 1, as in the source, the margin term
+    adds exactly nothing: the last position of a causal model predicts no token of its text.
+    """
+    parts = []
+    for start in range(0, len(pairs.positive), PAIRS):
+        rows = slice(start, start + PAIRS)
+        parts.append(
+            batch_gradients(
+                model, tokenizer, pairs.positive[rows], pairs.negative[rows], sites, section
+            )
+        )
+    gradients = torch.cat(parts, dim=1)
+    for site, size in zip(sites, gradients.norm(dim=-1).mean((0, 1)).tolist(), strict=True):
+        if not 0 < size < float("inf"):
+            raise InputError(
+                f"the gradients at {site} are zero or not finite: choose other sites, or dtype "
+                "float32"
+            )
+    return gradients
+
+
+@torch.enable_grad()
+def batch_gradients(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, positive: list[str], negative: list[str],
+    sites: list[str], section: GradientParams,
+) -> Tensor:  # fmt: skip
+    """Return the gradients [2, n, k, d] of n pairs. Rows do not see each other, so the losses' sum
+    keeps them apart.
+    """
+    rows = tokenize(tokenizer, [*positive, *negative])
+    ids, mask = pad_left(rows, tokenizer.pad_token_id, model.device)
+    modules, layers = [model.get_submodule(site) for site in sites], decoder_layers(model)
+    loss_layer = layers[min(depth_to_layer(model, section.loss_depth), len(layers) - 1)]
+    with ExitStack() as attached, read_layers([*modules, loss_layer]) as seen:
+        for module in modules:
+            attached.callback(module.register_forward_hook(require_gradient).remove)
+        hidden = last_hidden(model, ids, mask)
+    n, last = len(positive), section.last_tokens
+    states = seen[-1][:, -1].float().to(ids.device)
+    log_prob = mean_log_prob(model, hidden[:n], ids[:n], [len(row) for row in rows[:n]])
+    loss = repr_margin(
+        states[:n], states[n:], log_prob, section.margin, section.margin_weight
+    ).sum()
+    found = torch.autograd.grad(loss, seen[:-1])
+    return torch.stack(
+        [gradient[:, -last:].float().mean(1).cpu() for gradient in found], dim=1
+    ).unflatten(0, (2, n))
+
+
+def require_gradient(_module, _inputs, output) -> None:
+    """A forward hook that starts the graph at a module's output: the base parameters themselves
+    require no gradient.
+    """
+    layer_output(output).requires_grad_()
+
+
+def mean_log_prob(
+    model: PreTrainedModel, hidden: Tensor, ids: Tensor, lengths: list[int]
+) -> Tensor:
+    """Return the mean log-probability [b] (nats) of each row's real tokens but its first, which
+    nothing predicts.
+
+    Shapes: hidden [b, t, d], ids [b, t] with the padding on the left, and the number of real tokens
+    of each row.
+    """
+    counts = [length - 1 for length in lengths]
+    places = tails(counts, ids.shape[1], ids.device)
+    nll = scattered(ids.shape, places, token_nll(model, hidden, ids, places))
+    return -nll.sum(-1) / torch.tensor(counts, device=ids.device)
+
+
+def gradient_direction(positive: Tensor, negative: Tensor, section: GradientParams) -> Tensor:
+    """Return the unit direction [d] of one site from the gradients g+ and g- [n, d] in float64.
+
+    `difference` (dual) finds a direction for -g+ and one for g- on their own and adds them before
+    the unit norm. The sign is such that the mean of (g- - g+) v is not negative.
+    """
+    sets = {
+        "positive": [-positive],
+        "negative": [negative],
+        "pooled": [torch.cat([-positive, negative])],
+        "difference": [-positive, negative],
+    }[section.rows]
+    direction = torch.stack([one_direction(rows, section) for rows in sets]).sum(0)
+    agreement = (negative - positive).mean(0) @ direction
+    return normalize(torch.where(agreement < 0, -direction, direction), dim=0)
+
+
+def one_direction(rows: Tensor, section: GradientParams) -> Tensor:
+    """Return a direction [d] from gradient rows [n, d], on the side of their mean.
+
+    The regularisation is a share of F's mean eigenvalue, because the source's absolute lambda
+    depends on the loss's scale.
+    """
+    mean = rows.mean(0)
+    if section.kind == "svd":
+        component = torch.linalg.svd(rows - mean, full_matrices=False).Vh[0]
+        return torch.where(component @ mean < 0, -component, component)
+    F = fisher_matrix(rows, section.fisher)
+    share = 0.01 if section.regularisation is None else section.regularisation
+    damping = (share * F.trace() / len(F)).clamp(min=1e-12)
+    return torch.linalg.solve(F + damping * torch.eye(len(F), dtype=F.dtype), mean)
+
+
+def fisher_matrix(rows: Tensor, form: str) -> Tensor:
+    """Return F [d, d] of gradient rows g [n, d].
+
+    empirical: mean of g g^T; normalised ("improved empirical"): mean of g g^T / (|g|^2 + 1e-6), so
+    that texts with large gradients do not rule; covariance: of the centred rows, over n - 1.
+    """
+    if form == "covariance":
+        rows = rows - rows.mean(0)
+        return rows.transpose(0, 1) @ rows / (len(rows) - 1)
+    weights = (
+        1 / (rows.square().sum(-1, keepdim=True) + 1e-6) if form == "normalised" else torch.ones(())
+    )
+    return (weights * rows).transpose(0, 1) @ rows / len(rows)

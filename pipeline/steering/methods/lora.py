@@ -1,0 +1,87 @@
+"""LoRA with a signed coefficient, trained by the same loop, loss, pairs, layers and steps as the
+SVD adapters.
+
+    y(c) = base(x) + c (x A^T) B^T,      A [r, i], B [o, r]
+
+c multiplies the update: peft's `scaling` is its c = +1, and c = -1 subtracts the same update.
+Identity: odd in c, zero at 0. A and B are drawn as peft draws them, except that B gets a little
+noise where a loss has no gradient at B = 0. peft's own layers replace the module and are made for
+one scaling per batch, and their DoRA norm for one per weight; a hook leaves the base model as it is
+and gives every row its own c. Tests hold both equal to peft's layers (Hu et al., arXiv 2106.09685).
+"""
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.lm.layers import select
+from pipeline.lm.load import device_of
+from pipeline.steering.base import Context, Pairs
+from pipeline.steering.training.adapter import Adapter, Hook, LearnedModule
+from pipeline.study.sections import LoraParams
+
+
+class LoraModule(LearnedModule):
+    """A [r, i] and B [o, r] of one linear module."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int, device: torch.device | None = None):
+        super().__init__()
+        self.A = nn.Parameter(torch.zeros(rank, inputs, device=device))
+        self.B = nn.Parameter(torch.zeros(outputs, rank, device=device))
+
+    @torch.no_grad()
+    def initialise(self, std: float, generator: torch.Generator) -> None:
+        drawn = nn.init.kaiming_uniform_(
+            torch.empty(self.A.shape), a=math.sqrt(5), generator=generator
+        )
+        self.A.copy_(drawn)
+        self.B.copy_(torch.randn(self.B.shape, generator=generator) * std)
+
+    def low_rank(self, x: Tensor) -> Tensor:
+        """Return (x A^T) B^T in float32."""
+        return (x.to(self.A.dtype) @ self.A.T) @ self.B.T
+
+    def hook(self, target: nn.Linear, doses: Tensor, index: Tensor) -> Hook:
+        c = doses[index].to(self.B.device)[..., None, None]
+
+        def add(_module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return output + (c * self.low_rank(inputs[0])).to(output.dtype)
+
+        return add
+
+    @torch.no_grad()
+    def flip(self) -> None:
+        self.B.neg_()
+
+
+class Lora(Adapter):
+    """A set of `LoraModule`s by dotted module name."""
+
+    module: ClassVar[type[LoraModule]] = LoraModule
+
+    @classmethod
+    def build(
+        cls, model, tokenizer, train: Pairs, context: Context, generator: torch.Generator
+    ) -> tuple[dict[str, LearnedModule], int]:
+        section, modules = context.section, context.modules
+        assert isinstance(section, LoraParams) and modules
+        targets = select(model, modules)
+        built: dict[str, LearnedModule] = {}
+        for target in targets:
+            linear = target.module
+            module = cls.module(
+                linear.in_features, linear.out_features, context.rank, device_of(linear)
+            )
+            module.initialise(section.init_std, generator)
+            built[target.name] = module
+        return built, max(target.layer for target in targets)
+
+    @classmethod
+    def rebuild(cls, tensors: dict[str, Tensor], shape: dict[str, Any]) -> LearnedModule:
+        (rank, inputs), outputs = tensors["A"].shape, len(tensors["B"])
+        module = cls.module(inputs, outputs, rank, tensors["A"].device)
+        for key, parameter in module.named_parameters():
+            parameter.data.copy_(tensors[key])
+        return module

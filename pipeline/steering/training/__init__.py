@@ -1,0 +1,1 @@
+"""The one training of all learned methods: losses, objective, loop, checkpoint."""

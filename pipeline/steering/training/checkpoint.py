@@ -1,0 +1,68 @@
+"""Where training stands, kept aside so that a second start goes on from there with the same
+bits.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.lm import processes
+from pipeline.support.scratch import ScratchFile
+
+
+@dataclass
+class Standing:
+    """The state of a run besides what is rebuilt from its seed: the order of the pairs and the
+    frozen bases.
+    """
+
+    parameters: list[nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    step: int = 0
+    best_loss: float = float("inf")
+    best_step: int = 0
+    best: list[Tensor] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+    def judge(self, loss: float) -> None:
+        """Keep the parameters where no checkpoint had a lower calibration loss."""
+        if loss < self.best_loss:
+            self.best_loss, self.best_step, self.best = loss, self.step, copies(self.parameters)
+
+    def save(self, file: ScratchFile | None) -> None:
+        if file and processes.is_main():
+            content = {
+                key: getattr(self, key)
+                for key in ("step", "best_loss", "best_step", "best", "records")
+            }
+            content |= {
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+            }
+            file.write({**content, "parameters": copies(self.parameters)})
+
+    def restore(self, file: ScratchFile | None) -> bool:
+        """Go back to where an interrupted run was, if there is one; return whether there was."""
+        content = file.read() if file else None
+        if content is None:
+            return False
+        assign(self.parameters, content.pop("parameters"))
+        self.optimizer.load_state_dict(content.pop("optimizer"))
+        self.schedule.load_state_dict(content.pop("schedule"))
+        for key, value in content.items():
+            setattr(self, key, value)
+        print(f"training goes on after step {self.step}, kept by an interrupted run")
+        return True
+
+
+def copies(parameters: list[nn.Parameter]) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in parameters]
+
+
+@torch.no_grad()
+def assign(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)

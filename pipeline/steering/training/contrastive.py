@@ -1,0 +1,151 @@
+"""The contrastive losses of InnerPiSSA: separation along a reference direction, bounded loss of
+coherence, ordering.
+
+For the states of the positive and negative text of a pair at coefficient c, and a unit direction d:
+
+    p_c = (h_pos - h_neg) . d,   x = c p_c / s,   x0 = |p_ref| / s,   s = mean |p_ref|,   Delta =
+        symlog(x) - symlog(x0)
+    raw: -Delta   (the other forms stand in `FORMS`)
+    coherence = w mean_t relu(log p_ref(t) - log p_c(t) - bound)^2        over the tokens that both
+        texts share
+    ordering  = w hinge                                                   (observed.py)
+
+Source: github.com/wassname/InnerPiSSA (README and code of November 2025). There coherence reads the
+reinforced text of a pair only; here both texts count at both coefficients, which is stricter.
+tanh_symmetric is negated here (there the sign was left to the later flip).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.steering.training.antiparallel import AntiParallelLoss
+from pipeline.steering.training.observed import (
+    Loss,
+    Observed,
+    Reference,
+    Terms,
+    mean_difference,
+    ordering,
+    symlog,
+    unit,
+)
+from pipeline.study.sections import AntiParallelParams, ContrastiveParams
+
+
+@dataclass(frozen=True)
+class Form:
+    """A loss of Delta, or of the ratio x / x0; `cap` bounds the coherence term smoothly, zero
+    leaves it out.
+    """
+
+    loss: Callable[[Tensor], Tensor]
+    of_ratio: bool = False
+    cap: float = math.inf
+
+
+FORMS = {
+    "raw": Form(lambda delta: -delta),
+    "softplus_strong": Form(lambda delta: -F.softplus(0.1 * delta)),
+    "logsigmoid_weak": Form(lambda delta: -F.logsigmoid(0.1 * (delta - 1)), cap=0.0),
+    "logsigmoid_dpo": Form(lambda delta: -F.logsigmoid(0.1 * delta)),
+    "tanh_symmetric": Form(lambda ratio: -torch.tanh(0.1 * ratio), of_ratio=True, cap=1.0),
+    "softplus_ratio": Form(lambda ratio: -F.softplus(ratio - 1), of_ratio=True, cap=3.0),
+    "focal_balanced": Form(lambda delta: -(1 - delta.sigmoid()).square() * F.logsigmoid(delta)),
+}
+
+
+def reference_directions(
+    reference: Reference, params: ContrastiveParams, outputs: list[Tensor]
+) -> Tensor:
+    """Return unit directions [d, k] of the positive persona: one, except for `pca`, which has
+    `directions` of them.
+
+    `adapter` keeps the part of the mean within the span of `outputs`, the adapter's own bases [d,
+    r]; `top_s` the part within the largest left singular vectors of the modules that write to the
+    loss layer.
+    """
+    mean = mean_difference(reference.states)
+    match params.direction:
+        case "mean":
+            return unit(mean)[:, None]
+        case "pca":  # uncentred: centring would remove the mean itself
+            difference = reference.states[:, 0] - reference.states[:, 1]
+            components = torch.linalg.svd(difference, full_matrices=False).Vh[: params.directions].T
+            sign = (mean @ components).sign()
+            return components * torch.where(sign == 0, 1.0, sign)
+        case "top_s":
+            basis = reference.writers()[:, : params.directions]
+        case "adapter":
+            written = torch.cat([U.to(mean) for U in outputs if len(U) == len(mean)], dim=1)
+            basis = torch.linalg.qr(written).Q
+    return unit(basis @ (basis.T @ mean))[:, None]
+
+
+def project(states: Tensor, directions: Tensor) -> Tensor:
+    """Return [...] from states [..., d]: s . d, or for several directions the length of all, signed
+    by their mean.
+    """
+    found = states @ directions
+    if found.shape[-1] == 1:
+        return found[..., 0]
+    return found.mean(-1).sign() * found.norm(dim=-1)
+
+
+def separation(observed: Observed, directions: Tensor, kind: str, form: str) -> Tensor:
+    """Return the separation term; `common` scores the movement that both texts of a pair share
+    instead.
+    """
+    c = observed.states.new_tensor([1.0, -1.0])[:, None]
+    base = project(observed.base_states[:, 0] - observed.base_states[:, 1], directions).abs()
+    scale = base.mean()
+    if kind == "common":
+        x = c * project((observed.states - observed.base_states).mean(2), directions) / scale
+        delta, ratio = symlog(x), x
+    else:
+        x = c * project(observed.states[:, :, 0] - observed.states[:, :, 1], directions) / scale
+        delta, ratio = symlog(x) - symlog(base / scale), x / (base / scale).clamp_min(1e-3)
+    return FORMS[form].loss(ratio if FORMS[form].of_ratio else delta).mean()
+
+
+def coherence(observed: Observed, bound: float, cap: float = math.inf) -> Tensor:
+    lost = torch.relu(observed.nll - observed.base_nll - bound).square()
+    mean = lost.sum() / (2 * observed.chosen.sum())
+    return mean if math.isinf(cap) else mean * 0.0 if cap == 0 else cap * torch.tanh(mean / cap)
+
+
+@dataclass
+class ContrastiveLoss:
+    params: ContrastiveParams
+    outputs: list[Tensor] = field(default_factory=list)
+    reads_distribution: bool = False
+    directions: Tensor | None = None
+
+    def prepare(self, reference: Reference) -> Tensor:
+        self.directions = reference_directions(reference, self.params, self.outputs)
+        return unit(mean_difference(reference.states))
+
+    def __call__(self, observed: Observed, progress: float) -> Terms:
+        assert self.directions is not None, "prepare comes first"
+        params = self.params
+        return {
+            "separation": separation(observed, self.directions, params.separation, params.form),
+            "coherence": params.coherence_weight
+            * coherence(observed, params.coherence_bound, FORMS[params.form].cap),
+            "ordering": params.ordering_weight * ordering(observed, params.ordering_margin),
+        }
+
+
+def make_loss(params: ContrastiveParams | AntiParallelParams, outputs: list[Tensor]) -> Loss:
+    """Return the loss of a params section; `outputs` are the bases [o, r] that the adapter writes
+    in.
+    """
+    return (
+        AntiParallelLoss(params)
+        if isinstance(params, AntiParallelParams)
+        else ContrastiveLoss(params, outputs)
+    )

@@ -1,0 +1,85 @@
+"""The part of params.yaml that a DVC stage has declared: what a stage does not declare it cannot
+read.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any, cast
+
+from pipeline.study.params import Params, load_params, read_yaml
+from pipeline.support.errors import InputError
+
+
+class Declared(dict[str, Any]):
+    """The parameters that a stage declares in dvc.yaml, by dotted key."""
+
+    def view(self) -> Params:
+        """Return them in the form of `Params`; reading any other is refused."""
+        return cast(Params, View(self))
+
+
+class View:
+    """Some declared parameters, read as attributes and, where ids are keys, as items."""
+
+    def __init__(self, declared: Declared, place: str = ""):
+        self._declared, self._place = declared, place
+
+    def __getattr__(self, name: str) -> Any:
+        key = f"{self._place}{name}"
+        if key in self._declared:
+            return self._declared[key]
+        if any(other.startswith(f"{key}.") for other in self._declared):
+            return View(self._declared, f"{key}.")
+        raise KeyError(f"{key} is not among this stage's params in dvc.yaml: declare it there")
+
+    __getitem__ = __getattr__
+
+
+def stage_name(stage: str) -> str:
+    """Return the stage and its cell, e.g. train@innerpissa-0, as DVC names it."""
+    return os.environ.get("DVC_STAGE", stage)
+
+
+def stage_params(stage: str, item: dict[str, str] | None = None) -> Declared:
+    """Validate params.yaml as a whole and return what `stage` declares of it, typed."""
+    params = load_params()
+    keys = declared(stage, "params", params, item)
+    return Declared({key: lookup(params, key) for key in keys})
+
+
+def stage_files(stage: str, item: dict[str, str] | None = None) -> list[Path]:
+    """Return every file that `stage` declares as a dependency and that exists, in the order of
+    their names.
+    """
+    found = [Path(dep) for dep in declared(stage, "deps", load_params(), item)]
+    files = {
+        file
+        for path in found
+        for file in (path.rglob("*") if path.is_dir() else [path])
+        if file.is_file()
+    }
+    return sorted(file for file in files if "__pycache__" not in file.parts)
+
+
+def declared(stage: str, field: str, params: Params, item: dict[str, str] | None) -> list[str]:
+    """Return a list of dvc.yaml with its ${...} filled in."""
+    cell = {f"item.{key}": value for key, value in (item or {}).items()}
+
+    def fill(match: re.Match) -> str:
+        return cell[match[1]] if match[1] in cell else str(lookup(params, match[1]))
+
+    try:
+        entries = read_yaml("dvc.yaml")["stages"][stage].get(field, [])
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(
+            f"dvc.yaml has no stage {stage!r}: restore it by `git checkout dvc.yaml`"
+        ) from None
+    return [re.sub(r"\$\{([a-z._]+)\}", fill, entry) for entry in entries]
+
+
+def lookup(params: Params, key: str) -> Any:
+    value: Any = params
+    for part in key.split("."):
+        value = value[part] if isinstance(value, dict) else getattr(value, part)
+    return value

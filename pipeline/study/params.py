@@ -1,0 +1,276 @@
+"""The typed form of params.yaml."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.evalsets import EVALSETS
+from pipeline.steering import METHODS
+from pipeline.study.sections import (
+    AntiParallelParams,
+    CompositionParams,
+    ContrastiveParams,
+    DoseParams,
+    GenerationParams,
+    ModelParams,
+    ModulesParams,
+    PairsParams,
+    Quantisation,
+    ScoringParams,
+    Section,
+    Seed,
+    StatisticsParams,
+    SvdParams,
+    TrainingParams,
+)
+from pipeline.study.variants import resolve
+from pipeline.support.errors import InputError
+
+
+def check_id(value: str) -> str:
+    # A dot would break DVC's parameter paths.
+    if not re.fullmatch(r"[a-z0-9_-]+", value):
+        raise ValueError(f"{value!r} is not an id: use lower-case letters, digits, - and _")
+    return value
+
+
+def check_unique(values: list) -> list:
+    if len(set(values)) < len(values):
+        raise ValueError(f"{values} names something twice: name each once")
+    return values
+
+
+Id = Annotated[str, AfterValidator(check_id)]
+
+
+LOSSES: dict[str, type[Section]] = {
+    "contrastive": ContrastiveParams,
+    "antiparallel": AntiParallelParams,
+}
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    model: Id
+    """The base model: an id under `models`."""
+    behaviour: Id
+    """What to steer: a file data/raw/behaviours/<id>.yaml."""
+    evalset: Id
+    """What to measure on: an id under `evalsets`."""
+    methods: Annotated[list[Id], AfterValidator(check_unique)]
+    """Learned methods: sections of `steering`, one adapter per seed."""
+    baselines: Annotated[list[Id], AfterValidator(check_unique)]
+    """Methods without training: sections of `steering`."""
+    seeds: Annotated[list[Seed], AfterValidator(check_unique), Field(min_length=1)]
+    """Seeds of the learned methods."""
+    coefficients: Annotated[list[float], AfterValidator(check_unique)]
+    """The doses: 0, and every other one with both signs."""
+    rank: int = Field(ge=2)
+    """How many singular triples of each target module an adapter may turn and scale."""
+    device: str
+    """auto, cpu, cuda, cuda:N or mps; or spread: over all GPUs, and what they cannot hold in main
+    memory and on disk.
+    """
+    quantisation: Quantisation | None = None
+    """none, 8bit or 4bit for whichever model is chosen; null takes what its section says."""
+    processes: int = Field(ge=1)
+    """How many processes share training and scoring, each with a whole model on a GPU of its own or
+    on the CPU.
+    """
+    models: dict[Id, ModelParams]
+    pairs: PairsParams
+    modules: ModulesParams
+    """Which modules the low-rank adapters sit on."""
+    svd: SvdParams
+    training: TrainingParams
+    dose: DoseParams
+    """The dose at which all methods cost the same."""
+    losses: dict[Id, Any]
+    """What learned methods minimise; each section of `steering` names one."""
+    steering: dict[Id, Any]
+    """One section per method, and variants that name another section and override some of its
+    fields.
+    """
+    composition: CompositionParams
+    """Two adapters, to be attached at once."""
+    evalsets: dict[Id, Any]
+    generation: GenerationParams
+    """What a model writes freely during evaluation: reasoning before an answer, and texts to
+    measure coherence on.
+    """
+    scoring: ScoringParams
+    """How items are run."""
+    statistics: StatisticsParams
+
+    @field_validator("coefficients")
+    @classmethod
+    def both_arms(cls, values: list[float]) -> list[float]:
+        if (
+            not all(map(math.isfinite, values))
+            or 0.0 not in values
+            or {-c for c in values} != set(values)
+            or len(values) < 3
+        ):
+            raise ValueError(
+                f"{values} must hold 0 and, for each coefficient, its negative, e.g. [-1, 0, 1]"
+            )
+        return sorted(values)
+
+    @model_validator(mode="before")
+    @classmethod
+    def whole_sections(cls, data: Any) -> Any:
+        if (
+            isinstance(data, dict)
+            and isinstance(data.get("steering"), dict)
+            and isinstance(data.get("losses"), dict)
+        ):
+            return {**data, "steering": resolve(data["steering"], data["losses"])}
+        return data
+
+    @field_validator("losses")
+    @classmethod
+    def typed_losses(cls, sections: dict) -> dict:
+        return typed(sections, LOSSES)
+
+    @field_validator("steering")
+    @classmethod
+    def typed_steering(cls, sections: dict) -> dict:
+        named = {
+            name: section["method"]
+            for name, section in sections.items()
+            if isinstance(section, dict) and "method" in section
+        }
+        types = {
+            name: METHODS[method].section for name, method in named.items() if method in METHODS
+        }
+        if unknown := sections.keys() - types:
+            name = min(unknown)
+            known = f"name one of {', '.join(METHODS)} as its method"
+            raise ValueError(f"{name!r} is unknown here: {known}")
+        return typed(sections, types)
+
+    @field_validator("evalsets")
+    @classmethod
+    def typed_evalsets(cls, sections: dict) -> dict:
+        return typed(sections, EVALSETS)
+
+    @model_validator(mode="after")
+    def consistent(self) -> "Params":
+        for name, allowed in (("model", self.models), ("evalset", self.evalsets)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}: allowed are {', '.join(allowed)}"
+                )
+        if not self.methods + self.baselines:
+            raise ValueError("methods and baselines are both empty: name at least one")
+        check_methods("methods", self.methods, self.steering, learned=True)
+        check_methods("baselines", self.baselines, self.steering, learned=False)
+        check_methods("composition.method", [self.composition.method], self.steering, learned=True)
+        if not self.modules.from_depth < self.modules.to_depth <= self.training.loss_depth:
+            raise ValueError(
+                "modules.from_depth < modules.to_depth <= training.loss_depth must hold, and they "
+                "are "
+                f"{self.modules.from_depth}, {self.modules.to_depth} and "
+                f"{self.training.loss_depth}: change one of them"
+            )
+        if self.svd.max_rank is not None and self.rank > self.svd.max_rank:
+            raise ValueError(
+                f"rank is {self.rank}, above svd.max_rank {self.svd.max_rank}: lower rank, or "
+                "raise svd.max_rank"
+            )
+        return self
+
+
+def check_methods(field: str, names: list[str], steering: dict[str, Any], learned: bool) -> None:
+    """Refuse an id without a section, and one that belongs in the other list."""
+    for name in names:
+        if name not in steering:
+            raise ValueError(
+                f"{name!r} in `{field}` has no section under steering: there are "
+                f"{', '.join(steering)}"
+            )
+        if METHODS[steering[name].method].learned != learned:
+            where = "`methods`" if not learned else "`baselines`"
+            raise ValueError(f"{name!r} does not belong in `{field}`: put it in {where}")
+
+
+def typed(sections: dict, types: Mapping[str, type[Section]]) -> dict:
+    for name in sections:
+        if name not in types:
+            raise ValueError(f"{name!r} is unknown here: allowed are {', '.join(types)}")
+    return {name: validated(name, types[name], value) for name, value in sections.items()}
+
+
+class Within(ValueError):
+    """An error of a field further down, whose place pydantic would forget."""
+
+    def __init__(self, where: str, said: str):
+        super().__init__(said)
+        self.where = where
+
+
+def validated(name: str, kind: type[Section], value: Any) -> Section:
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        where, said = place(error)
+        raise Within(f"{name}.{where}".strip("."), said) from None
+
+
+def place(error: ValidationError) -> tuple[str, str]:
+    """Return where a file is wrong, as a dotted path, and what is wrong there: one error of
+    possibly many.
+
+    Where a section may be of one of two kinds, pydantic reports what either lacks; the one that
+    lacks less is meant.
+    """
+    errors = error.errors()
+    kinds = Counter(one["loc"][:-1] for one in errors)
+    first = min(errors, key=lambda one: kinds[one["loc"][:-1]])
+    cause = first.get("ctx", {}).get("error")
+    parts = [
+        str(part) for part in first["loc"] if not str(part)[:1].isupper() and part != "[key]"
+    ]  # no names of classes
+    if isinstance(cause, Within):
+        return ".".join([*parts, cause.where]), str(cause)
+    said = " ".join(first["msg"].removeprefix("Value error, ").split())
+    if not isinstance(first["input"], dict | Section):
+        said += f" (found {first['input']!r})"
+    if not cause:  # pydantic's own words, which name no next step
+        said += (
+            ": correct it there, pipeline/study/params.py and the files that it imports say "
+            "what each field means"
+        )
+    return ".".join(parts), said
+
+
+def read_yaml(path: Path | str) -> Any:
+    """Read YAML 1.2, as DVC does: PyYAML would take the `1e-05` that `-S lr=1e-5` writes for a
+    string.
+    """
+    try:
+        return YAML(typ="safe").load(Path(path))
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} does not exist: run from the project's root, or create it"
+        ) from None
+    except (YAMLError, OSError) as error:
+        raise InputError(
+            f"{path} cannot be read as YAML: {' '.join(str(error).split())}: correct it"
+        ) from None
+
+
+def load_params(path: Path | str = "params.yaml") -> Params:
+    try:
+        return Params.model_validate(read_yaml(path))
+    except ValidationError as error:
+        where, said = place(error)
+        raise InputError(f"{path}: {where or 'the file'}: {said}") from None

@@ -1,0 +1,1 @@
+"""What every other part stands on; it imports nothing of the project."""
