@@ -1,4 +1,5 @@
-# Two commands: `make repro` runs the study, `make test` checks the code. Each sets itself up; a second call starts at once.
+# Two commands: `make repro` runs the study, `make test` checks the code. Each sets itself up once.
+# `make test-all` adds the slow tests: real studies that are run, killed, queued and resumed.
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 READY := .venv/.ready
@@ -6,11 +7,16 @@ READY := .venv/.ready
 repro: $(READY)
 	PATH="$(BIN):$$PATH" dvc repro
 
-test: $(READY)
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
 
 # The ablations of the published claims, as one experiment; its tables are kept in reports/ablations.
 SEEDS := [0,1]
@@ -36,4 +42,4 @@ $(READY): pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[dev]"
 	touch $(READY)
 
-.PHONY: repro test ablations ui
+.PHONY: repro test test-all lint ablations ui

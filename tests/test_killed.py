@@ -11,6 +11,8 @@ from pipeline.support.files import TEMPORARY, leftovers, new_file, new_folder
 from tests.conftest import ROOT
 from tests.project import RUNNING, Project, environment, make_project, quick
 
+pytestmark = pytest.mark.slow
+
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 KILLS = 2
 KILLED = re.compile(

@@ -10,6 +10,8 @@ from ruamel.yaml import YAML
 
 from tests.project import RUNNING, Project, environment, make_project
 
+pytestmark = pytest.mark.slow
+
 LEARNED, BASELINES = (
     ["innerpissa", "innerpissa_norotation", "antipasto"],
     ["prompting", "mean_diff"],

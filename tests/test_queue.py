@@ -14,6 +14,8 @@ from pipeline.study.params import load_params
 from tests.conftest import ROOT
 from tests.project import RUNNING, Project, environment, make_project, quick
 
+pytestmark = pytest.mark.slow
+
 STAGES = ["model", "pairs"]  # what the target `pairs` runs, in this order
 
 

@@ -24,6 +24,8 @@ from pathlib import Path
 from pipeline.lm.load import load_model, load_tokenizer
 from pipeline.support.scratch import Scratch
 from pipeline.steering import METHODS
+
+pytestmark = pytest.mark.slow
 folder, stop = Path(sys.argv[1]), int(sys.argv[2])
 given = torch.load(folder / "given.pt", weights_only=False)
 plain, calls = torch.nn.utils.clip_grad_norm_, []

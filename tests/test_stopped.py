@@ -15,6 +15,8 @@ from pipeline.support.files import TEMPORARY
 from pipeline.support.scratch import Scratch
 from tests.project import Project, environment, make_project
 
+pytestmark = pytest.mark.slow
+
 FULL = "error: the disk is full{}: free some space and run the same command again; what was there before is intact\n"
 CLOSED = "error: permission denied{}: let this user read and write there, or move the project\n"
 STOPPED = "stopped: the same command goes on from here\n"
