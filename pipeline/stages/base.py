@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from pipeline.lm.base import Base
 from pipeline.lm.load import load_model, load_tokenizer
 from pipeline.steering import METHODS
 from pipeline.steering.base import Steering, save_steering
@@ -30,11 +30,17 @@ def read_manifest(model: str) -> dict[str, Any]:
     return manifest
 
 
-def read_base(params: Params) -> tuple[dict[str, Any], PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return the manifest, the frozen model on its device, and the tokenizer."""
-    manifest = read_manifest(params.model)
-    model = load_model(manifest, params.models[params.model].dtype, params.device)
-    return manifest, model, load_tokenizer(manifest)
+def read_base(params: Params) -> Base:
+    """Return the frozen model on its device, its tokenizer and the study's settings for it."""
+    manifest, settings = read_manifest(params.model), params.models[params.model]
+    return Base(
+        manifest,
+        load_model(manifest, settings.dtype, params.device),
+        load_tokenizer(manifest),
+        settings.template_options,
+        settings.answer_prefix,
+        settings.batch_size,
+    )
 
 
 def read_pairs() -> pl.DataFrame:
@@ -75,21 +81,21 @@ def save_fit(
     folder: Path,
     steering: Steering,
     section: Any,
-    manifest: dict,
+    base: Base,
     behaviour: str,
     seed: int,
     dose: dict | None,
 ) -> None:
     """Save a fitted method with its calibrated dose (none where the coefficient has no size)."""
-    base = {
-        key: manifest[key]
+    about = {
+        key: base.manifest[key]
         for key in ("model", "source", "revision", "quantisation", "weights_sha256")
     }
     save_steering(
         folder,
         section.method,
         steering,
-        {"behaviour": behaviour, "seed": seed, "dose": dose} | base,
+        {"behaviour": behaviour, "seed": seed, "dose": dose} | about,
     )
 
 

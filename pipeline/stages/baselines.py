@@ -15,7 +15,7 @@ from pipeline.support.paths import ADAPTERS, SVD, adapter_folder, behaviour_file
 def main(method: str) -> None:
     with stage("baselines", method=method) as (params, run):
         base, frame, section = read_base(params), read_pairs(), read_section(method, learned=False)
-        manifest, model, tokenizer = base
+        model, tokenizer = base.model, base.tokenizer
         run.usage.watch(model)
         train, calibration = Pairs.of(frame, "train"), Pairs.of(frame, "calibration")
         behaviour = load_behaviour(behaviour_file(params.behaviour))
@@ -36,5 +36,5 @@ def main(method: str) -> None:
                     )
                     dose = calibrate(cost, params.dose)
                 folder = new / adapter_folder(method, seed).name
-                save_fit(folder, steering, section, manifest, params.behaviour, seed, dose)
+                save_fit(folder, steering, section, base, params.behaviour, seed, dose)
                 log_fit(steering, run, folder, dose)

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from pipeline.evalsets.reference import build_items
+from pipeline.lm.base import Base
 from pipeline.metrics.composition import composition_table
 from pipeline.scoring.score import score
 from pipeline.stages.base import read_base, read_section
@@ -37,17 +38,15 @@ def pairs_of(behaviour: Behaviour, tokenizer, params: Params) -> tuple[Pairs, Pa
 
 
 def score_grid(
-    base: tuple, adapters: list[Steering], items: pl.DataFrame, params: Params
+    base: Base, adapters: list[Steering], items: pl.DataFrame, params: Params
 ) -> pl.DataFrame:
     """Score items at every combination of the two coefficients."""
-    _, model, tokenizer = base
-    name, parts = params.model, []
+    parts: list[dict[str, Any]] = []
     for first, second in itertools.product(COEFFICIENTS, repeat=2):
         both = Composed(list(zip(adapters, (first, second), strict=True)))
         records: list[dict[str, Any]] = score(
-            model, tokenizer, items.to_dicts(), both, [1.0],
-            params.models[name].batch_size, params.models[name].template_options,
-            answer_prefix=params.models[name].answer_prefix, reuse=params.scoring.reuse,
+            base.model, base.tokenizer, items.to_dicts(), both, [1.0], base.batch_size, base.options,
+            answer_prefix=base.answer_prefix, reuse=params.scoring.reuse,
         )  # fmt: skip
         parts += [{**record, "first": first, "second": second} for record in records]
     return pl.DataFrame(parts).join(
@@ -64,10 +63,10 @@ def main() -> None:
                 behaviours = {
                     name: load_behaviour(behaviour_file(name)) for name in wanted.behaviours
                 }
-                run.usage.watch(base[1])
+                run.usage.watch(base.model)
                 adapters = []
                 for name, one in behaviours.items():
-                    split = pairs_of(one, base[2], params)
+                    split = pairs_of(one, base.tokenizer, params)
                     adapters.append(fit(base, split, section, params, wanted.seed))
                     keep(
                         adapters[-1],

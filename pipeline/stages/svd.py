@@ -10,10 +10,10 @@ from pipeline.support.paths import SVD
 
 def main() -> None:
     with stage("svd") as (params, run):
-        manifest, model, _ = read_base(params)
-        targets = select(model, params.modules)
+        base = read_base(params)
+        targets = select(base.model, params.modules)
         run.log(
-            write_cache(SVD, targets, params.svd.max_rank, manifest["weights_sha256"])
-            | {"base_mib": memory(model)}
+            write_cache(SVD, targets, params.svd.max_rank, base.manifest["weights_sha256"])
+            | {"base_mib": memory(base.model)}
         )
         run.record(SVD)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.lm import processes
+from pipeline.lm.base import Base
 from pipeline.stages.base import log_fit, read_base, read_pairs, read_section, save_fit
 from pipeline.stages.stage import scratch, stage
 from pipeline.steering import METHODS
@@ -22,7 +23,7 @@ def main(method: str, seed: int) -> None:
     cell: dict[str, str | int] = {"method": method, "seed": seed}
     with stage("train", **cell) as (params, run), scratch("train", **cell) as kept:
         base, frame, folder = read_base(params), read_pairs(), adapter_folder(method, seed)
-        run.usage.watch(base[1])
+        run.usage.watch(base.model)
         split, section = (
             (Pairs.of(frame, "train"), Pairs.of(frame, "calibration")),
             read_section(method, learned=True),
@@ -34,14 +35,13 @@ def main(method: str, seed: int) -> None:
 
 
 def fit(
-    base: tuple,
+    base: Base,
     split: tuple[Pairs, Pairs],
     section: Any,
     params: Params,
     seed: int,
     kept: Scratch | None = None,
 ) -> Any:
-    _, model, tokenizer = base
     context = Context(
         section=section,
         rank=params.rank,
@@ -50,12 +50,12 @@ def fit(
         svd=SVD,
         scratch=kept,
     )
-    return METHODS[section.method].load().fit(model, tokenizer, *split, context, seed)
+    return METHODS[section.method].load().fit(base.model, base.tokenizer, *split, context, seed)
 
 
 def keep(
     steering: Any,
-    base: tuple,
+    base: Base,
     calibration: Pairs,
     section: Any,
     params: Params,
@@ -66,13 +66,13 @@ def keep(
     """Find the dose, save, and certify what was saved; the folder exists only if all went well.
     Returns the dose.
     """
-    manifest, model, tokenizer = base
+    model, tokenizer = base.model, base.tokenizer
     dose = calibrate(
         cost_function(model, tokenizer, steering, calibration, params.dose.measure), params.dose
     )
     with new_folder(folder) as new:
-        save_fit(new, steering, section, manifest, behaviour, seed, dose)
-        loaded = load_steering(new, manifest["weights_sha256"], model.device)
+        save_fit(new, steering, section, base, behaviour, seed, dose)
+        loaded = load_steering(new, base.manifest["weights_sha256"], model.device)
         found = certificate(model, tokenizer, steering, loaded, calibration.neutral[:4])
         write_json(new / "certificate.json", found)
         check(
