@@ -30,7 +30,7 @@ PARAMS = load_params()
 TRAINING = PARAMS.training.model_copy(update={"epochs": 3})
 BEHAVIOUR = load_behaviour(behaviour_file("honesty"))
 ITEMS = build_items(
-    PARAMS.evalsets["reference"].model_copy(update={"target_dilemmas": 40, "other_dilemmas": 0}),
+    PARAMS.evalsets.reference.model_copy(update={"target_dilemmas": 40, "other_dilemmas": 0}),
     "honesty",
 )
 LABELS = dict(

@@ -1,8 +1,16 @@
-"""The registry of evaluation sets: id (and module name) -> type of its params section."""
+"""The registry of evaluation sets."""
 
-from pipeline.study.sections import DailyDilemmasParams, ReferenceParams, Section
+from pipeline.study.sections import DailyDilemmasParams, ReferenceParams
+from pipeline.support.section import Section
 
-EVALSETS: dict[str, type[Section]] = {
-    "reference": ReferenceParams,
-    "daily_dilemmas": DailyDilemmasParams,
-}
+
+class EvalsetsParams(Section):
+    """One field per evaluation set: its id, its module here and its section of params.yaml."""
+
+    reference: ReferenceParams
+    """Held-out dilemmas of the synthetic reference world."""
+    daily_dilemmas: DailyDilemmasParams
+    """DailyDilemmas (arXiv 2410.02683): moral dilemmas of everyday life."""
+
+
+EVALSETS = tuple(EvalsetsParams.model_fields)

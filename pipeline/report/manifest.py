@@ -10,8 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipeline.study.params import Params, read_yaml
+from pipeline.study.params import Params
 from pipeline.study.tracking import commit
+from pipeline.support.section import read_yaml
 
 PACKAGES = (
     "torch",

@@ -11,7 +11,7 @@ import polars as pl
 from markupsafe import Markup
 
 from pipeline.report.figures.rendering import as_html
-from pipeline.study.params import read_yaml
+from pipeline.support.section import read_yaml
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 MANY = 12  # columns: from here on a table is set smaller

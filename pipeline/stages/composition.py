@@ -79,7 +79,7 @@ def main() -> None:
                         folder / name,
                     )
                 for name, one in behaviours.items():
-                    items = build_items(params.evalsets["reference"], name)
+                    items = build_items(params.evalsets.reference, name)
                     scores = score_grid(base, adapters, items, params)
                     rows += composition_table(
                         scores, items, one.targets["reference"].label, params.statistics

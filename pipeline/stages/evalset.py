@@ -14,7 +14,7 @@ def main() -> None:
         name = params.evalset
         build_items = import_module(f"pipeline.evalsets.{name}").build_items
         items = check_items(
-            build_items(params.evalsets[name], params.behaviour), f"evaluation set {name}"
+            build_items(getattr(params.evalsets, name), params.behaviour), f"evaluation set {name}"
         )
         target_of(
             behaviour_file(params.behaviour), name, labels(items)

@@ -16,10 +16,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.lm.prompts import Message
 from pipeline.steering import METHODS
-from pipeline.study.sections import ModulesParams, Section, TrainingParams
+from pipeline.study.sections import ModulesParams, TrainingParams
 from pipeline.support.errors import InputError
 from pipeline.support.files import new_folder, read_json, write_json
 from pipeline.support.scratch import Scratch
+from pipeline.support.section import Section
 
 Coefficient = float | Tensor  # one for all rows of a batch, or one per row [b]
 Hooks = list[tuple[str, Callable]]  # forward hooks, each with the dotted name of its module

@@ -5,11 +5,10 @@ set.
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field
 
-from pipeline.study.params import place, read_yaml
-from pipeline.study.sections import Section
 from pipeline.support.errors import InputError
+from pipeline.support.section import Section, parse, read_yaml
 
 
 def has_persona(template: str) -> str:
@@ -71,11 +70,7 @@ def load_behaviour(path: Path) -> Behaviour:
         raise InputError(
             f"behaviour {path.stem!r} has no file {path}: take one of {known}, or write it"
         )
-    try:
-        return Behaviour.model_validate(read_yaml(path))
-    except ValidationError as error:
-        where, said = place(error)
-        raise InputError(f"{path}: {where or 'the file'}: {said}") from None
+    return parse(Behaviour, read_yaml(path), path)
 
 
 def target_of(path: Path, evalset: str, labels: list[str]) -> Target:

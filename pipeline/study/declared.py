@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 from typing import Any, cast
 
-from pipeline.study.params import Params, load_params, read_yaml
+from pipeline.study.params import Params, load_params
 from pipeline.support.errors import InputError
+from pipeline.support.section import read_yaml
 
 
 class Declared(dict[str, Any]):

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from pipeline.evalsets import EVALSETS
+from pipeline.evalsets import EVALSETS, EvalsetsParams
 from pipeline.steering import METHODS
 from pipeline.study.sections import (
     AntiParallelParams,
@@ -24,14 +22,13 @@ from pipeline.study.sections import (
     PairsParams,
     Quantisation,
     ScoringParams,
-    Section,
-    Seed,
     StatisticsParams,
     SvdParams,
     TrainingParams,
 )
 from pipeline.study.variants import resolve
 from pipeline.support.errors import InputError
+from pipeline.support.section import NEXT, Section, Seed, read_yaml
 
 
 def check_id(value: str) -> str:
@@ -101,7 +98,8 @@ class Params(Section):
     """
     composition: CompositionParams
     """Two adapters, to be attached at once."""
-    evalsets: dict[Id, Any]
+    evalsets: EvalsetsParams
+    """The evaluation sets that can be named."""
     generation: GenerationParams
     """What a model writes freely during evaluation: reasoning before an answer, and texts to
     measure coherence on.
@@ -157,14 +155,9 @@ class Params(Section):
             raise ValueError(f"{name!r} is unknown here: {known}")
         return typed(sections, types)
 
-    @field_validator("evalsets")
-    @classmethod
-    def typed_evalsets(cls, sections: dict) -> dict:
-        return typed(sections, EVALSETS)
-
     @model_validator(mode="after")
     def consistent(self) -> "Params":
-        for name, allowed in (("model", self.models), ("evalset", self.evalsets)):
+        for name, allowed in (("model", self.models), ("evalset", EVALSETS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}: allowed are {', '.join(allowed)}"
@@ -245,27 +238,8 @@ def place(error: ValidationError) -> tuple[str, str]:
     if not isinstance(first["input"], dict | Section):
         said += f" (found {first['input']!r})"
     if not cause:  # pydantic's own words, which name no next step
-        said += (
-            ": correct it there, pipeline/study/params.py and the files that it imports say "
-            "what each field means"
-        )
+        said += f": {NEXT}"
     return ".".join(parts), said
-
-
-def read_yaml(path: Path | str) -> Any:
-    """Read YAML 1.2, as DVC does: PyYAML would take the `1e-05` that `-S lr=1e-5` writes for a
-    string.
-    """
-    try:
-        return YAML(typ="safe").load(Path(path))
-    except FileNotFoundError:
-        raise InputError(
-            f"{path} does not exist: run from the project's root, or create it"
-        ) from None
-    except (YAMLError, OSError) as error:
-        raise InputError(
-            f"{path} cannot be read as YAML: {' '.join(str(error).split())}: correct it"
-        ) from None
 
 
 def load_params(path: Path | str = "params.yaml") -> Params:

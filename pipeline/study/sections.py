@@ -2,19 +2,11 @@
 are refused.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-class Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator here takes
-
+from pipeline.support.section import Section, Seed
 
 Quantisation = Literal["none", "8bit", "4bit"]
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.study.declared import Declared
-from pipeline.study.params import read_yaml
 from pipeline.support.files import alive, read_json, write_json
+from pipeline.support.section import read_yaml
 from pipeline.support.usage import Usage
 
 # DVC_ROOT is the user's checkout even when the stage runs in a queue's temporary workspace.

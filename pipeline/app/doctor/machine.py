@@ -7,8 +7,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pipeline.app.doctor import Finding
-from pipeline.study.params import load_params, read_yaml
+from pipeline.study.params import load_params
 from pipeline.support.errors import InputError
+from pipeline.support.section import read_yaml
 
 GIB = 2**30
 LEAST_DISK = 1 * GIB  # the bundled study with its cache and its store stays well below
