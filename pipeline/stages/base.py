@@ -2,6 +2,7 @@
 method.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,20 @@ def read_manifest(model: str) -> dict[str, Any]:
     return manifest
 
 
-def read_base(params: Params) -> Base:
-    """Return the frozen model on its device, its tokenizer and the study's settings for it."""
+def read_base(params: Params, scores: bool = False) -> Base:
+    """Return the frozen model on its device; with `scores`, which stages that only fit do not
+    declare, the settings of scoring too.
+    """
     manifest, settings = read_manifest(params.model), params.models[params.model]
-    return Base(
-        manifest,
-        load_model(manifest, settings.dtype, params.device),
-        load_tokenizer(manifest),
-        settings.template_options,
-        settings.answer_prefix,
-        settings.batch_size,
+    model = load_model(manifest, settings.dtype, params.device)
+    base = Base(manifest, model, load_tokenizer(manifest))
+    if not scores:
+        return base
+    return replace(
+        base,
+        options=settings.template_options,
+        answer_prefix=settings.answer_prefix,
+        batch_size=settings.batch_size,
     )
 
 

@@ -59,7 +59,8 @@ def main() -> None:
         wanted, rows = params.composition, []
         with new_folder(COMPOSITION) as folder:
             if wanted.behaviours:
-                base, section = read_base(params), read_section(wanted.method, learned=True)
+                base = read_base(params, scores=True)
+                section = read_section(wanted.method, learned=True)
                 behaviours = {
                     name: load_behaviour(behaviour_file(name)) for name in wanted.behaviours
                 }

@@ -110,7 +110,7 @@ def run_cells(
     params: Params, run: Run, kept: Scratch, method: str, seeds: list[int], folder
 ) -> None:
     """Score the given seeds of a method with one loaded model."""
-    base = read_base(params)
+    base = read_base(params, scores=True)
     manifest, model, tokenizer = base.manifest, base.model, base.tokenizer
     run.usage.watch(model)
     name, items = params.model, read_items()
