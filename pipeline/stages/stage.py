@@ -11,8 +11,9 @@ from pathlib import Path
 
 from pipeline.study.declared import Declared, stage_files, stage_name, stage_params
 from pipeline.study.params import Params
-from pipeline.study.tracking import IS_MAIN, ROOT, Run, tracked
+from pipeline.study.tracking import IS_MAIN, Run, tracked
 from pipeline.support.errors import InputError
+from pipeline.support.paths import ROOT
 from pipeline.support.scratch import FOLDER, Scratch, forget
 
 

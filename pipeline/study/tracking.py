@@ -19,11 +19,10 @@ from typing import Any
 
 from pipeline.study.declared import Declared
 from pipeline.support.files import alive, read_json, write_json
+from pipeline.support.paths import ROOT
 from pipeline.support.section import read_yaml
 from pipeline.support.usage import Usage
 
-# DVC_ROOT is the user's checkout even when the stage runs in a queue's temporary workspace.
-ROOT = Path(os.environ.get("DVC_ROOT") or ".").resolve()
 # Read before mlflow.set_tracking_uri(), which sets the variable itself.
 URI = os.environ.get("MLFLOW_TRACKING_URI")
 EXPERIMENT = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "innerpissa"

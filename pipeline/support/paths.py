@@ -1,6 +1,10 @@
-"""Every path of the project, relative to its root."""
+"""Every path of the project, relative to its root, and the paths that a user gives."""
 
+import os
 from pathlib import Path
+
+# DVC_ROOT is the user's checkout even when a stage runs in a queue's temporary workspace.
+ROOT = Path(os.environ.get("DVC_ROOT") or ".").resolve()
 
 BEHAVIOURS = Path("data/raw/behaviours")
 SUFFIXES = Path("data/raw/suffixes")
@@ -15,6 +19,16 @@ SCORES = Path("data/scores")
 ADAPTERS = Path("models/adapters")
 REPORTS = Path("reports")
 BASE = "base"  # the untouched model, in the place of a method
+
+
+def resolve_source(source: str) -> Path | None:
+    """Return the file or folder that a user's text names; None where there is none, e.g. a hub id.
+
+    `~` and `$VARIABLES` expand. A relative path is looked for in the working folder, which holds
+    an experiment's own version of a tracked file, then in the user's checkout.
+    """
+    path = Path(os.path.expandvars(source)).expanduser()
+    return next((place for place in (path, ROOT / path) if place.exists()), None)
 
 
 def behaviour_file(behaviour: str) -> Path:
