@@ -119,6 +119,17 @@ def test_a_folder_without_suffix_files(tmp_path):
     refused(r"holds no \*\.json: put lists", load_suffixes, tmp_path)
 
 
+def test_hidden_files_are_no_suffixes_and_no_behaviours(tmp_path):
+    (tmp_path / "._tasks.json").write_bytes(b"\x00\x05")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / ".ipynb_checkpoints/tasks.json").write_text("[1]")
+    (tmp_path / "tasks.json").write_text('["Well,"]')
+    assert load_suffixes(tmp_path) == {"tasks": ["Well,"]}
+    (tmp_path / "._tasks.yaml").touch()
+    (tmp_path / "tasks.yaml").touch()
+    refused(r"take one of tasks, or write", load_behaviour, tmp_path / "charm.yaml")
+
+
 @pytest.mark.parametrize(("suffixes", "share", "said"), [
     (["the same"] * 9, 0.2, r"^1 different suffixes at pairs\.calibration_share 0\.2 are 0 pairs for training and 1 for calibration"),
     (["a", "b", "c"], 0.2, r"are 2 pairs for training and 1 for calibration, both need 2: add suffixes"),

@@ -15,7 +15,7 @@ STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 # What every stage runs through but no result depends on: parsing, paths, files, progress, tracking.
 CALM = frozenset({
     "pipeline.support.errors", "pipeline.support.files", "pipeline.study.declared", "pipeline.study.params", "pipeline.support.paths", "pipeline.support.progress", "pipeline.support.scratch", "pipeline.support.section", "pipeline.study.sections",
-    "pipeline.study.tracking", "pipeline.support.usage", "pipeline.stages.stage", "pipeline.stages.base", "pipeline.steering", "pipeline.evalsets", "pipeline.lm",
+    "pipeline.study.store", "pipeline.study.tracking", "pipeline.support.usage", "pipeline.stages.stage", "pipeline.stages.base", "pipeline.steering", "pipeline.evalsets", "pipeline.lm",
     "pipeline.stages", "pipeline.support", "pipeline.study", "pipeline.scoring", "pipeline.steering.training", "pipeline.steering.methods", "pipeline.metrics", "pipeline.reference", "pipeline", "pipeline.support.schemas",
 })  # fmt: skip
 MODULE = {"base": "evaluate", "evaluate_baselines": "evaluate"}

@@ -14,13 +14,12 @@ import torch
 
 from pipeline.support.usage import Usage
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 STAGE = """
 import sys, time
 from pipeline.study.declared import Declared
 from pipeline.study.tracking import tracked
-
-pytestmark = pytest.mark.slow
 with tracked(sys.argv[1], Declared(rank=4)) as run:
     run.log({"figure": 1.5, "pair_at_-1_+0": 2.5})
     print("open", flush=True)

@@ -13,7 +13,7 @@ import polars as pl
 from ruamel.yaml import YAML
 
 from pipeline.report.manifest import cells
-from pipeline.study.tracking import flatten
+from pipeline.study.store import flatten
 from pipeline.support.errors import InputError
 
 WORKSPACE = "workspace"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.study.params import Params
-from pipeline.study.tracking import commit
+from pipeline.study.store import commit
 from pipeline.support.section import read_yaml
 
 PACKAGES = (

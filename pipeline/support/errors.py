@@ -17,14 +17,10 @@ CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def disk_problem(error: Exception) -> str | None:
-    """Return one sentence about a full disk or one that cannot be read or written; None for every
-    other error.
-
-    Libraries written in Rust (safetensors, polars) pass such an error on in the text of one of
-    their own.
-    """
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    code = int(found[1]) if found else getattr(error, "errno", None)
+    """Return one sentence about a full or closed disk; None for every other error."""
+    # Libraries written in Rust (safetensors, polars) pass such an error on in a text of their own.
+    passed_on = re.search(r"\(os error (\d+)\)", str(error))
+    code = int(passed_on[1]) if passed_on else getattr(error, "errno", None)
     name = getattr(error, "filename", None)
     where = f" ({name})" if name else ""
     if code in FULL:
@@ -54,8 +50,6 @@ def guarded() -> Iterator[None]:
 
 
 def fail(said: str) -> None:
-    number = os.environ.get("RANK", "0")
-    print(
-        f"error: {said}" if number == "0" else f"error in process {number}: {said}", file=sys.stderr
-    )
+    rank = os.environ.get("RANK", "0")
+    print(f"error{'' if rank == '0' else f' in process {rank}'}: {said}", file=sys.stderr)
     sys.exit(2)

@@ -9,43 +9,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from psutil import pid_exists
+
 from pipeline.support.errors import InputError
 
-# .<name>.new<process>, and twice so where what is written is temporary itself; .dvcignore and
-# .gitignore know it too.
+# .<name>.new<process>, twice where the target is temporary too; .dvcignore and .gitignore know it.
 TEMPORARY = re.compile(r"\.+(.+?)(?:\.new(\d+))+")
 
 
-def alive(pid: int) -> bool:
-    """Return whether a process of this machine runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # another user's
-    return True
+def visible(folder: Path, pattern: str) -> list[Path]:
+    """Return a folder's files of a pattern, by name, without the hidden ones that systems leave."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
 def leftovers(folder: Path, name: str | None = None) -> list[Path]:
     """Return what killed processes left half-written in a folder: of the file `name`, or all."""
-    found = [(path, TEMPORARY.fullmatch(path.name)) for path in folder.iterdir()]
+    matches = [(path, TEMPORARY.fullmatch(path.name)) for path in folder.iterdir()]
     return [
         path
-        for path, match in found
-        if match and name in (None, match[1]) and not alive(int(match[2]))
+        for path, match in matches
+        if match and name in (None, match[1]) and not pid_exists(int(match[2]))
     ]
 
 
 def beside(path: Path) -> Path:
-    """Return this process's temporary path for `path`, free and in its folder, without what killed
-    processes left there.
-    """
+    """Return a free temporary path in the folder of `path`, cleared of what the killed left."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, match = (
-        path.with_name(f".{path.name}.new{os.getpid()}"),
-        TEMPORARY.fullmatch(path.name),
-    )
+    temporary = path.with_name(f".{path.name}.new{os.getpid()}")
+    match = TEMPORARY.fullmatch(path.name)
     for left in [*leftovers(path.parent, match[1] if match else path.name), temporary]:
         discard(left)
     return temporary
@@ -72,30 +63,27 @@ def new_file(path: Path) -> Iterator[Path]:
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that replaces `path` if the body succeeds and disappears if not."""
-    temporary = beside(path)
-    temporary.mkdir()
-    try:
+    with new_file(path) as temporary:
+        temporary.mkdir()
         yield temporary
         if path.exists():
             shutil.rmtree(path)
-        temporary.replace(path)
-    finally:
-        discard(temporary)
 
 
 def write_json(path: Path, content: Any) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     with new_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path, stage: str | None = None) -> Any:
-    """Read JSON; with the stage that made it, a missing or damaged file is said in one sentence."""
+    """Read JSON; InputError where it is damaged or, given the stage that makes it, missing."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        if stage:
-            raise InputError(f"{path} does not exist: run `dvc repro {stage}`") from None
-        raise
+        if not stage:
+            raise
+        raise InputError(f"{path} does not exist: run `dvc repro {stage}`") from None
     except ValueError as error:
-        again = f": run `dvc repro {stage}`" if stage else ": restore or correct it"
-        raise InputError(f"{path} is not valid JSON ({error}){again}") from None
+        remedy = f"run `dvc repro {stage}`" if stage else "correct it or restore it"
+        raise InputError(f"{path} is not valid JSON ({error}): {remedy}") from None

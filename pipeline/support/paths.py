@@ -51,8 +51,6 @@ def scores_folder(method: str, seed: int | None = None) -> Path:
 def cell_folders(
     methods: list[str], baselines: list[str], seeds: list[int]
 ) -> dict[str, list[Path]]:
-    """Return each method's score folders: exactly the cells that the parameters name, whatever else
-    lies there.
-    """
+    """Return each method's score folders: only those that the parameters name, others may exist."""
     learned = {method: [scores_folder(method, seed) for seed in seeds] for method in methods}
     return learned | {method: [scores_folder(method)] for method in baselines}

@@ -10,26 +10,36 @@ from pipeline.support.errors import InputError
 Schema = dict[str, Any]
 
 PAIRS: Schema = {
-    "pair_id": pl.Int64, "split": pl.String, "suffix": pl.String,
-    "positive": pl.String, "negative": pl.String, "neutral": pl.String,
-}  # fmt: skip
-ITEMS: Schema = {
-    "item_id": pl.String, "dilemma_id": pl.String, "action_type": pl.String, "prompt": pl.String, "values": pl.List(pl.String),
-}  # fmt: skip
-ORACLE: Schema = {
-    "oracle_negative": pl.Float64,
-    "oracle_neutral": pl.Float64,
-    "oracle_positive": pl.Float64,
+    "pair_id": pl.Int64,
+    "split": pl.String,  # train or calibration
+    "suffix": pl.String,
+    "positive": pl.String,
+    "negative": pl.String,
+    "neutral": pl.String,
 }
-SCORES: Schema = {
-    "model": pl.String, "behaviour": pl.String, "method": pl.String, "seed": pl.Int64, "evalset": pl.String,
-    "item_id": pl.String, "dilemma_id": pl.String, "dose": pl.String, "coefficient": pl.Float64,
-    "log_odds": pl.Float64, "choice_mass": pl.Float64, "nll": pl.Float64,
-}  # fmt: skip
+ITEMS: Schema = {
+    "item_id": pl.String,
+    "dilemma_id": pl.String,
+    "action_type": pl.String,  # to_do or not_to_do
+    "prompt": pl.String,
+    "values": pl.List(pl.String),
+}
 CELL: Schema = {
-    "model": pl.String, "behaviour": pl.String, "method": pl.String, "seed": pl.Int64, "evalset": pl.String,
-    "dose": pl.String, "coefficient": pl.Float64,
-}  # fmt: skip
+    "model": pl.String,
+    "behaviour": pl.String,
+    "method": pl.String,
+    "seed": pl.Int64,
+    "evalset": pl.String,
+    "dose": pl.String,  # RAW or CALIBRATED
+    "coefficient": pl.Float64,
+}
+SCORES: Schema = CELL | {
+    "item_id": pl.String,
+    "dilemma_id": pl.String,
+    "log_odds": pl.Float64,
+    "choice_mass": pl.Float64,
+    "nll": pl.Float64,
+}
 REASONING: Schema = CELL | {
     "item_id": pl.String,
     "text": pl.String,
@@ -37,16 +47,18 @@ REASONING: Schema = CELL | {
     "closed_by": pl.String,
 }
 COHERENCE: Schema = CELL | {
-    "prompt_id": pl.Int64, "prompt": pl.String, "text": pl.String, "tokens": pl.List(pl.Int64), "ended": pl.Boolean,
+    "prompt_id": pl.Int64,
+    "prompt": pl.String,
+    "text": pl.String,
+    "tokens": pl.List(pl.Int64),
+    "ended": pl.Boolean,
     "base_nll": pl.Float64,
-}  # fmt: skip
-RAW, CALIBRATED = (
-    "raw",
-    "calibrated",
-)  # the `dose` of scores: a coefficient of params.yaml, or the method's calibrated one
+}
+RAW = "raw"  # the dose is a coefficient of params.yaml
+CALIBRATED = "calibrated"  # the dose is the method's own at equal cost
 MEAN = "mean"  # the `seed` of effects that average over seeds
-NEXT = "correct its source, or run again the stage that makes it"
 LABEL = "label_"  # items hold further Int8 columns label_<framework>/<value>: -1, 0 or +1
+NEXT = "correct its source, or run again the stage that makes it"
 
 
 def labels(items: pl.DataFrame) -> list[str]:
@@ -55,65 +67,55 @@ def labels(items: pl.DataFrame) -> list[str]:
 
 
 def read_table(path: Path, stage: str, **options: Any) -> pl.DataFrame:
-    """Read a parquet or CSV table that an earlier stage made; a missing or damaged one is said in
-    one sentence.
-    """
+    """Read a parquet or CSV table of an earlier stage; InputError where it is missing or broken."""
+    read = pl.read_csv if path.suffix == ".csv" else pl.read_parquet
     try:
-        return (
-            pl.read_csv(path, **options)
-            if path.suffix == ".csv"
-            else pl.read_parquet(path, **options)
-        )
+        return read(path, **options)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: run `dvc repro {stage}`") from None
     except (pl.exceptions.PolarsError, OSError) as error:
-        said = str(error).partition("\n")[0]
-        raise InputError(
-            f"{path} cannot be read as a table ({said}): run `dvc repro {stage}`"
-        ) from None
+        reason = str(error).partition("\n")[0]
+        said = f"{path} cannot be read as a table ({reason}): run `dvc repro {stage}`"
+        raise InputError(said) from None
 
 
 def check(frame: pl.DataFrame, schema: Schema, what: str) -> pl.DataFrame:
     """Return the frame, or say which column is missing, mistyped, null or not finite."""
     for column, kind in schema.items():
         if column not in frame.columns:
-            raise InputError(
-                f"{what} has no column {column!r}: it needs {', '.join(schema)}; {NEXT}"
-            )
-        if frame.schema[column] != kind:
-            raise InputError(
-                f"{what}: column {column!r} is {frame.schema[column]}, must be {kind}: {NEXT}"
-            )
-        if frame[column].null_count() or (
-            kind == pl.Float64 and not frame[column].is_finite().all()
-        ):
+            needed = ", ".join(schema)
+            raise InputError(f"{what} has no column {column!r}: it needs {needed}; {NEXT}")
+        values = frame[column]
+        if values.dtype != kind:
+            said = f"{what}: column {column!r} is {values.dtype}, must be {kind}: {NEXT}"
+            raise InputError(said)
+        if values.null_count() or (kind == pl.Float64 and not values.is_finite().all()):
             raise InputError(f"{what}: column {column!r} holds null or not finite values: {NEXT}")
     return frame
 
 
 def check_items(items: pl.DataFrame, what: str) -> pl.DataFrame:
-    """Check item columns, unique ids, label values, and that every dilemma has both of its
-    actions.
-    """
+    """Check columns, unique ids, labels, and that every dilemma has both of its actions."""
     check(items, ITEMS, what)
     if items.is_empty():
         raise InputError(f"{what} holds no items: {NEXT}")
-    if items["item_id"].is_duplicated().any():
-        twice = items.filter(pl.col("item_id").is_duplicated())["item_id"][0]
-        raise InputError(f"{what}: item_id {twice!r} occurs twice: keep one of its rows")
+    twice = items.filter(pl.col("item_id").is_duplicated())["item_id"]
+    if len(twice):
+        raise InputError(f"{what}: item_id {twice[0]!r} occurs twice: keep one of its rows")
     sides = items.group_by("dilemma_id", maintain_order=True).agg(
         pl.col("action_type").sort().str.join(",")
     )
-    if (odd := sides.filter(pl.col("action_type") != "not_to_do,to_do")).height:
+    odd = sides.filter(pl.col("action_type") != "not_to_do,to_do")["dilemma_id"]
+    if len(odd):
         raise InputError(
-            f"{what}: dilemma {odd['dilemma_id'][0]!r} must have one to_do and one not_to_do row, "
-            "so that saying Yes to both scores 0: add the other row, or take the dilemma out"
+            f"{what}: dilemma {odd[0]!r} must have one to_do and one not_to_do row, so that saying "
+            "Yes to both scores 0: add the other row, or take the dilemma out"
         )
-    if not labels(items):
-        raise InputError(
-            f"{what} has no label_<framework/value> column, as no action carries a value: {NEXT}"
-        )
-    for name in labels(items):
+    names = labels(items)
+    if not names:
+        lacking = "no label_<framework/value> column, as no action carries a value"
+        raise InputError(f"{what} has {lacking}: {NEXT}")
+    for name in names:
         if not items[LABEL + name].is_in([-1, 0, 1]).all():
             raise InputError(f"{what}: column {LABEL + name!r} must hold -1, 0 or 1: {NEXT}")
     return items

@@ -1,8 +1,7 @@
-"""What a long computation has so far, kept aside so that a second start goes on from there. Never a
-result.
+"""What a long computation has so far, kept so that a second start goes on from there.
 
-A scratch is only read by a run with the same key, which stands for all that determines the result;
-so a run that was stopped and started again ends with the same bits as one that was not.
+A scratch is never a result. Only a run with the same key reads it, and the key stands for all that
+determines the result; so a stopped and restarted run ends with the same bits as one that was not.
 """
 
 import io
@@ -16,7 +15,7 @@ from typing import Any
 from pipeline.support.files import new_file
 
 FOLDER = Path(".dvc/tmp/scratch")  # in the user's checkout
-KEPT_DAYS = 30
+KEPT_DAYS = 30  # long enough for a queue of experiments, short enough not to fill a disk
 
 
 @dataclass
@@ -32,11 +31,9 @@ class ScratchFile:
         """Return what was written last, on the CPU, or None."""
         import torch
 
-        return (
-            torch.load(self.path, map_location="cpu", weights_only=True)
-            if self.path.exists()
-            else None
-        )
+        if not self.path.exists():
+            return None
+        return torch.load(self.path, map_location="cpu", weights_only=True)
 
     def write(self, content: Any) -> None:
         import torch
@@ -58,12 +55,11 @@ class Scratch:
     folder: Path
     """Its name holds the run's key."""
     seconds: float = 60.0
+    """At most so much work is lost when a run is killed."""
     opened: dict[str, int] = field(default_factory=dict)
 
     def file(self, title: str) -> ScratchFile:
-        """Return the next file of this title: a run that repeats the same calls finds the same
-        files.
-        """
+        """Return the next file of this title; a run that repeats the calls finds the same files."""
         self.opened[title] = self.opened.get(title, 0) + 1
         return ScratchFile(self.folder / f"{title}-{self.opened[title]}.pt", self.seconds)
 
@@ -72,12 +68,7 @@ class Scratch:
 
 
 def forget(folder: Path) -> None:
-    """Remove every scratch that no run has written for KEPT_DAYS: most likely its parameters or
-    files are no longer those.
-
-    A cell's scratch of other parameters is no reason: experiments share the folder, and a queued
-    one may still want it.
-    """
+    """Remove every scratch, of whatever key, that no run has written for KEPT_DAYS."""
     oldest = time.time() - KEPT_DAYS * 24 * 3600
     for path in folder.glob("*"):
         with suppress(FileNotFoundError):  # another stage clears its own

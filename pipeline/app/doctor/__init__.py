@@ -1,74 +1,68 @@
-"""`python -m pipeline doctor`: what is wrong with a set-up, and what to do about it. Reads only;
-imports nothing heavy.
+"""`python -m pipeline doctor`: what is wrong with a set-up, and what to do about it.
 
-A check is a function without arguments that looks at the folder it is called in and returns a
-`Finding`.
+It reads only, and imports nothing heavy. A check is a function that looks at the folder it is
+called in; it returns what is well, or raises a Note or what is Wrong.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.support.errors import InputError
+
+Check = Callable[[], str]
+
+STYLE = {"ok": "green", "note": "yellow", "wrong": "bold red"}
+
+
+class Note(Exception):
+    """What was found, and its remedy; a note stops nothing."""
+
+
+class Wrong(Note):
+    """This stops `dvc repro` or `dvc exp run`, or loses something."""
 
 
 @dataclass(frozen=True)
 class Finding:
     check: str
     state: Literal["ok", "note", "wrong"]
-    """A note stops nothing; what is wrong stops `dvc repro` or `dvc exp run`, or loses
-    something.
-    """
     said: str
     remedy: str = ""
 
 
-Check = Callable[[], Finding]
-STYLE = {"ok": "green", "note": "yellow", "wrong": "bold red"}
+def all_checks() -> list[Check]:
+    from pipeline.app.doctor import setup, study
+
+    return [*setup.CHECKS, *study.CHECKS]
 
 
-def checks() -> list[Check]:
-    return [
-        check
-        for name in ("machine", "workspace", "study")
-        for check in import_module(f"pipeline.app.doctor.{name}").CHECKS
-    ]
-
-
-def examine(found: Iterable[Check]) -> list[Finding]:
-    """Run checks; what params.yaml or another file gets wrong is a finding too, once."""
-    from pipeline.support.errors import InputError
-
+def examine(checks: Iterable[Check]) -> list[Finding]:
+    """Run checks; what several of them refuse in the same words is one finding."""
     findings: list[Finding] = []
-    for check in found:
+    for check in checks:
+        name = check.__name__.replace("_", " ")
         try:
-            findings.append(check())
+            findings.append(Finding(name, "ok", check()))
+        except Note as note:
+            state: Literal["note", "wrong"] = "wrong" if isinstance(note, Wrong) else "note"
+            findings.append(Finding(name, state, *note.args))
         except InputError as error:
             if str(error) not in (finding.said for finding in findings):
-                findings.append(
-                    Finding(
-                        check.__name__.replace("_", " "),
-                        "wrong",
-                        str(error),
-                        "correct what it names",
-                    )
-                )
+                findings.append(Finding(name, "wrong", str(error), "correct what it names"))
     return findings
 
 
 def main() -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table("check", "state", "what was found", "what to do", show_lines=True)
-    findings = examine(checks())
+    findings = examine(all_checks())
     for finding in findings:
-        table.add_row(
-            finding.check,
-            Text(finding.state, STYLE[finding.state]),
-            Text(finding.said),
-            Text(finding.remedy),
-        )
+        state = Text(finding.state, STYLE[finding.state])
+        table.add_row(finding.check, state, Text(finding.said), Text(finding.remedy))
     Console().print(table)
     if any(finding.state == "wrong" for finding in findings):
         raise SystemExit(1)

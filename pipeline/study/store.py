@@ -1,0 +1,133 @@
+"""MLflow's store: its experiment, the parent run of an execution, and how parameters enter it."""
+
+import hashlib
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from psutil import pid_exists
+
+from pipeline.support.paths import ROOT
+from pipeline.support.section import read_yaml
+
+# Read before mlflow.set_tracking_uri(), which sets the variable itself.
+URI = os.environ.get("MLFLOW_TRACKING_URI")
+EXPERIMENT = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "innerpissa"
+HOST = socket.gethostname()
+# What MLflow refuses in a metric's name, such as the + of a coefficient.
+UNNAMEABLE = re.compile(r"[^\w/. :-]")
+MOST_PARAMS = 100  # the store takes no more at once
+
+
+def flatten(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value of a tree of mappings and sections by its dotted key."""
+    for key, value in tree.items():
+        value = value.model_dump() if hasattr(value, "model_dump") else value
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def execution_key() -> str:
+    """Return a key that all stages of one execution share, also when it is resumed or committed."""
+    parts = os.environ.get("DVC_EXP_NAME", ""), Path("params.yaml").read_text(encoding="utf-8")
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def commit() -> str:
+    """Return the commit that an experiment starts from, else the one that is checked out."""
+    if revision := os.environ.get("DVC_EXP_BASELINE_REV"):
+        return revision
+    command = ["git", "rev-parse", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def connect():
+    """Return a client of MLFLOW_TRACKING_URI, or of the checkout's own sqlite store."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow
+
+    database, new = ROOT / "mlflow.db", ROOT / "mlflow.db.new"
+    if not URI and not database.exists():
+        # A store whose first migration was interrupted never opens again, so it is made aside.
+        new.unlink(missing_ok=True)
+        mlflow.MlflowClient(f"sqlite:///{new}")
+        new.replace(database)
+    mlflow.set_tracking_uri(URI or f"sqlite:///{database}")
+    return mlflow.MlflowClient()
+
+
+def experiment_id(client) -> str:
+    if experiment := client.get_experiment_by_name(EXPERIMENT):
+        return experiment.experiment_id
+    # Without a location, artifacts would go to ./mlruns of whichever workspace logs first.
+    location = None if URI else (ROOT / "mlartifacts").as_uri()
+    tags = {"mlflow.experimentKind": "custom_model_development"}
+    return client.create_experiment(EXPERIMENT, location, tags=tags)
+
+
+def as_metrics(points: list[tuple[int, dict[str, float]]]) -> list[Any]:
+    """Return (step, name -> value) as MLflow's own, under names that it takes."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    return [
+        Metric(UNNAMEABLE.sub("", name), float(value), now, step)
+        for step, metrics in points
+        for name, value in metrics.items()
+    ]
+
+
+def log_params(client, run_id: str, params: dict) -> None:
+    from mlflow.entities import Param
+
+    entries = [Param(key, str(value)) for key, value in flatten(params)]
+    for start in range(0, len(entries), MOST_PARAMS):
+        client.log_batch(run_id, params=entries[start : start + MOST_PARAMS])
+
+
+def process_tags() -> dict[str, str]:
+    return {"stage.host": HOST, "stage.pid": str(os.getpid())}
+
+
+def close_dead_runs(client, experiment: str) -> None:
+    """Mark as killed what a process of this machine left running when it died."""
+    query = f"attributes.status = 'RUNNING' and tags.`stage.host` = '{HOST}'"
+    for run in client.search_runs([experiment], query):
+        if not pid_exists(int(run.data.tags["stage.pid"])):
+            client.set_terminated(run.info.run_id, "KILLED")
+
+
+def parent_run(client, experiment: str) -> str:
+    """Return the run of this execution: an unfinished one goes on, a complete one is left alone."""
+    key = execution_key()
+    query = f"tags.`pipeline.key` = '{key}' and tags.`pipeline.complete` = 'false'"
+    if runs := client.search_runs([experiment], query, max_results=1):
+        run_id = runs[0].info.run_id
+        client.update_run(run_id, "RUNNING")
+        for name, value in process_tags().items():
+            client.set_tag(run_id, name, value)
+        return run_id
+    params, revision = read_yaml("params.yaml"), commit()
+    tags = process_tags() | {name: str(params[name]) for name in ("model", "behaviour", "evalset")}
+    tags |= {
+        "kind": "pipeline",
+        "pipeline.key": key,
+        "pipeline.complete": "false",
+        "synthetic": str("reference" in (params["model"], params["evalset"])).lower(),
+        "commit": revision[:10],
+        # MLflow shows its own tag of the commit only beside a source.
+        "mlflow.source.git.commit": revision,
+        "mlflow.source.name": "dvc.yaml",
+    }
+    name = os.environ.get("DVC_EXP_NAME") or time.strftime("repro-%Y%m%d-%H%M%S")
+    run_id = client.create_run(experiment, run_name=name, tags=tags).info.run_id
+    log_params(client, run_id, params)
+    return run_id
