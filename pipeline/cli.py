@@ -52,6 +52,12 @@ def share(module: str, function: str, *arguments) -> None:
 
 
 @app.command()
+def code() -> None:
+    """Write the hashes of the code that each stage and method runs."""
+    call("stages.code", "main")
+
+
+@app.command()
 def model() -> None:
     """Resolve the model id to weights with a hash."""
     call("stages.model", "main")
@@ -73,12 +79,6 @@ def svd() -> None:
 def evalset() -> None:
     """Write the evaluation items."""
     call("stages.evalset", "main")
-
-
-@app.command()
-def methods() -> None:
-    """Write each method's section in full and the hashes of its code."""
-    call("stages.methods", "main")
 
 
 @app.command()

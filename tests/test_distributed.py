@@ -176,8 +176,11 @@ def test_a_stage_starts_its_processes_itself_and_passes_its_exit_code_on(tmp_pat
         text = (ROOT / name).read_text()
         (tmp_path / name).write_text(text.replace("processes: 1\n", "processes: 2\n"))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pipeline", "base"]
-    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    command = [sys.executable, "-m", "pipeline"]
+    subprocess.run([*command, "code"], cwd=tmp_path, env=environment, check=True)
+    found = subprocess.run(
+        [*command, "base"], cwd=tmp_path, capture_output=True, text=True, env=environment
+    )
     assert found.returncode == 2, found.stderr
     said = [line for line in found.stderr.splitlines() if line.startswith("error")]
     assert any(

@@ -43,7 +43,7 @@ def test_one_command_makes_the_whole_study(project, done):
         "pairs",
         "svd",
         "evalset",
-        "methods",
+        "code",
         "base",
         "composition",
         "effects",
@@ -121,10 +121,10 @@ def test_a_field_of_one_section_reruns_its_own_cells_and_its_variants(project, d
     params = yaml.load(text)
     params["steering"]["innerpissa"]["rotation_init_std"] *= 2
     yaml.dump(params, project.folder / "params.yaml")
-    project.run("dvc", "repro", "methods")
+    project.run("dvc", "repro", "code")
     ran = RUNNING.findall(project.run("dvc", "repro", "--dry", "train", "baselines"))
     (project.folder / "params.yaml").write_text(text)
-    project.run("dvc", "repro", "methods")
+    project.run("dvc", "repro", "code")
     assert sorted(ran) == [
         "train@innerpissa-0",
         "train@innerpissa_norotation-0",

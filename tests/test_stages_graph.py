@@ -1,98 +1,283 @@
-"""dvc.yaml against the code: dependencies complete, parameters declared."""
+"""dvc.yaml and models/code against the code: what a change of the code, or of a number, reruns."""
 
+import ast
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline import cli
+from pipeline.evalsets import EVALSETS
 from pipeline.steering import METHODS
-from pipeline.study.code import closure, code_hashes, file_of
+from pipeline.study.code import STAGES, Code, entry
 from pipeline.study.declared import stage_params
 from pipeline.study.params import load_params
+from pipeline.support.files import read_json
 
 ROOT = Path(__file__).parent.parent
-STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
-# What every stage runs through but no result depends on: parsing, paths, files, progress, tracking.
-CALM = frozenset({
-    "pipeline.support.errors", "pipeline.support.files", "pipeline.study.declared", "pipeline.study.params", "pipeline.support.paths", "pipeline.support.progress", "pipeline.support.scratch", "pipeline.support.section", "pipeline.study.sections",
-    "pipeline.study.store", "pipeline.study.tracking", "pipeline.support.usage", "pipeline.stages.stage", "pipeline.stages.base", "pipeline.steering", "pipeline.evalsets", "pipeline.lm",
-    "pipeline.stages", "pipeline.support", "pipeline.study", "pipeline.scoring", "pipeline.steering.training", "pipeline.steering.methods", "pipeline.metrics", "pipeline.reference", "pipeline", "pipeline.support.schemas",
-})  # fmt: skip
-MODULE = {"base": "evaluate", "evaluate_baselines": "evaluate"}
+GRAPH = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+CELLS = [
+    *(("stages", name) for name in STAGES),
+    *(("evalsets", name) for name in EVALSETS),
+    *(("methods", name) for name in METHODS),
+]
+LEARNED = {name for name, method in METHODS.items() if method.learned}
+SCORED = {"base", "evaluate", "evaluate_baselines", "composition"}
 
 
-def declared(stage: str, method: str | None, evalset: str) -> set[Path]:
-    fills = {"${item.method}": method or "", "${evalset}": evalset}
-    found: set[Path] = set()
-    for dep in STAGES[stage]["deps"]:
-        for key, value in fills.items():
-            dep = dep.replace(key, value)
-        path = ROOT / dep
-        found |= set(path.rglob("*.py")) if path.is_dir() else {path}
-    return found
+def hashes(root: Path) -> dict[str, dict[str, str]]:
+    code = Code(root)
+    return {name: code.hashes(entry(kind, name)) for kind, name in CELLS}
 
 
-def cells() -> list[tuple[str, str | None, str]]:
-    learned = [name for name, method in METHODS.items() if method.learned]
-    plain = [name for name in METHODS if name not in learned]
-    by_stage = {
-        "train": learned,
-        "evaluate": learned,
-        "baselines": plain,
-        "evaluate_baselines": plain,
-    }
-    return [
-        (stage, method, "reference") for stage in STAGES for method in by_stage.get(stage, [None])
-    ] + [("evalset", None, "daily_dilemmas")]
+@pytest.fixture(scope="module")
+def before() -> dict[str, dict[str, str]]:
+    return hashes(ROOT)
 
 
-@pytest.mark.parametrize(("stage", "method", "evalset"), cells())
-def test_every_module_that_computes_is_a_dependency(stage, method, evalset):
-    needed = closure(f"pipeline.stages.{MODULE.get(stage, stage)}", ROOT, CALM)
-    if stage == "evalset":
-        needed |= closure(f"pipeline.evalsets.{evalset}", ROOT, CALM)
-    missing = {file_of(module, ROOT) for module in needed} - declared(stage, method, evalset)
-    assert not missing, sorted(str(path.relative_to(ROOT)) for path in missing)
-    if method:
-        assert ROOT / f"models/methods/{method}.json" in declared(stage, method, evalset)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_methods_file_hashes_its_own_code_and_what_that_imports(method):
-    module = METHODS[method].code.split(":")[0]
-    found = code_hashes(module, ROOT)
-    assert f"pipeline/steering/methods/{module}.py" in found
-    assert "pipeline/steering/base.py" in found
-    assert ("pipeline/steering/training/optimise.py" in found) == METHODS[method].learned
-    assert "pipeline/steering/__init__.py" not in found
-
-
-def test_another_methods_code_changes_no_hash(tmp_path):
-    import shutil
-
+@pytest.fixture
+def copy(tmp_path) -> Path:
     shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline")
-    before = {
-        name: code_hashes(method.code.split(":")[0], tmp_path) for name, method in METHODS.items()
-    }
-    for name in ("dora", "pca"):
-        file = tmp_path / f"pipeline/steering/methods/{name}.py"
-        file.write_text(file.read_text() + "\n# changed\n")
-    (tmp_path / "pipeline/steering/methods/new.py").write_text(
-        "from pipeline.steering.base import Steering\n"
-    )
-    after = {
-        name: code_hashes(method.code.split(":")[0], tmp_path) for name, method in METHODS.items()
-    }
-    assert {name for name in METHODS if before[name] != after[name]} == {"dora", "pca"}
+    return tmp_path
+
+
+def changed(before: dict[str, dict[str, str]], root: Path) -> set[str]:
+    after = hashes(root)
+    return {name for name in before if before[name] != after[name]}
+
+
+def find(root: Path, name: str) -> tuple[Path, ast.Module, ast.stmt]:
+    """Return the one definition of that name, wherever it lives, with its file and its tree."""
+    found = [
+        (file, tree, statement)
+        for file in sorted((root / "pipeline").rglob("*.py"))
+        for tree in [ast.parse(file.read_text())]
+        for statement in tree.body
+        if getattr(statement, "name", None) == name
+    ]
+    assert len(found) == 1, f"{len(found)} definitions are called {name}"
+    return found[0]
+
+
+class Redocumented(ast.NodeTransformer):
+    """Another docstring everywhere, and other types of arguments."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr:
+        text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return ast.Expr(ast.Constant("Another text.")) if text else node
+
+    def visit_Lambda(self, node: ast.Lambda) -> ast.Lambda:
+        return node
+
+    def visit_arg(self, node: ast.arg) -> ast.arg:
+        node.annotation = ast.Constant("object")
+        return node
+
+
+def test_comments_docstrings_and_the_order_of_imports_change_no_hash(copy, before):
+    for file in (copy / "pipeline").rglob("*.py"):
+        tree = Redocumented().visit(ast.parse(file.read_text()))
+        imports = [s for s in tree.body if isinstance(s, ast.Import | ast.ImportFrom)]
+        others = [s for s in tree.body if s not in imports]
+        tree.body = [*reversed(imports), *others]
+        file.write_text("# a comment\n" + ast.unparse(ast.fix_missing_locations(tree)))
+    assert changed(before, copy) == set()
+
+
+def test_a_function_that_moves_to_another_module_changes_no_hash(copy, before):
+    file, tree, cayley = find(copy, "cayley")
+    imports = [s for s in tree.body if isinstance(s, ast.Import | ast.ImportFrom)]
+    new = copy / "pipeline/lm/turned.py"
+    new.write_text("\n".join(map(ast.unparse, [*imports, cayley])))
+    tree.body.remove(cayley)
+    file.write_text(f"from pipeline.lm.turned import cayley\n{ast.unparse(tree)}")
+    assert changed(before, copy) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cayley", {"innerpissa", "antipasto"}),
+        ("AntiParallelLoss", LEARNED),
+        ("Pca", {"pca"}),
+        ("chat_text", {"pairs", "composition", "base", "evaluate", "evaluate_baselines"}),
+        ("score", SCORED),
+        ("clustered_slope", {"effects"}),
+        ("forest", {"report"}),
+        ("write_cache", {"svd"}),
+        ("draw_dilemma", {"reference", "composition"}),
+        ("tracked", set()),
+        ("load_params", set()),
+    ],
+)
+def test_an_edited_definition_changes_exactly_what_uses_it(copy, before, name, expected):
+    file, tree, definition = find(copy, name)
+    definition.body.insert(0, ast.parse("edited = 1").body[0])
+    file.write_text(ast.unparse(tree))
+    assert changed(before, copy) == expected
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("reference/world.yaml", {"reference", "composition"}),
+        ("report/page.html.jinja", {"report"}),
+    ],
+)
+def test_data_beside_the_code_counts_for_what_reads_it(copy, before, file, expected):
+    path = copy / "pipeline" / file
+    path.write_text(path.read_text() + "\n# edited\n")
+    assert changed(before, copy) == expected
+
+
+def test_a_further_method_changes_no_hash(copy, before):
+    (copy / "pipeline/steering/methods/new.py").write_text("class New:\n    learned = False\n")
+    registry = copy / "pipeline/steering/__init__.py"
+    registry.write_text(registry.read_text() + "\nMETHODS['new'] = 'new:New'\n")
+    assert changed(before, copy) == set()
+
+
+HOUSE = {
+    "start": """
+import math as m
+from house import tools
+from house.tools import area as surface, Box
+LIMIT = 2
+TABLE = {}
+TABLE['a'] = m.pi
+def main(x: int, unused=LIMIT) -> float:
+    '''Docstring.'''
+    from house.late import late
+    return surface(x) + tools.volume(x) + late() + TABLE['a'] + Box().side
+def idle():
+    return 0
+""",
+    "tools": """
+from pathlib import Path
+from house.base import Base
+TEXT = Path(__file__).with_name('text.txt')
+def area(x): return x * x
+def volume(x):
+    idle = area(x)
+    return idle * x
+def idle(): return 1
+class Box(Base):
+    side: int = 3
+    def text(self): return TEXT
+""",
+    "base": "class Base:\n    def size(self): return helper()\ndef helper(): return 1\n",
+    "late": "def late(): return other()\ndef other(): return 2\n",
+}
+
+
+@pytest.fixture
+def house(tmp_path) -> Path:
+    (tmp_path / "house").mkdir()
+    (tmp_path / "house/__init__.py").touch()
+    (tmp_path / "house/text.txt").write_text("text")
+    for name, text in HOUSE.items():
+        (tmp_path / f"house/{name}.py").write_text(text)
+    return tmp_path
+
+
+def test_names_are_followed_through_imports_attributes_bases_defaults_and_constants(house):
+    found = Code(house).hashes("house.start.main")
+    assert set(found) == {
+        "main", "LIMIT", "TABLE", "area", "volume", "late", "other", "Box", "Base", "helper", "TEXT", "text.txt",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "expected"),
+    [
+        ("start.py", "m.pi", "m.e", {"TABLE"}),
+        ("start.py", "import math as m", "import cmath as m", {"TABLE"}),
+        ("start.py", "import math as m", "import math as k", None),
+        ("start.py", "area as surface", "volume as surface", {"main"}),
+        ("start.py", "unused=LIMIT", "unused=3", {"main", "LIMIT"}),
+        ("start.py", "x: int", "x: float", set()),
+        ("start.py", "'''Docstring.'''", "'''Other.'''", set()),
+        ("start.py", "return 0", "return 1", set()),
+        ("tools.py", "side: int", "side: float", {"Box"}),
+        ("tools.py", "return TEXT", "return 0", {"Box", "TEXT", "text.txt"}),
+        ("tools.py", "def idle(): return 1", "def idle(): return 2", set()),
+        ("base.py", "return 1", "return 2", {"helper"}),
+        ("late.py", "return 2", "return 3", {"other"}),
+        ("text.txt", "text", "other", {"text.txt"}),
+    ],
+)
+def test_an_edit_shows_in_the_hashes_of_what_it_changes(house, file, old, new, expected):
+    before, path = Code(house).hashes("house.start.main"), house / "house" / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    if expected is None:
+        path.write_text(path.read_text().replace("m.pi", "k.pi"))
+    after = Code(house).hashes("house.start.main")
+    assert {k for k in before | after if before.get(k) != after.get(k)} == (expected or set())
+
+
+def test_what_cannot_be_followed_is_refused(house):
+    (house / "house/base.py").write_text("from house.late import gone\nclass Base: at = gone\n")
+    with pytest.raises(ValueError, match=r"house\.late\.gone is nowhere"):
+        Code(house).hashes("house.start.main")
+    (house / "house/base.py").write_text("class Base: at = open(__file__)\n")
+    with pytest.raises(ValueError, match="reads a file beside it"):
+        Code(house).hashes("house.start.main")
+
+
+def test_the_dependencies_are_data_and_the_files_of_the_code():
+    assert set(GRAPH) == {"code", *STAGES}
+    assert GRAPH["code"]["deps"] == ["pipeline"]
+    for name in STAGES:
+        deps, matrix = GRAPH[name]["deps"], GRAPH[name].get("matrix", {})
+        own = [dep for dep in deps if dep.startswith(("pipeline", "models/code"))]
+        wanted = [f"models/code/stages/{name}.json"]
+        wanted += ["models/code/methods/${item.method}.json"] if "method" in matrix else []
+        wanted += ["models/code/evalsets/${evalset}.json"] if name == "evalset" else []
+        wanted += (
+            ["models/code/methods/${composition.method}.json"] if name == "composition" else []
+        )
+        assert sorted(own) == sorted(wanted)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stages_command_calls_its_entry(stage, monkeypatch):
+    called = []
+    for name in ("call", "share"):
+        monkeypatch.setattr(
+            cli, name, lambda module, function, *_: called.append((module, function))
+        )
+    function = getattr(cli, stage)
+    function(*"ab"[: function.__code__.co_argcount])
+    assert [f"pipeline.{module}.{name}" for module, name in called] == [entry("stages", stage)]
+
+
+def test_the_stage_code_writes_hashes_and_sections(tmp_path, monkeypatch, before):
+    from pipeline.stages.code import main
+
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    main()
+    params = load_params()
+    for kind, name in CELLS[: -len(METHODS)]:
+        assert read_json(tmp_path / f"models/code/{kind}/{name}.json") == {"code": before[name]}
+    for name in [*params.methods, *params.baselines]:
+        section = params.steering[name]
+        written = read_json(tmp_path / f"models/code/methods/{name}.json")
+        assert written["section"] == json.loads(json.dumps(section.model_dump()))
+        assert written["code"] == before[section.method]
 
 
 def test_every_dependency_exists():
     made = {
         out if isinstance(out, str) else next(iter(out))
-        for stage in STAGES.values()
+        for stage in GRAPH.values()
         for out in stage.get("outs", []) + stage.get("metrics", [])
     }
-    for name, stage in STAGES.items():
+    for name, stage in GRAPH.items():
         for dep in stage["deps"]:
             if "${" not in dep and not any(
                 dep == out or out.startswith(dep + "/") or dep.startswith(out + "/") for out in made
@@ -100,7 +285,7 @@ def test_every_dependency_exists():
                 assert (ROOT / dep).exists(), f"{name}: {dep}"
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", GRAPH)
 def test_the_declared_parameters_exist(stage, monkeypatch):
     monkeypatch.chdir(ROOT)
     params = load_params()
@@ -112,16 +297,14 @@ def test_the_declared_parameters_exist(stage, monkeypatch):
 
 
 def test_the_rank_concerns_training_alone():
-    assert [name for name, stage in STAGES.items() if "rank" in stage["params"]] == [
+    assert [name for name, stage in GRAPH.items() if "rank" in stage["params"]] == [
         "train",
         "composition",
     ]
 
 
 def test_the_quantisation_reaches_every_stage_that_runs_the_model_through_the_manifest():
-    assert [name for name, stage in STAGES.items() if "quantisation" in stage["params"]] == [
-        "model"
-    ]
+    assert [name for name, stage in GRAPH.items() if "quantisation" in stage["params"]] == ["model"]
     assert all(
-        "models/base" in stage["deps"] for stage in STAGES.values() if "device" in stage["params"]
+        "models/base" in stage["deps"] for stage in GRAPH.values() if "device" in stage["params"]
     )

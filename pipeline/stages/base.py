@@ -17,7 +17,7 @@ from pipeline.study.tracking import Run
 from pipeline.support import schemas
 from pipeline.support.errors import InputError
 from pipeline.support.files import read_json
-from pipeline.support.paths import ITEMS, MANIFEST, PAIRS, method_file
+from pipeline.support.paths import ITEMS, MANIFEST, PAIRS, code_file
 from pipeline.support.schemas import check, check_items, read_table
 
 
@@ -60,26 +60,14 @@ def read_items() -> pl.DataFrame:
 
 def read_section(method: str, learned: bool) -> Any:
     """Return the typed params section of a method id, from the file that its cells depend on."""
-    file = method_file(method)
-    if not file.exists():
-        raise InputError(
-            f"{file} does not exist: name {method!r} in methods or baselines, and run `dvc repro "
-            "methods`"
-        )
-    try:
-        section = read_json(file, "methods")["section"]
-        kind = METHODS[section["method"]]
-        found = kind.section.model_validate(section)
-    except (KeyError, TypeError, ValueError):
-        raise InputError(
-            f"{file} is of another version of the project: run `dvc repro methods`"
-        ) from None
+    section = read_json(code_file("methods", method), "code")["section"]
+    kind = METHODS[section["method"]]
     if kind.learned != learned:
         raise InputError(
             f"method {method!r} is {'no ' if learned else 'a '}learned one: `dvc repro` knows "
             "which stage fits it"
         )
-    return found
+    return kind.section.model_validate(section)
 
 
 def save_fit(

@@ -23,10 +23,10 @@ from pipeline.study.tracking import Run, read_records
 from pipeline.support.files import new_file, new_folder, read_json
 from pipeline.support.paths import (
     BASE,
+    CODE,
     COMPOSITION,
     ITEMS,
     MANIFEST,
-    METHOD_FILES,
     PAIRS,
     REPORTS,
     SVD,
@@ -109,7 +109,7 @@ def stage_records(params: Params) -> list[dict]:
     others = [adapter_folder(m, 0) for m in params.baselines]
     cells = cell_folders(params.methods, params.baselines, params.seeds)
     scored = [folder for folders in cells.values() for folder in folders]
-    early = [MANIFEST.parent, PAIRS, SVD, METHOD_FILES, ITEMS, COMPOSITION]
+    early = [CODE, MANIFEST.parent, PAIRS, SVD, ITEMS, COMPOSITION]
     return read_records([*early, *learned, *others, scores_folder(BASE), *scored])
 
 

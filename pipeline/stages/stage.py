@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from pipeline.study.declared import Declared, stage_files, stage_name, stage_params
+from pipeline.study.code import check_current
+from pipeline.study.declared import Declared, stage_files, stage_name, stage_params, stage_paths
 from pipeline.study.params import Params
 from pipeline.study.tracking import IS_MAIN, Run, tracked
 from pipeline.support.errors import InputError
-from pipeline.support.paths import ROOT
+from pipeline.support.paths import CODE, ROOT
 from pipeline.support.scratch import FOLDER, Scratch, forget
 
 
@@ -26,6 +27,9 @@ def stage(name: str, **item: str | int) -> Iterator[tuple[Params, Run]]:
     """
     cell = {key: str(value) for key, value in item.items()}
     params = stage_params(name, cell)
+    for file in stage_paths(name, cell):
+        if CODE in file.parents:
+            check_current(file)
     with shared(params), tracked(stage_name(title(name, cell)), params) as run:
         yield params.view(), run
         if stage_params(name, cell) != params:

@@ -1,70 +1,121 @@
-"""Which files a method's results depend on: what its own file imports of pipeline/steering and
-pipeline/lm, directly or not.
+"""What a cell's result depends on in the code: every definition that its entry function reaches.
+
+A definition is a function, a class or a constant of a module. `pipeline.study.syntax` hashes its
+syntax tree and finds the names in it. Two edges that no name shows have entries of their own: the
+class that METHODS loads, and the chosen evaluation set.
 """
 
-import ast
 import hashlib
+import re
+from collections import defaultdict
 from pathlib import Path
 
-PACKAGES = ("pipeline.steering", "pipeline.lm")
+from pipeline.steering import METHODS
+from pipeline.study.syntax import Definition, Module
+from pipeline.support.errors import InputError
+from pipeline.support.files import read_json
+
+ROOT = Path(__file__).parents[2]
+# No result is computed here: parameters (every stage depends on their values), paths, files,
+# progress, errors and tracking; and the two registries, which only say where code is.
+CALM = re.compile(
+    r"pipeline\.(support\.(?!schemas$)\w+|study\.(code|syntax|declared|params|sections|tracking"
+    r"|variants)|stages\.stage|steering|evalsets)"
+)
+STAGES = {
+    "model": "model.main",
+    "pairs": "pairs.main",
+    "svd": "svd.main",
+    "evalset": "evalset.main",
+    "train": "train.main",
+    "baselines": "baselines.main",
+    "base": "evaluate.main_base",
+    "evaluate": "evaluate.main",
+    "evaluate_baselines": "evaluate.main_baselines",
+    "composition": "composition.main",
+    "effects": "effects.main",
+    "report": "report.main",
+}
 
 
-def file_of(module: str, root: Path) -> Path | None:
-    path = root / module.replace(".", "/")
-    return (
-        path.with_suffix(".py")
-        if path.with_suffix(".py").exists()
-        else path / "__init__.py"
-        if path.is_dir()
-        else None
-    )
+def entry(kind: str, name: str) -> str:
+    """Return the dotted name of what a stage, an evaluation set or a method begins with."""
+    if kind == "stages":
+        return f"pipeline.stages.{STAGES[name]}"
+    if kind == "evalsets":
+        return f"pipeline.evalsets.{name}.build_items"
+    return f"pipeline.steering.methods.{METHODS[name].code.replace(':', '.')}"
 
 
-def imports(file: Path, root: Path) -> set[str]:
-    """Return the project's modules that a file imports at run time (not for types alone)."""
-    tree = ast.parse(file.read_text())
-    for_types = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        for inner in ast.walk(node)
-    }
-    found = set()
-    for node in ast.walk(tree):
-        if (
-            id(node) not in for_types
-            and isinstance(node, ast.ImportFrom)
-            and (node.module or "").startswith("pipeline")
-        ):
-            for name in node.names:
-                submodule = f"{node.module}.{name.name}"
-                found.add(submodule if file_of(submodule, root) else str(node.module))
-    return found
+def check_current(file: Path) -> None:
+    """Refuse a file of hashes that is missing, damaged, or of other code than runs now."""
+    kind, name = file.parent.name, file.stem
+    if not file.exists():
+        first = f"name {name!r} in methods or baselines, and " if kind == "methods" else ""
+        raise InputError(f"{file} does not exist: {first}run `dvc repro code`")
+    content = read_json(file, "code")
+    try:
+        name = content["section"]["method"] if kind == "methods" else name
+        same = content["code"] == Code().hashes(entry(kind, name))
+    except (KeyError, TypeError):
+        same = False
+    if not same:
+        raise InputError(f"{file} is of another version of the project: run `dvc repro code`")
 
 
-def closure(module: str, root: Path, ignored: frozenset[str] = frozenset()) -> set[str]:
-    """Return a module and all that it imports, directly or not, without the ignored ones."""
-    todo, seen = [module], set[str]()
-    while todo:
-        current = todo.pop()
-        file = file_of(current, root)
-        if current not in seen and current not in ignored and file:
-            seen.add(current)
-            todo += imports(file, root)
-    return seen
+class Code:
+    """The project's modules below a root, each read once."""
 
+    def __init__(self, root: Path = ROOT):
+        self.root = root
+        self.modules: dict[str, Module | None] = {}
 
-def code_hashes(module: str, root: Path = Path()) -> dict[str, str]:
-    """Return path -> sha256 of a steering module's own file and of those that it depends on;
-    registries are left out.
-    """
-    files = {
-        file_of(name, root)
-        for name in closure(f"pipeline.steering.methods.{module}", root)
-        if name.startswith(PACKAGES) and name not in PACKAGES
-    }
-    ordered = sorted(file for file in files if file)
-    return {
-        file.relative_to(root).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in ordered
-    }
+    def file(self, module: str) -> Path | None:
+        path = self.root / module.replace(".", "/")
+        files = (path.with_suffix(".py"), path / "__init__.py")
+        return next((file for file in files if file.exists()), None)
+
+    def module(self, name: str) -> Module | None:
+        """Return a module of the project, or None for any other name."""
+        if name not in self.modules:
+            file = self.file(name)
+            self.modules[name] = Module(name, file, self.is_module) if file else None
+        return self.modules[name]
+
+    def is_module(self, name: str) -> bool:
+        return self.module(name) is not None
+
+    def locate(self, dotted: str) -> list[tuple[Module, str]]:
+        """Return where a name is defined; for a whole module all of its names."""
+        if module := self.module(dotted):
+            return [] if CALM.fullmatch(dotted) else [(module, name) for name in module.statements]
+        place, _, name = dotted.rpartition(".")
+        module = self.module(place)
+        if module and CALM.fullmatch(place):
+            return []
+        if module and name in module.statements:
+            return [(module, name)]
+        if module and name in module.imported:
+            return self.locate(module.imported[name])
+        raise ValueError(f"{dotted} is nowhere in the project")
+
+    def closure(self, start: str) -> dict[tuple[str, str], list[Definition]]:
+        """Return (module, name) -> definitions of all that one reaches, itself included."""
+        todo = [start]
+        reached: dict[tuple[str, str], list[Definition]] = {}
+        while todo:
+            for module, name in self.locate(todo.pop()):
+                if (module.name, name) not in reached:
+                    reached[module.name, name] = module.definitions(name)
+                    todo += [used for one in reached[module.name, name] for used in one.uses]
+        return reached
+
+    def hashes(self, start: str) -> dict[str, str]:
+        """Return name -> hash of all that a definition reaches; a name's several hashes sorted."""
+        found: dict[str, set[str]] = defaultdict(set)
+        for (_, name), definitions in self.closure(start).items():
+            for definition in definitions:
+                found[name].add(definition.digest)
+                for file in definition.files:
+                    found[file.name].add(hashlib.sha256(file.read_bytes()).hexdigest())
+        return {name: " ".join(sorted(found[name])) for name in sorted(found)}

@@ -49,14 +49,16 @@ def stage_params(stage: str, item: dict[str, str] | None = None) -> Declared:
     return Declared({key: lookup(params, key) for key in keys})
 
 
+def stage_paths(stage: str, item: dict[str, str] | None = None) -> list[Path]:
+    """Return the dependencies that `stage` declares, files and folders."""
+    return [Path(dep) for dep in declared(stage, "deps", load_params(), item)]
+
+
 def stage_files(stage: str, item: dict[str, str] | None = None) -> list[Path]:
-    """Return every file that `stage` declares as a dependency and that exists, in the order of
-    their names.
-    """
-    found = [Path(dep) for dep in declared(stage, "deps", load_params(), item)]
+    """Return every file among a stage's dependencies that exists, in the order of their names."""
     files = {
         file
-        for path in found
+        for path in stage_paths(stage, item)
         for file in (path.rglob("*") if path.is_dir() else [path])
         if file.is_file()
     }

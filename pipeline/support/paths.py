@@ -10,7 +10,7 @@ BEHAVIOURS = Path("data/raw/behaviours")
 SUFFIXES = Path("data/raw/suffixes")
 PROMPTS = Path("data/raw/prompts")
 MANIFEST = Path("models/base/manifest.json")
-METHOD_FILES = Path("models/methods")
+CODE = Path("models/code")
 SVD = Path("models/svd")
 COMPOSITION = Path("models/composition")
 PAIRS = Path("data/pairs")
@@ -35,8 +35,9 @@ def behaviour_file(behaviour: str) -> Path:
     return BEHAVIOURS / f"{behaviour}.yaml"
 
 
-def method_file(method: str) -> Path:
-    return METHOD_FILES / f"{method}.json"
+def code_file(kind: str, name: str) -> Path:
+    """Return the hashes of a stage, an evaluation set or a method (`kind` in the plural)."""
+    return CODE / kind / f"{name}.json"
 
 
 def adapter_folder(method: str, seed: int) -> Path:
