@@ -60,14 +60,21 @@ def read_items() -> pl.DataFrame:
 
 def read_section(method: str, learned: bool) -> Any:
     """Return the typed params section of a method id, from the file that its cells depend on."""
-    section = read_json(code_file("methods", method), "code")["section"]
-    kind = METHODS[section["method"]]
+    file = code_file("methods", method)
+    try:
+        content = read_json(file, "code")["section"]
+        kind = METHODS[content["method"]]
+        section = kind.section.model_validate(content)
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{file} is of another version of the project: run `dvc repro code`"
+        ) from None
     if kind.learned != learned:
         raise InputError(
             f"method {method!r} is {'no ' if learned else 'a '}learned one: `dvc repro` knows "
             "which stage fits it"
         )
-    return kind.section.model_validate(section)
+    return section
 
 
 def save_fit(

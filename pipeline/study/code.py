@@ -15,7 +15,7 @@ from pipeline.study.syntax import Definition, Module
 from pipeline.support.errors import InputError
 from pipeline.support.files import read_json
 
-ROOT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[2]
 # No result is computed here: parameters (every stage depends on their values), paths, files,
 # progress, errors and tracking; and the two registries, which only say where code is.
 CALM = re.compile(
@@ -66,7 +66,7 @@ def check_current(file: Path) -> None:
 class Code:
     """The project's modules below a root, each read once."""
 
-    def __init__(self, root: Path = ROOT):
+    def __init__(self, root: Path = PROJECT):
         self.root = root
         self.modules: dict[str, Module | None] = {}
 
