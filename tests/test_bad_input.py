@@ -157,16 +157,19 @@ ROWS, PARTIES, VALUES = (
 @pytest.mark.parametrize(("name", "spoil", "said"), [
     (ROWS, lambda t: t.drop("dilemma_situation"), r"lacks dilemma_situation: add or rename them"),
     (ROWS, lambda t: t.rename({"action": "Action"}), r"lacks action: add or rename"),
-    (ROWS, lambda t: t.with_columns(action=pl.lit(None, pl.String)), r"row of dilemma '7' has an empty 'action': fill it in"),
-    (ROWS, lambda t: t.with_columns(dilemma_idx=pl.lit(None, pl.Int64)), r"row of dilemma None has an empty 'dilemma'"),
+    (ROWS, lambda t: t.with_columns(action=pl.lit(None, pl.String)), r"aggregated\.parquet, row 1: column 'action' holds None, must hold text: fill it in"),
+    (ROWS, lambda t: t.with_columns(dilemma_idx=pl.lit(None, pl.Int64)), r"row 1: column 'dilemma_idx' holds None, must hold text"),
     (ROWS, lambda t: t.with_columns(action=pl.concat_list("action")), r"column 'action' is List\(String\), must be text"),
-    (ROWS, lambda t: t.with_columns(action_type=pl.lit("do")), r"'action_type' holds 'do', must be to_do or not_to_do: correct"),
+    (ROWS, lambda t: t.with_columns(action_type=pl.lit("do")), r"row 1: column 'action_type' holds 'do', must be to_do or not_to_do: correct"),
     (ROWS, lambda t: t.filter(pl.col("action_type") == "to_do"), r"dilemma '7' must have one to_do and one not_to_do row, so that .*: add the other"),
     (ROWS, lambda t: pl.concat([t, t.head(1)]), r"item_id '7-to_do' occurs twice: keep one"),
     (ROWS, lambda t: t.clear(), r"aggregated\.parquet holds no rows: restore"),
     (PARTIES, lambda t: t.drop("value"), r"lacks value: add or rename"),
     (PARTIES, lambda t: t.with_columns(party=pl.lit("me")), r"no label_.* as no action carries a value: correct its source"),
-    (PARTIES, lambda t: t.with_columns(action_type=pl.lit("To Do")), r"Action_to_party_to_value\.csv: column 'action_type' holds 'To Do'"),
+    (PARTIES, lambda t: t.with_columns(action_type=pl.lit("To Do")), r"Action_to_party_to_value\.csv, row 1: column 'action_type' holds 'To Do'"),
+    (PARTIES, lambda t: t.with_columns(party=pl.lit(" ")), r"row 1: column 'party' holds ' ', must hold text"),
+    (PARTIES, lambda t: t.with_columns(value=pl.lit(None, pl.String)), r"row 1: column 'value' holds None, must hold text"),
+    (VALUES, lambda t: t.with_columns(value=pl.lit("")), r"Values\.csv, row 1: column 'value' holds '', must hold text"),
     (VALUES, lambda t: t.rename({"Virtue": "virtue"}), r"lacks Virtue: add or rename"),
 ])  # fmt: skip
 def test_the_hubs_tables(tmp_path, name, spoil, said):
@@ -189,7 +192,14 @@ def authors() -> dict[str, list[str]]:
         "action_type": ["to_do", "not_to_do"],
         "action": ["A", "B"],
     }
-    return about | {"values_names": ["['honesty']", "['self']"]} | frameworks
+    values = {
+        "parties_direct": ["['You']"] * 2,
+        "values_direct": ["['Honesty']", "['Self']"],
+        "parties_indirect": ["['Others']"] * 2,
+        "values_indirect": ["['Trust']"] * 2,
+        "values_names": ["['honesty']", "['self']"],
+    }
+    return about | values | frameworks
 
 
 def test_the_authors_table_as_it_is_loads(tmp_path):
@@ -200,14 +210,21 @@ def test_the_authors_table_as_it_is_loads(tmp_path):
 @pytest.mark.parametrize(("change", "said"), [
     ({"maslow": None}, r"the nearest, .*d\.csv, lacks maslow: add or rename"),
     ({"idx": None, "dilemma_idx": ["1", "1"]}, r"the nearest, .*d\.csv, lacks idx: add or rename"),
-    ({"values_names": ["honesty;trust", "[]"]}, r"d\.csv: column 'values_names' holds 'honesty;trust', must be a list of strings: write it"),
+    ({"parties_direct": None}, r"the nearest, .*d\.csv, lacks parties_direct: add or rename"),
+    ({"values_names": ["honesty;trust", "[]"]}, r"d\.csv, row 1: column 'values_names' holds 'honesty;trust', must be a list of strings: write it"),
+    ({"values_names": ["['honesty' 'trust']", "[]"]}, r"row 1: column 'values_names' holds \"\['honesty' 'trust'\]\", must be a list of strings"),
+    ({"values_direct": ["['Honesty']", "['Self' 'Trust']"]}, r"row 2: column 'values_direct' holds \"\['Self' 'Trust'\]\", must be a list"),
+    ({"values_direct": ["['Honesty', 'Trust']", "['Self']"]}, r"row 1: column 'values_direct' holds .*, must have as many entries as 'parties_direct'"),
+    ({"maslow": ["['x']", "['y', 'z']"]}, r"row 2: column 'maslow' holds .*, must have as many entries as 'values_names'"),
+    ({"parties_indirect": ["['Others',]", "[]"]}, r"row 1: column 'parties_indirect' holds"),
     ({"virtue": ["[1, 2]", "[]"]}, r"column 'virtue' holds '\[1, 2\]', must be a list of strings"),
     ({"wvs": [None, "[]"]}, r"column 'wvs' holds None, must be a list"),
     ({"mft": ["['open", "[]"]}, r"column 'mft' holds \"\['open\""),
-    ({"dilemma_situation": [" ", "S"]}, r"has an empty 'dilemma_situation'"),
+    ({"dilemma_situation": [" ", "S"]}, r"row 1: column 'dilemma_situation' holds ' ', must hold text"),
     ({"action_type": ["to_do", "to_do"]}, r"item_id '1-to_do' occurs twice"),
     ({"action_type": ["to_do", "0"]}, r"'action_type' holds '0'"),
     ({"idx": ["1", "2"]}, r"dilemma '1' must have one to_do and one not_to_do row"),
+    ({"parties_direct": ["['Them']"] * 2}, r"no action carries a value"),
     ({name: ["[]", "[]"] for name in ("values_names", *daily_dilemmas.FRAMEWORKS)}, r"no action carries a value"),
 ])  # fmt: skip
 def test_the_authors_table(tmp_path, change, said):

@@ -1,12 +1,13 @@
 """Both evaluation sets, and DailyDilemmas in both schemas; real rows where they are at hand."""
 
+import ast
 import os
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from pipeline.evalsets import EVALSETS, daily_dilemmas, reference
+from pipeline.evalsets import EVALSETS, daily_dilemmas, reference, tables
 from pipeline.reference.world import held_out, law_log_odds, world
 from pipeline.study.sections import DailyDilemmasParams, ReferenceParams
 from pipeline.support.errors import InputError
@@ -31,7 +32,9 @@ def test_the_registry_names_modules_with_a_builder():
     from importlib import import_module
 
     for name in EVALSETS:
-        assert callable(import_module(f"pipeline.evalsets.{name}").build_items)
+        module = import_module(f"pipeline.evalsets.{name}")
+        assert callable(module.build_items)
+        assert callable(module.origin)
 
 
 @pytest.fixture
@@ -113,21 +116,97 @@ def test_the_hubs_tables_load_and_only_the_agents_own_values_count(tmp_path):
     assert found["8-to_do"]["label_Value/honesty"] == 0  # on both sides
 
 
-def test_both_schemas_of_one_dilemma_agree(tmp_path):
+def hub_form(authors: pl.DataFrame, values: pl.DataFrame, folder: Path) -> Path:
+    """Write the rows of the authors' CSV as the hub's three tables."""
+    names = {"idx": "dilemma_idx"}
+    rows = authors.rename(names).select("dilemma_idx", *ABOUT)
+    rows.write_parquet(folder / "Dilemmas_with_values_aggregated.parquet")
+    parties = [
+        {"dilemma_idx": row["idx"], "party": party, "value": value} | {c: row[c] for c in ABOUT}
+        for row in authors.iter_rows(named=True)
+        for kind in daily_dilemmas.KINDS
+        for party, value in zip(
+            ast.literal_eval(row[f"parties_{kind}"]),
+            ast.literal_eval(row[f"values_{kind}"]),
+            strict=True,
+        )
+    ]
+    pl.DataFrame(parties).write_csv(folder / "Action_to_party_to_value.csv")
+    values.select("value", *daily_dilemmas.FRAMEWORKS.values()).write_csv(folder / "Values.csv")
+    return folder
+
+
+ABOUT = ["dilemma_situation", "action_type", "action"]
+
+
+def check_same_labels(authors: pl.DataFrame, values: pl.DataFrame, folder: Path) -> pl.DataFrame:
+    """Both forms of the same rows, the table of parties with situation and action, are alike."""
+    authors.write_csv(folder / "detail.csv")
+    found = load(folder)
+    (folder / "hub").mkdir()
+    (folder / "detail.csv").unlink()
+    same = load(hub_form(authors, values, folder / "hub"))
+    assert found.equals(same.select(found.columns))
+    assert set(found.columns) == set(same.columns)
+    return found
+
+
+def test_both_schemas_label_the_agents_own_values_alike(tmp_path):
     write_hub(tmp_path)
-    hub = load(tmp_path)
-    authors = tmp_path / "authors"
-    authors.mkdir()
-    rows = [("to_do", "Tell", "['Honesty', 'trust']", "[nan, 'Survival']", "['Fairness', 'Loyalty']", "['Truthfulness', nan]"),
-            ("not_to_do", "Hide", "['Self']", "[nan]", "[nan]", "[nan]")]  # fmt: skip
-    pl.DataFrame({
-        "idx": ["7", "7"], "dilemma_situation": ["Someone asks about case 7."] * 2, "action_type": [r[0] for r in rows],
-        "action": [r[1] for r in rows], "values_names": [r[2] for r in rows], "wvs": [r[3] for r in rows], "mft": [r[4] for r in rows],
-        "virtue": [r[5] for r in rows], "emotion": ["['trust', 'trust']", "[nan]"], "maslow": ["['self-esteem', 'self-esteem']", "['self-esteem']"],
-    }).write_csv(authors / "detail.csv")  # fmt: skip
-    found = load(authors)
-    same = hub.filter(pl.col("dilemma_id") == "7").select(found.columns)
-    assert found.equals(same)
+    values = pl.read_csv(tmp_path / "Values.csv")
+    rows = [
+        ("to_do", "Tell", "['You', 'The boss']", "['Honesty, Zeal', 'Self']", "['You']", "['Trust']",
+         "['honesty', 'self', 'trust']", "[nan, nan, 'Survival']", "['Fairness', nan, 'Loyalty']", "['Truthfulness', nan, nan]"),
+        ("not_to_do", "Hide", "['You', 'You']", "['Self', \"Boss's pride\"]", "[]", "[]", "['self']", "[nan]", "[nan]", "[nan]"),
+    ]  # fmt: skip
+    columns = [
+        "action_type", "action", "parties_direct", "values_direct", "parties_indirect", "values_indirect",
+        "values_names", "wvs", "mft", "virtue",
+    ]  # fmt: skip
+    authors = pl.DataFrame(rows, schema=columns, orient="row").with_columns(
+        idx=pl.lit("7"),
+        dilemma_situation=pl.lit("Someone asks about case 7."),
+        emotion=pl.Series(["['trust', nan, 'trust']", "[nan]"]),
+        maslow=pl.Series(["['self-esteem', 'self-esteem', 'self-esteem']", "['self-esteem']"]),
+    )
+    (folder := tmp_path / "own").mkdir()
+    found = {r["item_id"]: r for r in check_same_labels(authors, values, folder).to_dicts()}
+    assert found["7-to_do"]["values"] == ["honesty", "trust"]
+    assert found["7-to_do"]["label_Value/self"] == -1
+    assert found["7-to_do"]["label_Virtue/Truthfulness"] == 1
+
+
+@has_real
+def test_both_schemas_label_the_real_rows_alike(tmp_path):
+    file = REAL / "dilemmas_with_detail_by_action_test.csv"
+    authors = pl.read_csv(file, infer_schema=False)
+    assert check_same_labels(authors, pl.read_csv(REAL / "values.csv"), tmp_path).height == 8
+
+
+def test_hidden_files_are_skipped_and_the_files_that_were_read_are_recorded(tmp_path):
+    write_hub(tmp_path)
+    (tmp_path / "._Values.csv").write_bytes(b"\x00\x05\x16\x07")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / ".ipynb_checkpoints/Values-checkpoint.csv").write_text("damaged,\n1\n")
+    assert load(tmp_path).height == 4
+    section = DailyDilemmasParams(source=str(tmp_path), revision="main", max_dilemmas=None)
+    about = daily_dilemmas.origin(section)
+    assert (about["revision"], about["commit"]) == (None, None)
+    assert sorted(about["sha256"]) == sorted(file.name for file in tmp_path.glob("[A-Z]*"))
+
+
+def test_a_hub_snapshot_is_recorded_by_its_commit(tmp_path, monkeypatch):
+    commit = "3" * 40
+    (snapshot := tmp_path / "snapshots" / commit).mkdir(parents=True)
+    write_hub(snapshot)
+    asked = {}
+    monkeypatch.setattr(
+        tables, "snapshot_download", lambda *_, **how: asked.update(how) or snapshot
+    )
+    section = DailyDilemmasParams(source="some/set", revision="main", max_dilemmas=None)
+    about = daily_dilemmas.origin(section)
+    assert (about["source"], about["revision"], about["commit"]) == ("some/set", "main", commit)
+    assert asked["revision"] == "main"
 
 
 def test_max_dilemmas_keeps_whole_dilemmas(tmp_path):
@@ -138,7 +217,7 @@ def test_max_dilemmas_keeps_whole_dilemmas(tmp_path):
 @pytest.mark.parametrize(("spoil", "said"), [
     (lambda t: t.rename({"action": "deed"}), "lacks action"),
     (lambda t: t.with_columns(action_type=pl.lit("maybe")), "must be to_do or not_to_do"),
-    (lambda t: t.with_columns(dilemma_situation=pl.lit(" ")), "empty 'dilemma_situation'"),
+    (lambda t: t.with_columns(dilemma_situation=pl.lit(" ")), "'dilemma_situation' holds ' '"),
     (lambda t: t.head(3), "one to_do and one not_to_do"),
     (lambda t: pl.concat([t, t]), "occurs twice"),
 ])  # fmt: skip
@@ -147,22 +226,6 @@ def test_bad_hub_tables_are_refused_by_name(tmp_path, spoil, said):
     file = tmp_path / "Dilemmas_with_values_aggregated.parquet"
     spoil(pl.read_parquet(file)).write_parquet(file)
     with pytest.raises(InputError, match=said):
-        load(tmp_path)
-
-
-def test_lists_that_do_not_parse_name_file_and_column(tmp_path):
-    columns = [
-        "idx",
-        "dilemma_situation",
-        "action_type",
-        "action",
-        "values_names",
-        *daily_dilemmas.FRAMEWORKS,
-    ]
-    pl.DataFrame(
-        [["1", "S", "to_do", "A", "honesty;trust", *["[]"] * 5]], schema=columns, orient="row"
-    ).write_csv(tmp_path / "d.csv")
-    with pytest.raises(InputError, match=r"d\.csv: column 'values_names' holds 'honesty;trust'"):
         load(tmp_path)
 
 

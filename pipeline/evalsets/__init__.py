@@ -1,6 +1,11 @@
 """The registry of evaluation sets."""
 
-from pipeline.study.sections import DailyDilemmasParams, ReferenceParams
+from pipeline.study.sections import (
+    DailyDilemmasParams,
+    EverydayParams,
+    MoralChoiceParams,
+    ReferenceParams,
+)
 from pipeline.support.section import Section
 
 
@@ -11,6 +16,10 @@ class EvalsetsParams(Section):
     """Held-out dilemmas of the synthetic reference world."""
     daily_dilemmas: DailyDilemmasParams
     """DailyDilemmas (arXiv 2410.02683): moral dilemmas of everyday life."""
+    everyday: EverydayParams
+    """Dilemmas of everyday life written for this project, in git."""
+    moralchoice: MoralChoiceParams
+    """MoralChoice (arXiv 2307.14324): scenarios labelled by ten moral rules."""
 
 
 EVALSETS = tuple(EvalsetsParams.model_fields)

@@ -3,6 +3,7 @@
 """
 
 import random
+from typing import Any
 
 import polars as pl
 
@@ -32,6 +33,11 @@ def held_out_dilemmas(target: int, other: int, trait: str, seed: int) -> list[Di
         while len(dilemmas) < end:
             dilemmas[draw_dilemma(rng, name, evaluation=True)] = None
     return list(dilemmas)
+
+
+def origin(section: ReferenceParams) -> dict[str, Any]:
+    """Return where the set comes from, for the record beside the items."""
+    return {"source": "pipeline/reference/world.yaml", "seed": section.seed}
 
 
 def build_items(section: ReferenceParams, behaviour: str) -> pl.DataFrame:

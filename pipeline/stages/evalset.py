@@ -1,10 +1,11 @@
-"""evalset: an evaluation set -> data/items/items.parquet."""
+"""evalset: an evaluation set -> data/items: items, control items, and where the set was read."""
 
 from importlib import import_module
 
+from pipeline.evalsets.controls import build_controls
 from pipeline.stages.stage import stage
 from pipeline.study.behaviours import target_of
-from pipeline.support.files import new_folder
+from pipeline.support.files import new_folder, write_json
 from pipeline.support.paths import ITEMS, behaviour_file
 from pipeline.support.schemas import check_items, labels
 
@@ -12,23 +13,24 @@ from pipeline.support.schemas import check_items, labels
 def main() -> None:
     with stage("evalset") as (params, run):
         name = params.evalset
-        build_items = import_module(f"pipeline.evalsets.{name}").build_items
-        items = check_items(
-            build_items(getattr(params.evalsets, name), params.behaviour), f"evaluation set {name}"
-        )
-        target_of(
-            behaviour_file(params.behaviour), name, labels(items)
-        )  # before anything is trained for it
-        print(
-            f"{items.height} items, {len(labels(items))} labels; the first:\n{items['prompt'][0]}"
-        )
-        run.log(
-            {
-                "items": items.height,
-                "dilemmas": items["dilemma_id"].n_unique(),
-                "labels": len(labels(items)),
-            }
-        )
+        section = getattr(params.evalsets, name)
+        module = import_module(f"pipeline.evalsets.{name}")
+        items = module.build_items(section, params.behaviour)
+        items = check_items(items, f"evaluation set {name}")
+        controls = build_controls(section.controls)
+        # Before anything is trained for it.
+        target_of(behaviour_file(params.behaviour), name, labels(items))
+        found = {
+            "items": items.height,
+            "dilemmas": items["dilemma_id"].n_unique(),
+            "labels": len(labels(items)),
+            "controls": controls.height,
+        }
+        said = ", ".join(f"{count} {what}" for what, count in found.items())
+        print(f"{said}; the first:\n{items['prompt'][0]}")
+        run.log({**found})
         with new_folder(ITEMS) as new:
             items.write_parquet(new / "items.parquet")
+            controls.write_parquet(new / "controls.parquet")
+            write_json(new / "source.json", {"evalset": name, **found, **module.origin(section)})
             run.record(new)

@@ -269,7 +269,12 @@ class CompositionParams(Section):
         return self
 
 
-class ReferenceParams(Section):
+class EvalsetSection(Section):
+    controls: bool = False
+    """Score sums and plain preferences too, which no moral value should move."""
+
+
+class ReferenceParams(EvalsetSection):
     target_dilemmas: int = Field(ge=2)
     """Dilemmas on the behaviour's own trait."""
     other_dilemmas: int = Field(ge=0)
@@ -277,12 +282,32 @@ class ReferenceParams(Section):
     seed: Seed
 
 
-class DailyDilemmasParams(Section):
-    source: str
-    """The hub id, or a folder with CSV or parquet files of either schema."""
-    revision: str
+class DilemmasParams(EvalsetSection):
     max_dilemmas: int | None = Field(ge=2)
-    """Keep the first n dilemmas by id; null keeps all."""
+    """Keep this many, always the same ones (MoralChoice: drawn, else the first by id)."""
+
+
+class HubParams(DilemmasParams):
+    source: str
+    """The hub id, or a folder with its CSV or parquet files."""
+    revision: str
+    """The hub commit; data/items/source.json records the one that was read."""
+
+
+class DailyDilemmasParams(HubParams):
+    """DailyDilemmas, whose folder may hold either of its two schemas."""
+
+
+class MoralChoiceParams(HubParams):
+    ambiguity: Literal["low", "high", "both"]
+    """Scenarios in which one action is commonly preferred, in which neither is, or all."""
+    skip_deception: int = Field(ge=0)
+    """Leave out the first n by id in which one action deceives: they have been looked at."""
+
+
+class EverydayParams(DilemmasParams):
+    split: Literal["tune", "report", "all"]
+    """tune may serve choices; what is reported comes from report."""
 
 
 class GenerationParams(Section):

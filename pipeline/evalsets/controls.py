@@ -1,0 +1,33 @@
+"""Control items: sums and plain preferences (CC0), which no moral value should move.
+
+As in the source (method.md 5.1), written for this project. They are scored beside every set that
+asks for them, and stand in a table of their own, so that no effect ever counts them.
+"""
+
+from pathlib import Path
+
+import polars as pl
+
+from pipeline.evalsets import tables
+from pipeline.evalsets.rows import SIDES, item
+from pipeline.support.paths import CONTROLS
+from pipeline.support.schemas import ITEMS
+
+COLUMNS = ["id", "kind", "situation", *SIDES]
+
+
+def build_controls(wanted: bool, file: Path = CONTROLS) -> pl.DataFrame:
+    """Return the control items without labels; none where the set goes without them."""
+    if not wanted:
+        return pl.DataFrame(schema=ITEMS)
+    table = tables.required([tables.read_table(file)], COLUMNS, str(file))
+    found = []
+    for row in table.iter_rows(named=True):
+        kind = tables.one_of(row, "kind", ("sum", "preference"))
+        for side in SIDES:
+            asked = {
+                "dilemma_situation": tables.text(row, "situation"),
+                "action": tables.text(row, side),
+            }
+            found.append(item(row | asked | {"action_type": side}, "id", [kind], []))
+    return pl.DataFrame(found, schema_overrides=ITEMS).select(list(ITEMS))

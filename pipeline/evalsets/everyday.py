@@ -1,0 +1,26 @@
+"""Everyday: 240 moral dilemmas written for this project (CC0), in DailyDilemmas' CSV schema."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipeline.evalsets import rows, tables
+from pipeline.evalsets.daily_dilemmas import from_authors, read_folder
+from pipeline.study.sections import EverydayParams
+from pipeline.support.paths import EVERYDAY
+
+
+def build_items(section: EverydayParams, _behaviour: str, folder: Path = EVERYDAY) -> pl.DataFrame:
+    """Return the items of one split, or of both; the behaviour decides nothing here."""
+    found = read_folder(folder, ["split"])
+    for row in found.iter_rows(named=True):
+        tables.one_of(row, "split", ("tune", "report"))
+    if section.split != "all":
+        found = found.filter(pl.col("split") == section.split)
+    return rows.table(from_authors(found), section.max_dilemmas)
+
+
+def origin(section: EverydayParams) -> dict[str, Any]:
+    """Return where the set was read, for the record beside the items."""
+    return {"source": str(EVERYDAY), "split": section.split} | tables.hashes(EVERYDAY)

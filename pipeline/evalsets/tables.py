@@ -1,0 +1,172 @@
+"""Reading a set's tables from the hub or a folder; a bad cell is named by file, row and column."""
+
+import ast
+import hashlib
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+import polars as pl
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
+
+from pipeline.study.sections import HubParams
+from pipeline.support.errors import InputError
+from pipeline.support.paths import resolve_source
+
+UNREACHABLE = (
+    HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled,
+    ConnectionError,
+)  # fmt: skip
+FILE, ROW = "_file", "_row"  # columns of every table: where its rows stand, the first being row 1
+STRING = r"""(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")"""
+LIST = re.compile(rf"\[\s*(?:(?:{STRING}|nan|None)\s*(?:,\s*(?=[^\]\s])|(?=\])))*\]")
+
+
+def locate(section: HubParams, evalset: str) -> tuple[Path, str | None]:
+    """Return the folder that the section's source names, or a hub snapshot and its commit."""
+    if (folder := resolve_source(section.source)) and folder.is_dir():
+        return folder, None
+    wanted = ["*.csv", "*.parquet"]
+    try:
+        found = snapshot_download(
+            section.source, repo_type="dataset", revision=section.revision, allow_patterns=wanted
+        )
+    except UNREACHABLE:
+        raise InputError(
+            f"evaluation set {section.source!r} is neither a folder nor reachable on the hub: "
+            f"connect, or set evalsets.{evalset}.source to a folder with its CSV or parquet files"
+        ) from None
+    return Path(found), Path(found).name  # the hub's cache names a snapshot by its commit
+
+
+def origin(section: HubParams, evalset: str) -> dict[str, Any]:
+    """Return where a set was read: source, revision, the hub's commit, each file's sha256."""
+    folder, commit = locate(section, evalset)
+    asked = section.revision if commit else None
+    return {"source": section.source, "revision": asked, "commit": commit} | hashes(folder)
+
+
+def hashes(folder: Path) -> dict[str, dict[str, str]]:
+    return {
+        "sha256": {
+            str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in table_files(folder)
+        }
+    }
+
+
+def table_files(folder: Path) -> list[Path]:
+    """Return the CSV and parquet files below a folder without hidden ones, in order."""
+    found = sorted([*folder.rglob("*.csv"), *folder.rglob("*.parquet")])
+    return [
+        file
+        for file in found
+        if not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    ]
+
+
+def read_tables(folder: Path, evalset: str) -> list[pl.DataFrame]:
+    """Return the tables below a folder as text, each with the columns FILE and ROW."""
+    if found := [read_table(file) for file in table_files(folder)]:
+        return found
+    raise InputError(
+        f"{folder} holds no CSV or parquet file: point evalsets.{evalset}.source at the set"
+    )
+
+
+def read_table(file: Path) -> pl.DataFrame:
+    """Read one file, numbers as text; lists stay as they are, to be refused where text is due."""
+    csv = file.suffix == ".csv"
+    try:
+        found = pl.read_csv(file, infer_schema=False) if csv else pl.read_parquet(file)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        said = str(error).partition("\n")[0]
+        raise InputError(
+            f"{file} cannot be read as a table ({said}): restore or correct it"
+        ) from None
+    if found.is_empty():
+        raise InputError(f"{file} holds no rows: restore it, or take it out of the folder")
+    return found.with_columns(pl.lit(str(file)).alias(FILE)).with_row_index(ROW, offset=1)
+
+
+def pick(
+    tables: list[pl.DataFrame], columns: list[str], without: tuple[str, ...] = ()
+) -> pl.DataFrame | None:
+    """Return the rows of all tables with these columns and none of `without`; None if none has."""
+    parts = [
+        table
+        for table in tables
+        if set(columns) <= set(table.columns) and not set(without) & set(table.columns)
+    ]
+    for table in parts:
+        if odd := next((column for column in columns if table.schema[column].is_nested()), None):
+            raise InputError(
+                f"{table[FILE][0]}: column {odd!r} is {table.schema[odd]}, must be text: write "
+                "lists as text, e.g. ['honesty']"
+            )
+    texts = [
+        part.select(FILE, ROW, *(pl.col(column).cast(pl.String) for column in columns))
+        for part in parts
+    ]
+    return pl.concat(texts) if texts else None
+
+
+def required(
+    tables: list[pl.DataFrame], columns: list[str], source: str, without: tuple[str, ...] = (),
+    others: tuple[list[str], ...] = (),
+) -> pl.DataFrame:  # fmt: skip
+    """Return `pick`, or refuse with what the nearest table lacks of these or other columns."""
+    if (found := pick(tables, columns, without)) is not None:
+        return found
+    lacking = [
+        (len(missing) / len(wanted), table[FILE][0], wanted, missing)
+        for table in tables
+        for wanted in (*others, columns)
+        if (missing := [column for column in wanted if column not in table.columns])
+    ]
+    if not lacking:
+        raise InputError(
+            f"{source}: no table has the columns {', '.join(columns)} without "
+            f"{', '.join(without)}: add it"
+        )
+    _, name, wanted, missing = min(lacking, key=lambda row: row[0])
+    raise InputError(
+        f"{source}: no table has the columns {', '.join(wanted)}; the nearest, {name}, lacks "
+        f"{', '.join(missing)}: add or rename them"
+    )
+
+
+def refuse(row: dict[str, Any], column: str, allowed: str) -> NoReturn:
+    raise InputError(
+        f"{row[FILE]}, row {row[ROW]}: column {column!r} holds {row[column]!r}, {allowed}"
+    )
+
+
+def text(row: dict[str, Any], column: str) -> str:
+    """Return a cell's text, which may not be blank."""
+    if not (row[column] or "").strip():
+        refuse(row, column, "must hold text: fill it in, or take the dilemma out")
+    return row[column].strip()
+
+
+def one_of(row: dict[str, Any], column: str, allowed: tuple[str, ...]) -> str:
+    if row[column] not in allowed:
+        refuse(row, column, f"must be {' or '.join(allowed)}: correct it")
+    return row[column]
+
+
+def strings(row: dict[str, Any], column: str) -> list[str | None]:
+    """Return a cell's list of strings, written as Python does; pandas writes a missing one as nan.
+
+    Strings without a comma between them are refused: Python itself would join them to one.
+    """
+    cell = (row[column] or "").strip()
+    if not LIST.fullmatch(cell):
+        refuse(row, column, "must be a list of strings: write it as ['honesty', 'trust']")
+    return ast.literal_eval(re.sub(rf"({STRING})|\bnan\b", lambda m: m[1] or "None", cell))

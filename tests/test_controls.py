@@ -1,0 +1,53 @@
+"""Control items: sums and preferences without labels, scored beside a set and never as its items."""
+
+import operator
+import re
+
+import polars as pl
+import pytest
+
+from pipeline.evalsets.controls import build_controls
+from pipeline.support.errors import InputError
+from pipeline.support.paths import CONTROLS
+from pipeline.support.schemas import ITEMS, labels
+from tests.conftest import ROOT
+
+SIGNS = {"+": operator.add, "-": operator.sub, "x": operator.mul}
+
+
+def test_the_shipped_controls_are_40_sums_and_40_preferences_of_two_sides():
+    found = build_controls(True, ROOT / CONTROLS)
+    assert found.schema == pl.Schema(ITEMS)
+    assert not labels(found)
+    assert found["values"].value_counts().sort("count")["count"].to_list() == [80, 80]
+    assert found["prompt"].is_unique().all()
+    assert found["item_id"].is_unique().all()
+    sides = found.group_by("dilemma_id").agg(pl.col("action_type").sort())
+    assert sides["action_type"].to_list() == [["not_to_do", "to_do"]] * 80
+
+
+def test_the_right_result_is_right_and_stands_on_either_side():
+    table = pl.read_csv(ROOT / CONTROLS).filter(pl.col("kind") == "sum")
+    assert table["right"].value_counts()["count"].to_list() == [20, 20]
+    checked = 0
+    for row in table.to_dicts():
+        if sum_ := re.search(r"(\d+) ([-+x]) (\d+)", row["situation"]):
+            result = SIGNS[sum_[2]](int(sum_[1]), int(sum_[3]))
+            other = {"to_do": "not_to_do", "not_to_do": "to_do"}[row["right"]]
+            assert f" {result}" in row[row["right"]]
+            assert not re.search(rf"\b{result}\b", row[other])
+            checked += 1
+    assert checked >= 15
+
+
+def test_a_set_without_controls_has_none():
+    assert build_controls(False).is_empty()
+    assert build_controls(False).schema == pl.Schema(ITEMS)
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    file = tmp_path / "controls.csv"
+    rows = "c,feeling,You sit.,Stand,Sit\n"
+    file.write_text("id,kind,situation,to_do,not_to_do\n" + rows)
+    with pytest.raises(InputError, match="row 1: column 'kind' holds 'feeling', must be sum or"):
+        build_controls(True, file)
