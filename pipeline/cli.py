@@ -1,6 +1,4 @@
-"""The command line: one command per DVC stage, and the reference model's own. Heavy imports happen
-inside the commands.
-"""
+"""The command line. Heavy imports happen inside the commands, so that --help is instant."""
 
 from importlib import import_module
 from typing import Annotated
@@ -19,14 +17,10 @@ app = typer.Typer(
 reference = typer.Typer(no_args_is_help=True, help="The bundled synthetic reference model.")
 app.add_typer(reference, name="reference")
 
+SAVED = "A saved adapter: a folder such as models/adapters/innerpissa/seed0, or a hub id."
 Method = Annotated[str, typer.Argument(help="A method id of params.yaml.")]
 Seed = Annotated[int, typer.Argument(help="A seed of params.yaml.")]
-Adapter = Annotated[
-    str,
-    typer.Option(
-        help="A saved adapter: a folder such as models/adapters/innerpissa/seed0, or a hub id."
-    ),
-]
+Adapter = Annotated[str, typer.Option(help=SAVED)]
 Base = Annotated[
     str | None,
     typer.Option(
@@ -39,6 +33,24 @@ Temperature = Annotated[
 ]
 Draws = Annotated[int, typer.Option(help="The seed of the draws.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps or spread.")]
+Out = Annotated[str, typer.Option(help="The folder to write.")]
+
+# Commands without arguments: what the help says of each, and the module whose main() it calls.
+PLAIN = {
+    "code": ("Write the hashes of the code that each stage and method runs.", "stages.code"),
+    "model": ("Resolve the model id to weights with a hash.", "stages.model"),
+    "pairs": ("Write the contrast pairs.", "stages.pairs"),
+    "svd": ("Decompose the target modules.", "stages.svd"),
+    "evalset": ("Write the evaluation items.", "stages.evalset"),
+    "composition": ("Attach two adapters at once and measure how they interfere.",
+                    "stages.composition"),
+    "effects": ("Turn scores into effects, intervals and p-values.", "stages.effects"),
+    "report": ("Render tables, figures and the HTML page.", "stages.report"),
+    "doctor": ("Say what is wrong with this set-up and what to do; exit code 1 if something is.",
+               "app.doctor"),
+    "calibration": ("Simulate null studies: false positives and power of the tests -> "
+                    "docs/calibration.md (some minutes).", "bench.null_page"),
+}  # fmt: skip
 
 
 def call(module: str, function: str, *arguments) -> None:
@@ -51,34 +63,12 @@ def share(module: str, function: str, *arguments) -> None:
     call("stages.launch", "share", module, function, *arguments)
 
 
-@app.command()
-def code() -> None:
-    """Write the hashes of the code that each stage and method runs."""
-    call("stages.code", "main")
+def add_plain(name: str, text: str, module: str) -> None:
+    app.command(name, help=text)(lambda: call(module, "main"))
 
 
-@app.command()
-def model() -> None:
-    """Resolve the model id to weights with a hash."""
-    call("stages.model", "main")
-
-
-@app.command()
-def pairs() -> None:
-    """Write the contrast pairs."""
-    call("stages.pairs", "main")
-
-
-@app.command()
-def svd() -> None:
-    """Decompose the target modules."""
-    call("stages.svd", "main")
-
-
-@app.command()
-def evalset() -> None:
-    """Write the evaluation items."""
-    call("stages.evalset", "main")
+for name, (text, module) in PLAIN.items():
+    add_plain(name, text, module)
 
 
 @app.command()
@@ -112,35 +102,11 @@ def evaluate_baselines(method: Method) -> None:
 
 
 @app.command()
-def composition() -> None:
-    """Attach two adapters at once and measure how they interfere."""
-    call("stages.composition", "main")
-
-
-@app.command()
-def effects() -> None:
-    """Turn scores into effects, intervals and p-values."""
-    call("stages.effects", "main")
-
-
-@app.command()
-def report() -> None:
-    """Render tables, figures and the HTML page."""
-    call("stages.report", "main")
-
-
-@app.command()
-def calibration() -> None:
-    """Simulate null studies: false positives and power of the tests -> docs/calibration.md (some
-    minutes).
-    """
-    call("bench.null_page", "main")
-
-
-@app.command()
-def doctor() -> None:
-    """Say what is wrong with this set-up and what to do; exit code 1 if something is."""
-    call("app.doctor", "main")
+def params(
+    prefix: Annotated[str, typer.Argument(help="Only keys that begin so, e.g. training.")] = "",
+) -> None:
+    """Print every key of params.yaml: its value, what is allowed, what it means."""
+    call("app.parameters", "main", prefix)
 
 
 @app.command()
@@ -148,7 +114,7 @@ def compare(
     revisions: Annotated[
         list[str], typer.Argument(help="DVC experiments, git revisions, or `workspace`.")
     ],
-    out: Annotated[str, typer.Option(help="The folder to write.")] = "reports/comparison",
+    out: Out = "reports/comparison",
     method: Annotated[list[str], typer.Option(help="Only this method; repeat for several.")] = [],  # noqa: B006
 ) -> None:
     """Render one table and one figure across experiments."""
@@ -169,18 +135,8 @@ def steer(
     device: Device = "auto",
 ) -> None:
     """Answer one prompt side by side at several coefficients."""
-    call(
-        "app.chat",
-        "main_steer",
-        prompt,
-        coefficients,
-        adapter,
-        model,
-        device,
-        max_new_tokens,
-        temperature,
-        seed,
-    )
+    opened = adapter, model, device
+    call("app.chat", "main_steer", prompt, coefficients, *opened, max_new_tokens, temperature, seed)
 
 
 @app.command()
@@ -197,36 +153,22 @@ def chat(
     device: Device = "auto",
 ) -> None:
     """Talk to the steered model in the terminal."""
-    call(
-        "app.chat",
-        "main_chat",
-        coefficients,
-        adapter,
-        model,
-        device,
-        max_new_tokens,
-        temperature,
-        seed,
-    )
+    opened = adapter, model, device
+    call("app.chat", "main_chat", coefficients, *opened, max_new_tokens, temperature, seed)
 
 
 @app.command()
 def export(
-    adapter: Annotated[
-        str,
-        typer.Argument(
-            help="A saved adapter: a folder such as models/adapters/innerpissa/seed0, or a hub id."
-        ),
-    ],
+    adapter: Annotated[str, typer.Argument(help=SAVED)],
     to: Annotated[
         str,
         typer.Option(
             help="bake: a checkpoint with the change in its weights. lora: an exact LoRA for peft. "
-            "hub: the adapter itself with "
-            "a model card. vector: control vectors as safetensors. gguf: the same for llama.cpp."
+            "hub: the adapter itself with a model card. vector: control vectors as safetensors. "
+            "gguf: the same for llama.cpp."
         ),
     ],
-    out: Annotated[str, typer.Option(help="The folder to write.")],
+    out: Out,
     coefficient: Annotated[
         float,
         typer.Option(
@@ -256,20 +198,19 @@ def bench(
     tokens: Annotated[int, typer.Option(help="Tokens to decode.")] = 32,
     out: Annotated[str | None, typer.Option(help="A JSON file to write.")] = None,
 ) -> None:
-    """Measure speed and memory as ratios, each taken over pairs of runs in turn (A B A B) in this
-    process.
+    """Measure speed and memory as ratios, over pairs of runs in turn (A B A B) in this process.
 
-    Evaluation is held against the bare forward passes of its de-duplicated tokens: each dilemma's
-    common beginning and its two ends, run once below the first adapted layer and once per
-    coefficient above, without adapter, NLL or tokenising. Training against a peft LoRA step of 2
-    forwards + 1 backward on the same rows, modules and rank. Decoding against the base model.
+    Evaluation is held against bare forward passes of its de-duplicated tokens, without adapter, NLL
+    or tokenising. A dilemma's common beginning and its two ends run once below the first adapted
+    layer, and once per coefficient above. Training is held against a peft LoRA step of 2 forwards
+    and 1 backward on the same rows, modules and rank; decoding against the base model.
     """
     call("bench.command", "main", model, layers, width, device, repeats, dilemmas, tokens, out)
 
 
 @reference.command()
 def build(
-    out: Annotated[str, typer.Option(help="The folder to write.")] = "models/reference",
+    out: Out = "models/reference",
     steps: Annotated[int | None, typer.Option(help="Fewer optimiser steps, for a trial.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.support.files import new_file, new_folder
@@ -34,12 +33,16 @@ def test_help_imports_nothing_heavy():
     assert found.stdout.strip() == "[]"
 
 
-def test_every_stage_is_a_command():
+def test_every_stages_command_is_one_and_takes_the_arguments_that_dvc_gives_it():
     from ruamel.yaml import YAML
+    from typer.main import get_command
 
-    text = CliRunner().invoke(app, ["--help"]).output
-    for name in YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]:
-        assert name.replace("_", "-") in text
+    commands = get_command(app).commands
+    for name, stage in YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"].items():
+        python, _, package, command, *arguments = stage["cmd"].split()
+        assert (python, package, command) == ("python", "pipeline", name.replace("_", "-"))
+        assert len(arguments) == len(commands[command].params), name
+        assert commands[command].help, name
 
 
 def test_a_bad_parameter_file_is_one_sentence_and_an_exit_code(tmp_path):

@@ -69,44 +69,41 @@ class Params(Section):
     seeds: Annotated[list[Seed], AfterValidator(check_unique), Field(min_length=1)]
     """Seeds of the learned methods."""
     coefficients: Annotated[list[float], AfterValidator(check_unique)]
-    """The doses: 0, and every other one with both signs."""
+    """Where methods are measured: at 0, and at every other one with both signs."""
     rank: int = Field(ge=2)
     """How many singular triples of each target module an adapter may turn and scale."""
     device: str
-    """auto, cpu, cuda, cuda:N or mps; or spread: over all GPUs, and what they cannot hold in main
-    memory and on disk.
-    """
+    """auto, cpu, cuda, cuda:N, mps, or spread (all GPUs; the rest in main memory and on disk)."""
     quantisation: Quantisation | None = None
     """none, 8bit or 4bit for whichever model is chosen; null takes what its section says."""
     processes: int = Field(ge=1)
-    """How many processes share training and scoring, each with a whole model on a GPU of its own or
-    on the CPU.
-    """
+    """How many processes share training and scoring, each with a whole model of its own."""
     models: dict[Id, ModelParams]
+    """The base models that can be named."""
     pairs: PairsParams
+    """The contrast pairs that every method learns from."""
     modules: ModulesParams
     """Which modules the low-rank adapters sit on."""
     svd: SvdParams
+    """The decompositions of the target modules' weights."""
     training: TrainingParams
+    """How learned methods are trained."""
     dose: DoseParams
     """The dose at which all methods cost the same."""
     losses: dict[Id, Any]
     """What learned methods minimise; each section of `steering` names one."""
     steering: dict[Id, Any]
-    """One section per method, and variants that name another section and override some of its
-    fields.
-    """
+    """One section per method, and variants, which name another section and override its fields."""
     composition: CompositionParams
     """Two adapters, to be attached at once."""
     evalsets: EvalsetsParams
     """The evaluation sets that can be named."""
     generation: GenerationParams
-    """What a model writes freely during evaluation: reasoning before an answer, and texts to
-    measure coherence on.
-    """
+    """What a model writes freely: reasoning before an answer, and texts to judge coherence on."""
     scoring: ScoringParams
     """How items are run."""
     statistics: StatisticsParams
+    """Intervals, tests and what counts as an answer."""
 
     @field_validator("coefficients")
     @classmethod

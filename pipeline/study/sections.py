@@ -1,12 +1,10 @@
-"""The sections of params.yaml, each field with its one-line meaning; unknown keys and wrong types
-are refused.
-"""
+"""The sections of params.yaml that several parts read, each field with its meaning."""
 
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.support.section import Section, Seed
+from pipeline.support.section import ON_KINDNESS, PUBLISHED, Section, Seed
 
 Quantisation = Literal["none", "8bit", "4bit"]
 
@@ -25,27 +23,24 @@ class ModelParams(Section):
     quantisation: Quantisation = "none"
     """How the base model's linear modules are held: as they are, or in 8 or 4 bits."""
     answer_prefix: str = Field(default="My choice:", min_length=1)
-    """What the reply to a dilemma begins with; "My choice: **" for a model that writes its answers
-    bold.
-    """
+    """What the reply to a dilemma begins with; "My choice: **" where a model writes it bold."""
 
 
 class PairsParams(Section):
     max_pairs: int = Field(ge=8)
     """How many contrast pairs are drawn from personas x suffixes, calibration included."""
     calibration_share: float = Field(gt=0, lt=1)
-    """The share of suffixes kept for validation and orientation."""
+    """The share of suffixes that no gradient sees: for validation, the sign and the dose."""
     seed: Seed
+    """The seed of the draw of suffixes and of the split."""
 
 
 class ModulesParams(Section):
     target: str | list[str]
-    """residual-writers, residual-readers, residual-all, a list of module suffixes, or a regular
-    expression.
-    """
-    from_depth: float = Field(ge=0, le=1)
+    """residual-writers, -readers or -all, a list of module suffixes, or a regular expression."""
+    from_depth: float = Field(ge=0, le=1, json_schema_extra=ON_KINDNESS)
     """The first adapted layer, as a fraction of the depth."""
-    to_depth: float = Field(ge=0, le=1)
+    to_depth: float = Field(ge=0, le=1, json_schema_extra=ON_KINDNESS)
     """The end of the adapted layers (exclusive), as a fraction of the depth."""
     n_modules: int | None = Field(ge=1)
     """Keep only this many of them, evenly spaced; null keeps all."""
@@ -57,21 +52,22 @@ class SvdParams(Section):
 
 
 class TrainingParams(Section):
-    loss_depth: float = Field(ge=0, le=1)
-    """The layer whose residual stream the loss reads, as a fraction of the depth; after the last
-    adapted one.
-    """
-    last_tokens: int = Field(ge=1)
+    loss_depth: float = Field(ge=0, le=1, json_schema_extra=ON_KINDNESS)
+    """The layer whose residual stream the loss reads, after the last adapted one (of the depth)."""
+    last_tokens: int = Field(ge=1, json_schema_extra=PUBLISHED)
     """How many last tokens of a pair the representation loss averages over."""
     epochs: int = Field(ge=1)
+    """Passes over the training pairs."""
     batch_size: int = Field(ge=2)
     """Pairs per micro-batch; each is two texts at two coefficients."""
     accumulate: int = Field(ge=1)
     """Micro-batches per optimiser step, whose gradients are averaged."""
     weight_decay: float = Field(ge=0)
-    warmup_share: float = Field(ge=0, lt=1)
+    """AdamW's decoupled weight decay, times the learning rate per step."""
+    warmup_share: float = Field(ge=0, lt=1, json_schema_extra=PUBLISHED)
     """The share of all steps during which the learning rate rises."""
-    clip_norm: float = Field(gt=0)
+    clip_norm: float = Field(gt=0, json_schema_extra=PUBLISHED)
+    """Longest gradient, all parameters together; a longer one is shortened to it."""
 
 
 class ContrastiveParams(Section):
@@ -246,13 +242,11 @@ class PromptingParams(BaselineParams):
 
 class DoseParams(Section):
     measure: Literal["kl", "delta_nll"]
-    """What a dose costs on the calibration texts without a persona: KL(base || steered), or the
-    rise of their NLL.
-    """
+    """The cost on calibration texts without a persona: KL(base || steered), or the rise of NLL."""
     budget: float = Field(gt=0)
-    """Nats per token, the mean of both signs."""
+    """What every method may cost: nats per token, the mean of both signs."""
     max_coefficient: float = Field(gt=0)
-    """Where the search stops."""
+    """Where the search for a method's dose stops."""
 
 
 class CompositionParams(Section):
@@ -261,6 +255,7 @@ class CompositionParams(Section):
     behaviours: list[str]
     """Two behaviours, one adapter each; an empty list leaves the stage out."""
     seed: Seed
+    """The seed of both adapters."""
 
     @model_validator(mode="after")
     def two_behaviours(self) -> Self:
@@ -280,6 +275,7 @@ class ReferenceParams(EvalsetSection):
     other_dilemmas: int = Field(ge=0)
     """Dilemmas on each other trait, for side effects."""
     seed: Seed
+    """The seed of the draw of dilemmas."""
 
 
 class DilemmasParams(EvalsetSection):
@@ -312,43 +308,30 @@ class EverydayParams(DilemmasParams):
 
 class GenerationParams(Section):
     reasoning_tokens: int = Field(ge=0)
-    """How many tokens a model may reason before its answer to a dilemma is read; 0 reads the answer
-    at once.
-    """
+    """Tokens that a model may reason before its answer is read; 0 reads the answer at once."""
     reasoning_opening: str
-    """How reasoning begins where the chat template knows no think block: a neutral phrase that the
-    model can go on from.
-    """
+    """How reasoning begins where the chat template knows no think block: a neutral phrase."""
     coherence_tokens: int = Field(ge=0)
-    """How many tokens it writes to each open prompt at every coefficient; 0 leaves this measure of
-    coherence out.
-    """
+    """Tokens written to each open prompt at every coefficient; 0 leaves coherence out."""
     coherence_prompts: str = Field(pattern=r"^[a-z0-9_-]+$")
-    """Which open prompts: a file data/raw/prompts/<id>.json (open for real models, reference for
-    the bundled one).
-    """
+    """A file data/raw/prompts/<id>.json: open for real models, reference for the bundled one."""
 
 
 class ScoringParams(Section):
     reuse: bool
-    """Run what several rows share once: layers below the first steered one for all coefficients,
-    and the beginning of a dilemma for both its actions. Equal to rounding; false runs every row in
-    full."""
+    """Run what several rows share once (equal to rounding); false runs every row in full."""
 
 
 class StatisticsParams(Section):
     bootstrap: int = Field(ge=100)
     """Resamples of the cluster bootstrap."""
     permutations: int = Field(ge=1000)
-    """Sign patterns that the permutation test draws where there are too many dilemmas to try
-    all.
-    """
+    """Sign patterns that the permutation test draws where there are too many to try all."""
     nll_budget: float = Field(gt=0)
-    """Rise of the dilemmas' NLL, nats per token, at which effects are compared besides the
-    calibrated dose.
-    """
+    """Rise of the dilemmas' NLL, nats per token, at which effects are compared a second time."""
     min_choice_mass: float = Field(ge=0, le=1)
     """An item whose answer tokens hold less probability than this counts as unanswered."""
     min_items: int = Field(ge=2)
     """A value on fewer items than this is left out of the side effects."""
     seed: Seed
+    """The seed of the bootstrap and of the permutations."""
