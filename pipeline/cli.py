@@ -35,23 +35,6 @@ Draws = Annotated[int, typer.Option(help="The seed of the draws.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps or spread.")]
 Out = Annotated[str, typer.Option(help="The folder to write.")]
 
-# Commands without arguments: what the help says of each, and the module whose main() it calls.
-PLAIN = {
-    "code": ("Write the hashes of the code that each stage and method runs.", "stages.code"),
-    "model": ("Resolve the model id to weights with a hash.", "stages.model"),
-    "pairs": ("Write the contrast pairs.", "stages.pairs"),
-    "svd": ("Decompose the target modules.", "stages.svd"),
-    "evalset": ("Write the evaluation items.", "stages.evalset"),
-    "composition": ("Attach two adapters at once and measure how they interfere.",
-                    "stages.composition"),
-    "effects": ("Turn scores into effects, intervals and p-values.", "stages.effects"),
-    "report": ("Render tables, figures and the HTML page.", "stages.report"),
-    "doctor": ("Say what is wrong with this set-up and what to do; exit code 1 if something is.",
-               "app.doctor"),
-    "calibration": ("Simulate null studies: false positives and power of the tests -> "
-                    "docs/calibration.md (some minutes).", "bench.null_page"),
-}  # fmt: skip
-
 
 def call(module: str, function: str, *arguments) -> None:
     with guarded():
@@ -63,12 +46,16 @@ def share(module: str, function: str, *arguments) -> None:
     call("stages.launch", "share", module, function, *arguments)
 
 
-def add_plain(name: str, text: str, module: str) -> None:
+def plain(name: str, module: str, text: str) -> None:
+    """Add a command without arguments, which calls the main() of a module."""
     app.command(name, help=text)(lambda: call(module, "main"))
 
 
-for name, (text, module) in PLAIN.items():
-    add_plain(name, text, module)
+plain("code", "stages.code", "Write the hashes of the code that each stage and method runs.")
+plain("model", "stages.model", "Resolve the model id to weights with a hash.")
+plain("pairs", "stages.pairs", "Write the contrast pairs.")
+plain("svd", "stages.svd", "Decompose the target modules.")
+plain("evalset", "stages.evalset", "Write the evaluation items.")
 
 
 @app.command()
@@ -99,6 +86,21 @@ def evaluate(method: Method, seed: Seed) -> None:
 def evaluate_baselines(method: Method) -> None:
     """Score one baseline, all its seeds, at all coefficients."""
     share("stages.evaluate", "main_baselines", method)
+
+
+plain(
+    "composition", "stages.composition", "Attach two adapters at once, measure how they interfere."
+)
+plain("effects", "stages.effects", "Turn scores into effects, intervals and p-values.")
+plain("report", "stages.report", "Render tables, figures and the HTML page.")
+plain(
+    "doctor", "app.doctor", "Say what is wrong with this set-up and what to do; exits with 1 then."
+)
+plain(
+    "calibration",
+    "bench.null_page",
+    "Simulate null studies -> docs/calibration.md: the tests' false positives and power (minutes).",
+)
 
 
 @app.command()

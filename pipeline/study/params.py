@@ -1,6 +1,5 @@
 """The typed form of params.yaml."""
 
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -108,15 +107,9 @@ class Params(Section):
     @field_validator("coefficients")
     @classmethod
     def both_arms(cls, values: list[float]) -> list[float]:
-        if (
-            not all(map(math.isfinite, values))
-            or 0.0 not in values
-            or {-c for c in values} != set(values)
-            or len(values) < 3
-        ):
-            raise ValueError(
-                f"{values} must hold 0 and, for each coefficient, its negative, e.g. [-1, 0, 1]"
-            )
+        if len(values) < 3 or 0.0 not in values or {-c for c in values} != set(values):
+            said = "must hold 0 and, for each coefficient, its negative, e.g. [-1, 0, 1]"
+            raise ValueError(f"{values} {said}")
         return sorted(values)
 
     @model_validator(mode="before")
@@ -155,27 +148,24 @@ class Params(Section):
     @model_validator(mode="after")
     def consistent(self) -> "Params":
         for name, allowed in (("model", self.models), ("evalset", EVALSETS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}: allowed are {', '.join(allowed)}"
-                )
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ValueError(f"{name} is {value!r}: allowed are {', '.join(allowed)}")
         if not self.methods + self.baselines:
             raise ValueError("methods and baselines are both empty: name at least one")
         check_methods("methods", self.methods, self.steering, learned=True)
         check_methods("baselines", self.baselines, self.steering, learned=False)
         check_methods("composition.method", [self.composition.method], self.steering, learned=True)
-        if not self.modules.from_depth < self.modules.to_depth <= self.training.loss_depth:
+        first, end, loss = self.modules.from_depth, self.modules.to_depth, self.training.loss_depth
+        if not first < end <= loss:
             raise ValueError(
                 "modules.from_depth < modules.to_depth <= training.loss_depth must hold, and they "
-                "are "
-                f"{self.modules.from_depth}, {self.modules.to_depth} and "
-                f"{self.training.loss_depth}: change one of them"
+                f"are {first}, {end} and {loss}: change one of them"
             )
-        if self.svd.max_rank is not None and self.rank > self.svd.max_rank:
-            raise ValueError(
-                f"rank is {self.rank}, above svd.max_rank {self.svd.max_rank}: lower rank, or "
-                "raise svd.max_rank"
-            )
+        most = self.svd.max_rank
+        if most is not None and self.rank > most:
+            said = f"rank is {self.rank}, above svd.max_rank {most}"
+            raise ValueError(f"{said}: lower rank, or raise svd.max_rank")
         return self
 
 
