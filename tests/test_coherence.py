@@ -1,12 +1,14 @@
 """Free texts: the base model's NLL of them, repetition and variety by hand, and the stages that write and fold them."""
 
+from types import SimpleNamespace
+
 import polars as pl
 import pytest
 import torch
 
 from pipeline.lm.prompts import open_turn, tokenize
-from pipeline.metrics.coherence import TABLE, coherence_table, distinct, grams, repetition
-from pipeline.report.appendix import coherence_table as shown_table
+from pipeline.metrics.coherence import TABLE, coherence_table, distinct_share, n_grams, repetition
+from pipeline.report.appendix import coherence
 from pipeline.scoring.coherence import free_texts
 from pipeline.steering.methods.mean_diff import MeanDiff
 from pipeline.steering.methods.prompting import Prompting
@@ -68,13 +70,17 @@ def test_the_base_reads_prompted_texts_without_the_persona(model, tokenizer):
 
 
 def test_repetition_and_variety_by_hand():
-    assert grams([1, 2, 3, 4], 3) == [(1, 2, 3), (2, 3, 4)]
+    assert n_grams([1, 2, 3, 4], 3) == [(1, 2, 3), (2, 3, 4)]
     assert repetition([1, 2, 3, 4, 5]) == 0
     assert repetition([1, 2, 1, 2, 1, 2]) == 0.5  # 121 212 121 212: two of four are new
     assert repetition([7] * 12) == pytest.approx(0.9)
     assert repetition([1, 2]) is None
-    assert distinct([]) is None
-    assert distinct(grams([1, 1, 2], 1)) == pytest.approx(2 / 3)
+    assert distinct_share([]) is None
+    assert distinct_share(n_grams([1, 1, 2], 1)) == pytest.approx(2 / 3)
+
+
+def shown_table(table: pl.DataFrame) -> pl.DataFrame:
+    return coherence(SimpleNamespace(tables={"coherence": table}))
 
 
 def texts(*rows) -> pl.DataFrame:

@@ -6,24 +6,18 @@ import pytest
 from scipy import stats
 
 from pipeline.metrics.composition import composition_table
-from pipeline.metrics.effects import (
-    arm_effects,
-    bootstrap,
-    mean_over_seeds,
-    method_effects,
-    movements,
-    normalized_gain,
-    signed,
-)
-from pipeline.metrics.question import Question
+from pipeline.metrics.drawn import frontier, random_band
+from pipeline.metrics.effects import arm_effects, bootstrap, method_effects, normalized_gain
 from pipeline.metrics.regression import clustered_slope, pooled_slope
+from pipeline.metrics.scores import Evaluation, at_one, fold_arms, mean_over_seeds, signed_scores
 from pipeline.metrics.study import analyse, headline
-from pipeline.study.sections import StatisticsParams
+from pipeline.study.params import load_params
 from pipeline.support.errors import InputError
 from pipeline.support.schemas import add_labels
+from tests.conftest import ROOT
 
-PARAMS = StatisticsParams(
-    bootstrap=400, permutations=1000, nll_budget=0.2, min_choice_mass=0.5, min_items=2, seed=0
+PARAMS = load_params(ROOT / "params.yaml").statistics.model_copy(
+    update={"bootstrap": 400, "permutations": 1000, "min_items": 2}
 )
 COEFFICIENTS = [-1.0, 0.0, 1.0]
 
@@ -50,13 +44,21 @@ def make_items(dilemmas: int) -> pl.DataFrame:
     return add_labels(pl.DataFrame(rows, schema_overrides={"values": pl.List(pl.String)}), carried)
 
 
-def make_scores(items: pl.DataFrame, log_odds) -> pl.DataFrame:
+def make_scores(items: pl.DataFrame, log_odds, coefficients=COEFFICIENTS, mass=1.0) -> pl.DataFrame:
     rows = [
-        {"item_id": r["item_id"], "dilemma_id": r["dilemma_id"], "dose": "raw", "coefficient": c, "seed": 0, "log_odds": float(log_odds(r, c)),
-         "choice_mass": 1.0, "nll": 1.0 + 0.1 * abs(c)}
-        for r in items.to_dicts() for c in COEFFICIENTS
+        {"method": "m", "item_id": r["item_id"], "dilemma_id": r["dilemma_id"], "dose": "raw", "coefficient": c, "seed": 0,
+         "log_odds": float(log_odds(r, c)), "choice_mass": mass, "nll": 1.0 + 0.1 * abs(c)}
+        for r in items.to_dicts() for c in coefficients
     ]  # fmt: skip
     return pl.DataFrame(rows)
+
+
+def planted(items: pl.DataFrame, log_odds, **options) -> tuple[pl.DataFrame, Evaluation]:
+    """Return a method's scores, and the evaluation with the base's, of log-odds by item and coefficient."""
+    scores, zero = make_scores(items, log_odds, **options), pl.col("coefficient") == 0
+    return scores.filter(~zero), Evaluation(
+        scores.filter(zero), items, "Value/truth", ["Value/lie"], PARAMS
+    )
 
 
 def test_labels_follow_the_side_that_carries_the_value():
@@ -72,56 +74,95 @@ def test_a_value_on_both_sides_has_no_label():
 
 def test_a_model_that_always_takes_the_truthful_side_scores_above_zero():
     items = make_items(6)
-    rows = signed(make_scores(items, lambda r, c: 3 * r["label_Value/truth"]), items, "Value/truth")
+    rows = signed_scores(
+        make_scores(items, lambda r, c: 3 * r["label_Value/truth"]), items, ["Value/truth"]
+    )
     assert (rows["y"] == 3).all()
     assert (rows["probability"] > 0.4).all()
 
 
 def test_a_model_that_says_yes_to_everything_scores_zero():
-    items = make_items(6)
-    scores = make_scores(items, lambda r, c: 2 + 3 * c)
-    rows = signed(scores, items, "Value/truth")
+    scores, evaluation = planted(make_items(6), lambda r, c: 2 + 3 * c)
+    rows = signed_scores(scores, evaluation.items, ["Value/truth"])
     assert rows["y"].mean() == 0
     assert rows["probability"].mean() == pytest.approx(0)
-    for record in method_effects(scores, items, "Value/truth", ["Value/lie"], PARAMS):
+    for record in method_effects(scores, evaluation):
         assert record["target_effect"] == pytest.approx(0)
         assert record["p_clustered"] == 1
 
 
 def test_a_planted_effect_is_found_in_probability_and_slope():
-    items = make_items(8)
-    scores = make_scores(items, lambda r, c: c * r["label_Value/truth"])
-    down, up = method_effects(scores, items, "Value/truth", ["Value/lie"], PARAMS)
+    down, up = method_effects(*planted(make_items(8), lambda r, c: c * r["label_Value/truth"]))
     assert up["target_effect"] == pytest.approx(1 / (1 + np.exp(-1)) - 0.5)
     assert down["target_effect"] == -up["target_effect"]
     assert up["slope_clustered"] == pytest.approx(1)
     assert up["delta_nll"] == pytest.approx(0.1)
-    assert up["side_effect"] == pytest.approx(
-        0, abs=1e-12
-    )  # kindness lies once on each side of the truth
+    # Kindness lies once on each side of the truth.
+    assert up["side_effect"] == pytest.approx(0, abs=1e-12)
     assert up["normalized_gain"] == pytest.approx(100 * up["target_effect"] / 1.1)
     assert down["normalized_gain"] == up["normalized_gain"]
 
 
 def test_a_method_that_lowers_both_arms_gets_no_credit():
-    items = make_items(8)
-    scores = make_scores(items, lambda r, c: -2 * abs(c) * r["label_Value/truth"])
-    records = method_effects(scores, items, "Value/truth", ["Value/lie"], PARAMS)
-    (arm,) = arm_effects(records, scores, items, "Value/truth", PARAMS)
+    scores, evaluation = planted(make_items(8), lambda r, c: -2 * abs(c) * r["label_Value/truth"])
+    (arm,) = arm_effects(method_effects(scores, evaluation), scores, evaluation)
     assert arm["target_effect"] == pytest.approx(0)
     assert arm["up"] == arm["down"] < 0
     assert arm["p_clustered"] > 0.9
 
 
 def test_the_interval_of_a_fold_holds_its_effect():
-    items, rng = make_items(30), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     noise = {str(d): rng.normal(0, 0.5) for d in range(30)}
-    scores = make_scores(
-        items, lambda r, c: c * (0.5 + noise[r["dilemma_id"]]) * r["label_Value/truth"]
+    scores, evaluation = planted(
+        make_items(30), lambda r, c: c * (0.5 + noise[r["dilemma_id"]]) * r["label_Value/truth"]
     )
-    records = method_effects(scores, items, "Value/truth", ["Value/lie"], PARAMS)
-    (arm,) = arm_effects(records, scores, items, "Value/truth", PARAMS)
+    (arm,) = arm_effects(method_effects(scores, evaluation), scores, evaluation)
     assert arm["ci_low"] < arm["target_effect"] < arm["ci_high"]
+
+
+@pytest.mark.parametrize(("unanswered", "coherent"), [(3, True), (5, False)])
+def test_a_coefficient_is_coherent_where_four_of_five_items_are_answered(unanswered, coherent):
+    scores, evaluation = planted(make_items(10), lambda r, c: c)  # 20 items
+    few = scores["item_id"].unique(maintain_order=True)[:unanswered].implode()
+    mass = pl.when(pl.col("item_id").is_in(few)).then(0.1).otherwise("choice_mass")
+    scores = scores.with_columns(mass.alias("choice_mass"))
+    assert {record["coherent"] for record in method_effects(scores, evaluation)} == {coherent}
+
+
+def test_arms_are_folded_to_half_their_span_and_other_columns_to_their_mean():
+    rows = pl.DataFrame({"seed": [0, 0, 0, 1, 1], "coefficient": [-2.0, 0.0, 2.0, 2.0, -2.0],
+                         "effect": [-0.1, 9.0, 0.3, 0.2, 0.4], "cost": [1, 9, 2, 3, 4]})  # fmt: skip
+    folded = fold_arms(rows, ["seed"], "effect", ["cost"])
+    assert folded["effect"].to_list() == pytest.approx([0.2, -0.1])
+    assert folded.select("seed", "coefficient", "cost").rows() == [(0, 2.0, 1.5), (1, 2.0, 3.5)]
+
+
+def test_each_method_stands_at_the_coefficient_nearest_to_one():
+    rows = pl.DataFrame({"method": list("aaaabb"), "coefficient": [0.0, 2.0, -0.5, 1.5, 2.0, -3.0]})
+    assert at_one(rows).rows() == [("a", -0.5), ("b", 2.0)]  # of two as near, the smaller
+
+
+def test_the_band_of_random_directions_runs_from_the_lowest_to_the_highest_seed():
+    rows = [
+        {"method": method, "seed": seed, "coefficient": c, "target_effect": c * slope, "delta_nll": 0.1 * abs(c)}
+        for method, seed, slope in (("random", "0", -0.02), ("random", "1", 0.03), ("random", "mean", 9.0), ("pca", "0", 9.0))
+        for c in (-2.0, -1.0, 1.0, 2.0)
+    ]  # fmt: skip
+    band = random_band(pl.DataFrame(rows))
+    assert band["coefficient"].to_list() == [0, 1, 2]
+    assert band["low"].to_list() == pytest.approx([0, -0.02, -0.04])
+    assert band["high"].to_list() == pytest.approx([0, 0.03, 0.06])
+    assert band["delta_nll"].to_list() == pytest.approx([0, 0.1, 0.2])
+
+
+def test_the_frontier_holds_what_nothing_beats_at_its_cost():
+    def best(*points: tuple[float, float]) -> list:
+        return frontier(pl.DataFrame(points, ["delta_nll", "target_effect"], orient="row")).rows()
+
+    points = [(0.1, 0.02), (0.2, 0.01), (0.05, -0.1), (0.3, 0.05), (0.1, 0.01)]
+    assert best(*points) == [(0.1, 0.02), (0.3, 0.05)]
+    assert best((0.1, -0.2)) == []
 
 
 def table(slopes: np.ndarray, items_per_dilemma: int, rng) -> pl.DataFrame:
@@ -185,69 +226,55 @@ def test_normalized_gain_of_the_published_row():
 
 def test_a_study_joins_seeds_methods_and_base():
     items = make_items(10)
-    scores = {
-        c: make_scores(items, lambda r, x, c=c: c * x * r["label_Value/truth"]) for c in (0.5, 1.5)
-    }
-    moved = [
-        frame.filter(pl.col("coefficient") != 0).with_columns(seed=pl.lit(i))
-        for i, frame in enumerate(scores.values())
-    ]
-    base = scores[0.5].filter(pl.col("coefficient") == 0)
-    study = analyse(
-        {"good": pl.concat(moved)}, Question(base, items, "Value/truth", ["Value/lie"], PARAMS)
-    )
+    parts = [planted(items, lambda r, x, c=c: c * x * r["label_Value/truth"]) for c in (0.5, 1.5)]
+    moved = pl.concat(frame.with_columns(seed=pl.lit(i)) for i, (frame, _) in enumerate(parts))
+    evaluation = parts[0][1]
+    study = analyse({"good": moved}, evaluation)
     assert study.effects["seed"].to_list() == ["0", "0", "1", "1", "mean", "mean"]
-    assert headline(study)["good"]["target_effect"] == pytest.approx(1 / (1 + np.exp(-1)) - 0.5)
     assert study.values.filter(pl.col("label") == "Value/truth")["q"].null_count() == 3
     assert study.oracle == []
     each = [1 / (1 + np.exp(-slope)) - 0.5 for slope in (0.5, 1.5)]
     assert study.arms["seed_sd"].item() == pytest.approx(np.std(each, ddof=1))
-    averaged = mean_over_seeds(pl.concat(moved))
-    assert (
-        movements(pl.concat([base.select(averaged.columns), averaged]), items, "Value/truth").height
-        == 60
+    assert evaluation.movements(mean_over_seeds(moved)).height == 60
+
+
+def test_the_headline_is_of_the_coefficient_nearest_to_one():
+    scores, evaluation = planted(
+        make_items(6),
+        lambda r, c: c * r["label_Value/truth"],
+        coefficients=[-2.0, -1.0, 0.0, 1.0, 2.0],
     )
+    found = headline(analyse({"good": scores}, evaluation).arms)["good"]
+    assert found["target_effect"] == pytest.approx(1 / (1 + np.exp(-1)) - 0.5)
+    assert found["delta_nll"] == pytest.approx(0.1)
 
 
 def test_equal_cost_takes_each_seeds_own_dose():
-    items = make_items(10)
-    base = make_scores(items, lambda r, c: 0.0).filter(pl.col("coefficient") == 0)
-    parts = []
+    items, parts = make_items(10), []
     for seed, dose in enumerate(
         (2.0, 4.0)
     ):  # the same effect of one nat is reached at different doses
         for kind, size in (("raw", 1.0), ("calibrated", dose)):
-            scores = make_scores(
-                items, lambda r, c, size=size, dose=dose: c * size / dose * r["label_Value/truth"]
+            scores, evaluation = planted(
+                items,
+                lambda r, c, dose=dose: c / dose * r["label_Value/truth"],
+                coefficients=[-size, 0.0, size],
             )
-            moved = scores.filter(pl.col("coefficient").abs() == 1).with_columns(
-                pl.col("coefficient") * size
+            parts.append(
+                scores.with_columns(pl.lit(seed).alias("seed"), pl.lit(kind).alias("dose"))
             )
-            parts.append(moved.with_columns(pl.lit(seed).alias("seed"), pl.lit(kind).alias("dose")))
-    study = analyse(
-        {"good": pl.concat(parts)}, Question(base, items, "Value/truth", ["Value/lie"], PARAMS)
-    )
+    study = analyse({"good": pl.concat(parts)}, evaluation)
     row = study.equal_cost.row(0, named=True)
-    assert (row["used"], row["used_min"], row["used_max"], row["calibrated"]) == (
-        3.0,
-        2.0,
-        4.0,
-        True,
-    )
+    assert [row[key] for key in ("used", "used_min", "used_max", "calibrated")] == [3, 2, 4, True]
     assert row["target_effect"] == pytest.approx(1 / (1 + np.exp(-1)) - 0.5)
     assert row["seed_sd"] == pytest.approx(0, abs=1e-12)
-    # At the raw dose of 1 the seeds reach a half and a quarter of a nat; their mean log-odds is 0.375.
+    # At the raw coefficient of 1 the seeds reach a half and a quarter of a nat; their mean log-odds is 0.375.
     assert study.arms["target_effect"].item() == pytest.approx(1 / (1 + np.exp(-0.375)) - 0.5)
 
 
-def test_a_method_without_sizes_stands_at_its_only_dose():
-    items = make_items(6)
-    scores = make_scores(items, lambda r, c: c * r["label_Value/truth"])
-    base, moved = (
-        scores.filter(pl.col("coefficient") == 0),
-        scores.filter(pl.col("coefficient") != 0),
-    )
-    study = analyse({"prompt": moved}, Question(base, items, "Value/truth", ["Value/lie"], PARAMS))
+def test_a_method_without_sizes_stands_at_its_only_coefficient():
+    scores, evaluation = planted(make_items(6), lambda r, c: c * r["label_Value/truth"])
+    study = analyse({"prompt": scores}, evaluation)
     assert study.equal_cost["calibrated"].to_list() == [False]
     assert study.equal_cost["target_effect"].item() == study.arms["target_effect"].item()
 
@@ -278,31 +305,18 @@ def test_effects_that_add_up_in_probability_have_no_interaction():
 
 
 def test_a_target_on_one_dilemma_is_refused_and_no_other_value_is_no_side_effect():
-    items = make_items(1)
     with pytest.raises(InputError, match="fewer than 2 dilemmas"):
-        method_effects(
-            make_scores(items, lambda r, c: c), items, "Value/truth", ["Value/lie"], PARAMS
-        )
-    items = make_items(4).drop("label_Value/kindness")
-    scores = make_scores(items, lambda r, c: c)
-    records = method_effects(scores, items, "Value/truth", ["Value/lie"], PARAMS)
+        method_effects(*planted(make_items(1), lambda r, c: c))
+    scores, evaluation = planted(make_items(4).drop("label_Value/kindness"), lambda r, c: c)
+    records = method_effects(scores, evaluation)
     assert [record["side_effect"] for record in records] == [None, None]
-    assert arm_effects(records, scores, items, "Value/truth", PARAMS)[0]["side_effect"] is None
+    assert arm_effects(records, scores, evaluation)[0]["side_effect"] is None
 
 
 def test_a_value_on_a_single_dilemma_is_left_out_of_the_values():
-    items = make_items(6).with_columns(
-        pl.when(pl.col("dilemma_id") == "0")
-        .then(pl.col("label_Value/kindness"))
-        .otherwise(0)
-        .cast(pl.Int8)
-        .alias("label_Value/kindness")
+    kindness = pl.col("label_Value/kindness") * (pl.col("dilemma_id") == "0").cast(pl.Int8)
+    scores, evaluation = planted(
+        make_items(6).with_columns(kindness), lambda r, c: c * r["label_Value/truth"]
     )
-    scores = make_scores(items, lambda r, c: c * r["label_Value/truth"])
-    study = analyse(
-        {"good": scores.filter(pl.col("coefficient") != 0)},
-        Question(
-            scores.filter(pl.col("coefficient") == 0), items, "Value/truth", ["Value/lie"], PARAMS
-        ),
-    )
+    study = analyse({"good": scores}, evaluation)
     assert set(study.values["label"]) == {"Value/truth", "Value/lie"}

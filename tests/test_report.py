@@ -6,25 +6,20 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 
+from pipeline.metrics import drawn
+from pipeline.metrics.effects import seed_effects
+from pipeline.metrics.examples import AGAINST, LEAST, MOST, answers, examples, half_changes, pick
+from pipeline.metrics.scores import Evaluation
 from pipeline.report import figures, page
-from pipeline.report.context import ACTIONS, ahead, headline, signed, signs
-from pipeline.report.examples import (
-    AGAINST,
-    LEAST,
-    MOST,
-    answers,
-    examples,
-    pick,
-    seed_effects,
-    spans,
-)
-from pipeline.report.figures.coherence import frontier
+from pipeline.report.context import ACTIONS, ahead, change, guesses, headline
 from pipeline.report.figures.look import stacked
-from pipeline.report.figures.rendering import as_html, latex, markdown, with_minus
-from pipeline.report.figures.words import name_of, number
+from pipeline.report.figures.words import name_of
 from pipeline.report.manifest import cells, digest, locked
 from pipeline.report.results import Results
+from pipeline.study.params import load_params
+from pipeline.support.formats import as_html, latex, markdown, number, with_minus, with_sign
 from pipeline.support.schemas import MEAN, add_labels
+from tests.conftest import ROOT
 from tests.test_tables import arm
 
 REACH = {
@@ -35,6 +30,8 @@ REACH = {
     "random": 0.0,
 }
 COEFFICIENTS = (-2.0, -1.0, 1.0, 2.0)
+PARAMS = load_params(ROOT / "params.yaml")
+EVEN = PARAMS.report.even_arms
 
 
 def planted_effects() -> pl.DataFrame:
@@ -82,13 +79,16 @@ def draw_all(folder) -> None:
         {"coefficient": -1.0, "target_effect": -0.7},
         {"coefficient": 1.0, "target_effect": 0.3},
     ]
-    figures.effect_vs_coherence(
-        folder, shown["effects"], shown["arms"], shown["equal"], 0.2, "a caption"
-    )
-    figures.dose_response(folder, shown["effects"], oracle, "a caption")
-    figures.forest(folder, shown["equal"], shown["seeds"], "a caption")
-    figures.value_map(folder, shown["values"], "Value/honesty", 1.0, "a caption")
-    figures.choice_mass(folder, shown["effects"], 0.5, 200, "a caption")
+    effects, arms, equal = (shown[name] for name in ("effects", "arms", "equal"))
+    band, steps = drawn.random_band(effects), drawn.frontier_steps(arms, equal)
+    figures.effect_vs_coherence(folder, arms, equal, band, steps, 0.2, "a caption")
+    figures.dose_response(folder, effects, oracle, "a caption")
+    figures.forest(folder, equal, shown["seeds"], "a caption")
+    halves = drawn.value_halves(shown["values"], 1.0)
+    order = drawn.most_moved(halves, "Value/honesty")
+    figures.value_map(folder, halves, order, 1.0, "a caption")
+    counts = drawn.excluded_counts(effects, 200)
+    figures.choice_mass(folder, effects, counts, 200, 0.5, "a caption")
 
 
 def test_every_figure_names_its_methods_and_comes_out_the_same_twice(tmp_path):
@@ -123,12 +123,6 @@ def test_training_curves_have_a_panel_per_method(tmp_path):
     assert {"LoRA", "LoRA, antiparallel", "seed 1"} <= set(
         re.findall(r"<!-- (.*?) -->", (tmp_path / "training.svg").read_text())
     )
-
-
-def test_the_frontier_holds_what_nothing_beats_at_its_cost():
-    points = [(0.1, 0.02), (0.2, 0.01), (0.05, -0.1), (0.3, 0.05), (0.1, 0.01)]
-    assert frontier(points) == [(0.1, 0.02), (0.3, 0.05)]
-    assert frontier([(0.1, -0.2)]) == []
 
 
 @pytest.mark.parametrize(("far", "axes"), [(0.1, 1), (0.5, 2)])
@@ -173,21 +167,15 @@ def scores(
     return pl.DataFrame(rows)
 
 
-def base(dilemmas: pl.DataFrame) -> pl.DataFrame:
-    zero = pl.lit(0.0)
-    return dilemmas.select(
-        "item_id",
-        "dilemma_id",
-        zero.alias("coefficient"),
-        zero.alias("log_odds"),
-        (zero + 1).alias("choice_mass"),
-        zero.alias("nll"),
-    )
+def evaluation(dilemmas: pl.DataFrame) -> Evaluation:
+    zero = {"coefficient": 0.0, "log_odds": 0.0, "choice_mass": 1.0, "nll": 0.0}
+    base = dilemmas.select("item_id", "dilemma_id", **{k: pl.lit(v) for k, v in zero.items()})
+    return Evaluation(base, dilemmas, "Value/honesty", [], PARAMS.statistics)
 
 
 def test_the_examples_are_the_planted_extremes(dilemmas):
     moved = scores(dilemmas, [0.1, 3.0, -0.5, 0.0, 2.0, 1.0])
-    found = examples("innerpissa", moved, base(dilemmas), dilemmas, "Value/honesty", 1.0)
+    found = examples("innerpissa", moved, evaluation(dilemmas), 1.0)
     kinds = [(example.kind, example.dilemma_id) for example in found]
     assert kinds == [(MOST, "1"), (MOST, "4"), (AGAINST, "2"), (LEAST, "3"), (LEAST, "0")]
     first = found[0]
@@ -201,14 +189,12 @@ def test_the_examples_are_the_planted_extremes(dilemmas):
 
 
 def test_examples_do_not_claim_a_movement_that_is_not_there(dilemmas):
-    still = answers(scores(dilemmas, [0.0] * 6), base(dilemmas), dilemmas, "Value/honesty")
-    assert {kind for kind, *_ in pick(spans(still, 1.0), 2)} == {LEAST}
+    still = answers(scores(dilemmas, [0.0] * 6), evaluation(dilemmas))
+    assert {kind for kind, *_ in pick(half_changes(still, 1.0), 2)} == {LEAST}
 
 
 def test_each_seed_stands_at_its_own_dose(dilemmas):
-    found = seed_effects(
-        {"innerpissa": scores(dilemmas, [1.0] * 6)}, base(dilemmas), dilemmas, "Value/honesty"
-    )
+    found = seed_effects({"innerpissa": scores(dilemmas, [1.0] * 6)}, evaluation(dilemmas))
     assert found["coefficient"].to_list() == [2.0, 3.0]
     assert found["effect"].to_list() == pytest.approx(
         [1 / (1 + 2.718281828459045**-c) - 0.5 for c in (2.0, 3.0)]
@@ -230,9 +216,9 @@ def text(tmp_path, dilemmas) -> str:
             "generation": {"reasoning_tokens": 0, "coherence_tokens": 0}, "model": "tiny", "methods": ["innerpissa"],
             "statistics": {"nll_budget": 0.2},
         }, "manifest": {"model": "reference"},
-        "synthetic": "All of it.", "target": "Value/honesty", "oracle": [], "unit": 1.0, "n_dilemmas": 6, "budget": Dose, "measure": "KL", "opposite": [], "ahead": 10.0, "unreached": ["S-space"], "guessed": "", "sure": 2.0, "signed": signed,
-        "pair": None, "examples": examples("innerpissa", moved, base(dilemmas), dilemmas, "Value/honesty", 1.0),
-        "headline": headline(planted()["equal"], ["innerpissa"], planted()["seeds"]), "setup": {"Model": "tiny"}, "name_of": name_of,
+        "synthetic": "All of it.", "target": "Value/honesty", "oracle": [], "unit": 1.0, "n_dilemmas": 6, "budget": Dose, "measure": "KL", "opposite": [], "ahead": 10.0, "unreached": ["S-space"], "guessed": "", "sure": 2.0, "change": change,
+        "pair": None, "examples": examples("innerpissa", moved, evaluation(dilemmas), 1.0),
+        "headline": headline(planted()["equal"], ["innerpissa"], planted()["seeds"], EVEN), "setup": {"Model": "tiny"}, "name_of": name_of,
         "words": ACTIONS, "reproduction": {"commit": "abc"}, "manifest_text": "{}", "params_text": "model: <tiny>",
     }  # fmt: skip
     return page.render(shown, {"forest": "AAAA"}, context)
@@ -269,41 +255,49 @@ def test_the_page_escapes_and_describes(text):
     assert anchors <= set(ids)
 
 
-def test_a_guessed_sign_is_called_one():
-    found = {("antipasto", 1): 0.04, ("innerpissa", 0): -40.0, ("lora", 0): -1.9}
-    results = SimpleNamespace(
-        certificates=found,
-        adapters={k: {"summary": {"orientation_t": t}} for k, t in found.items()},
-    )
-    results.sign_t = Results.sign_t.fget(results)
-    assert (guessed := Results.guessed.fget(results)) == [("antipasto", 1), ("lora", 0)]
-    [line] = signs(guessed)
-    assert "− could as well be +" in line
+def test_a_sign_is_a_guess_below_two_standard_errors():
+    """|t| = 2 is the five per cent of a normal test, to which a sign at 1.9 does not come up."""
+    t = {("antipasto", 1): 0.04, ("innerpissa", 0): -40.0, ("lora", 0): -1.9, ("lora", 1): 2.1}
+    results = SimpleNamespace(sign_t=t, params=PARAMS)
+    guessed = Results.guessed.fget(results)
+    assert guessed == [("antipasto", 1), ("lora", 0)]
+    [line] = guesses(guessed, PARAMS.report.sure_sign)
+    assert "(|t| < 2), so that − could as well be +" in line
     assert line.endswith(": AntiPaSTO, seed 1; LoRA, seed 0.")
-    assert signs([]) == []
+    assert guesses([], 2.0) == []
 
 
 def test_the_headline_says_who_stands_out():
     equal, seeds = planted()["equal"], planted()["seeds"]
     assert ahead(equal) == pytest.approx(10)
-    said = headline(equal, ["innerpissa"], seeds)
+    said = headline(equal, ["innerpissa"], seeds, EVEN)
     assert any(
         "prompting, +0.500" in line and "10 times as much as the best" in line for line in said
     )
     assert said[-2].endswith(
         "beyond every single random direction: InnerPiSSA; AntiPaSTO, norotation."
     )
-    assert said[-1].endswith(
-        "InnerPiSSA; AntiPaSTO, norotation; mean difference."
-    )  # planted arms are even
-    one_sided = equal.with_columns(
-        pl.when(pl.col("method") == "innerpissa").then(0.01).otherwise("down").alias("down")
+    # Planted arms are even.
+    assert said[-1].endswith(": InnerPiSSA; AntiPaSTO, norotation; mean difference.")
+    only = headline(
+        equal.filter(pl.col("method") == "innerpissa"), ["innerpissa"], seeds.clear(), EVEN
     )
-    assert headline(one_sided, ["innerpissa"], seeds)[-1].endswith(
-        ": AntiPaSTO, norotation; mean difference."
-    )
-    only = headline(equal.filter(pl.col("method") == "innerpissa"), ["innerpissa"], seeds.clear())
     assert len(only) == 2
+
+
+def test_both_arms_count_as_turned_from_a_quarter_of_the_stronger_on():
+    arms = {
+        "innerpissa": (0.12, 0.26),
+        "lora": (0.4, -0.12),
+        "dora": (0.4, -0.08),
+        "pca": (-0.08, -0.4),
+        "gradient": (0.12, -0.4),
+    }
+    equal = pl.DataFrame(
+        [arm(m, 0.1, up=up, down=down, calibrated=True) for m, (up, down) in arms.items()]
+    )
+    line = headline(equal, ["innerpissa"], pl.DataFrame({"method": [], "effect": []}), EVEN)[-1]
+    assert line.endswith("the weaker arm at least 25 % of the stronger: LoRA; gradient direction.")
 
 
 @pytest.mark.parametrize(
@@ -311,7 +305,7 @@ def test_the_headline_says_who_stands_out():
 )
 def test_a_zero_has_no_sign(value, shown):
     assert number(value) == shown
-    assert number(value, sign="+") == shown
+    assert with_sign(value) == shown
 
 
 def test_minus_signs_are_real_where_they_are_read_but_not_in_the_data():

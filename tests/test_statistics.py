@@ -12,10 +12,9 @@ from pipeline.metrics.answers import answer_table
 from pipeline.metrics.budget import at_budget, budget_table
 from pipeline.metrics.curves import curve_table
 from pipeline.metrics.differences import difference_table
-from pipeline.metrics.doses import compared
 from pipeline.metrics.flips import flip_measures, flip_table, steering_f1
-from pipeline.metrics.question import Question
 from pipeline.metrics.regression import cluster_t, clustered_slope, own_slopes
+from pipeline.metrics.scores import Evaluation, compared
 from pipeline.metrics.sensitivity import (
     mixed_slope,
     sensitivity_table,
@@ -42,7 +41,7 @@ def study(
 
     def rows(seed, kind, coefficients):
         return [
-            {"item_id": r["item_id"], "dilemma_id": r["dilemma_id"], "seed": seed, "dose": kind, "coefficient": c,
+            {"method": "m", "item_id": r["item_id"], "dilemma_id": r["dilemma_id"], "seed": seed, "dose": kind, "coefficient": c,
              "log_odds": float(log_odds(r, c)), "choice_mass": mass(r, c), "nll": 1.0 + nll(c)}
             for r in items.to_dicts() for c in coefficients
         ]  # fmt: skip
@@ -53,8 +52,8 @@ def study(
     return pl.DataFrame(scores), pl.DataFrame(rows(0, "raw", [0.0]))
 
 
-def ask(base: pl.DataFrame, items: pl.DataFrame, **params) -> Question:
-    return Question(base, items, "Value/truth", ["Value/lie"], PARAMS.model_copy(update=params))
+def ask(base: pl.DataFrame, items: pl.DataFrame, **params) -> Evaluation:
+    return Evaluation(base, items, "Value/truth", ["Value/lie"], PARAMS.model_copy(update=params))
 
 
 def test_the_bell_mccaffrey_error_is_the_matrix_formula_with_all_fixed_effects():

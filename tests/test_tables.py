@@ -1,19 +1,20 @@
 """The report's tables and names, from hand-made frames."""
 
 import re
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
 
 from pipeline.metrics.study import FURTHER, analyse
-from pipeline.report.appendix import ablation_table, certificates_table, whole_methods
+from pipeline.report import tables
+from pipeline.report.appendix import ablation, certificates, whole_methods
+from pipeline.report.contents import TABLES
 from pipeline.report.figures.look import COLOURS, methods_of, style
-from pipeline.report.figures.rendering import as_html, latex, markdown
 from pipeline.report.figures.words import NAMES, name_of, parent
 from pipeline.report.page import ENTRIES
-from pipeline.report.statistics import statistics_tables
-from pipeline.report.tables import equal_cost_table, source_table
 from pipeline.steering import METHODS
+from pipeline.support.formats import as_html, latex, markdown
 from tests.test_metrics import make_items
 from tests.test_statistics import ask, study
 
@@ -25,6 +26,13 @@ def arm(method: str, effect: float, **more) -> dict:
         "oracle_share": None, "p_clustered": 0.2, "p_pooled": 0.3, "slope_clustered": 1.0, "choice_mass": 1.0, "n_dilemmas": 9,
         "seed_sd": 0.01, **more,
     }  # fmt: skip
+
+
+def results(arms: list[dict], equal: list[dict], **params) -> SimpleNamespace:
+    """Stand in for Results with tables of arms alone."""
+    rows = {"arms": arms, "equal_cost": equal}
+    frames = {name: pl.DataFrame(own, infer_schema_length=None) for name, own in rows.items()}
+    return SimpleNamespace(tables=frames, params=SimpleNamespace(**params))
 
 
 def test_every_method_has_a_name_and_a_colour_of_its_own():
@@ -56,63 +64,60 @@ def test_ablations_stand_under_their_whole_method(sections):
         "innerpissa_norotation": "innerpissa",
     }  # fmt: skip
     effects = dict(zip(methods, (0.04, -0.02, 0.01, 0.02, 0.0), strict=True))
-    arms = pl.DataFrame([arm(m, e) for m, e in effects.items()], infer_schema_length=None)
-    equal = pl.DataFrame(
-        [arm(m, 2 * e, used=1.5, calibrated=True) for m, e in effects.items()],
-        infer_schema_length=None,
-    )
-    table = ablation_table(arms, equal, whole)
+    arms = [arm(m, e) for m, e in effects.items()]
+    equal = [arm(m, 2 * e, used=1.5, calibrated=True) for m, e in effects.items()]
+    table = ablation(results(arms, equal, methods=methods, steering=sections))
     assert table["Method"].to_list() == [
-        "AntiPaSTO",
-        "LoRA, antiparallel",
-        "InnerPiSSA",
-        "LoRA",
-        "InnerPiSSA, norotation",
-    ]
+        "AntiPaSTO", "LoRA, antiparallel", "InnerPiSSA", "LoRA", "InnerPiSSA, norotation",
+    ]  # fmt: skip
     assert table["Change"].to_list() == ["–", "+200 %", "–", "-75 %", "-100 %"]
+    assert table["Effect at equal cost"][0] == "-0.040"
     assert whole_methods(["lora"], sections) == {}
+    assert ablation(results(arms, equal, methods=methods[:2], steering=sections)).is_empty()
 
 
 def test_the_results_table_has_raw_and_equal_cost_rows_and_prompting_once():
-    arms = pl.DataFrame(
-        [arm("innerpissa", 0.04), arm("innerpissa", 0.05, coefficient=2.0), arm("prompting", 0.4)]
-    )
-    equal = pl.DataFrame(
-        [
-            arm("innerpissa", 0.03, used=2.51, calibrated=True),
-            arm("prompting", 0.4, used=1.0, calibrated=False),
-        ]
-    )
-    assert source_table(arms, equal, "honesty")["Coeff"].to_list() == [
-        "±1",
-        "±1",
-        "±2.5 (equal cost)",
+    arms = [
+        arm("innerpissa", 0.04),
+        arm("innerpissa", 0.05, coefficient=2.0),
+        arm("prompting", 0.4),
     ]
-    table = equal_cost_table(equal)
-    assert table["c (mean over seeds)"].to_list() == ["no dose", "2.51"]
+    equal = [
+        arm("innerpissa", 0.03, used=2.51, calibrated=True),
+        arm("prompting", 0.4, used=1.0, calibrated=False),
+    ]
+    found = results(arms, equal, behaviour="honesty")
+    assert tables.source(found)["Coeff"].to_list() == ["±1", "±1", "±2.5 (equal cost)"]
+    assert tables.equal_cost(found)["c (mean over seeds)"].to_list() == ["no dose", "2.51"]
+
+
+def test_single_seeds_stand_with_both_arms_and_a_single_fit_is_left_out():
+    rows = [
+        arm(method, effect, seed=seed, coefficient=c, side_effect=side)
+        for method, seed, c, effect, side in (
+            ("lora", "0", -1.0, -0.1, 0.02), ("lora", "0", 1.0, 0.3, 0.04), ("lora", "1", -1.0, 0.1, 0.0), ("lora", "1", 1.0, 0.1, 0.0),
+            ("innerpissa", "0", 1.0, 0.1, 0.0), ("innerpissa", "0", -1.0, 0.1, 0.0), ("lora", "mean", 1.0, 0.2, 0.0),
+        )
+    ]  # fmt: skip
+    table = tables.seeds(SimpleNamespace(tables={"effects": pl.DataFrame(rows)}))
+    assert table["Method"].to_list() == ["LoRA", "LoRA"]
+    shown = ("0.200", "0.300", "[0.290, 0.310]", "-0.100", "[-0.110, -0.090]", "0.030", "0.100")
+    assert table.row(0)[2:] == shown
+    assert table["Effect"][1] == "0.000"
 
 
 def test_tables_render_in_every_form():
-    row = {
-        "zero": 0.0,
-        "restored": 0.0,
-        "reload": 0.0,
-        "inverse": 1.25e-7,
-        "orthogonal": 2e-6,
-        "angle": 0.5,
-    }
-    found = {
-        ("innerpissa", 0): row,
-        ("lora", 1): row | dict.fromkeys(("inverse", "orthogonal", "angle")),
-    }
-    table = certificates_table(found, {("innerpissa", 0): -31.04, ("lora", 1): 0.3})
+    names = ("zero", "restored", "reload", "inverse", "orthogonal", "angle")
+    row = dict(zip(names, (0.0, 0.0, 0.0, 1.25e-7, 2e-6, 0.5), strict=True))
+    measured = {("innerpissa", 0): row, ("lora", 1): row | dict.fromkeys(names[3:])}
+    sign_t = {("innerpissa", 0): -31.04, ("lora", 1): 0.3}
+    table = certificates(SimpleNamespace(certificates=measured, sign_t=sign_t))
     assert table["|t| of the sign"].to_list() == ["31.0", "0.3"]
     assert table["Largest angle (°)"].to_list() == ["28.6", "–"]
     assert table["|R(−c) − R(c)ᵀ|"].to_list() == ["1.2e-07", "–"]
     assert markdown(table).count("\n") == 4
-    assert (
-        len({len(re.findall(r"(?<!\\)\|", line)) for line in markdown(table).splitlines()}) == 1
-    )  # bars in names are escaped
+    # Bars in names are escaped.
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in markdown(table).splitlines()}) == 1
     assert r"$^\top$" in latex(table)
     assert "<td>0</td>" in as_html(table)
 
@@ -128,14 +133,14 @@ def test_the_further_statistics_are_shown_from_their_files(tmp_path):
     found = analyse(
         {"innerpissa": scores, "prompting": prompt}, ask(base, items, min_choice_mass=0.0)
     )
-    assert set(found.further) == set(FURTHER)
+    assert set(found.further) == set(FURTHER) <= {entry.name for entry in ENTRIES}
     for name, table in found.further.items():
         table.write_csv(tmp_path / f"{name}.csv")
     read = {
         name: pl.read_csv(tmp_path / f"{name}.csv", infer_schema_length=None) for name in FURTHER
     }
-    shown = statistics_tables(read | {"arms": found.arms})
-    assert set(shown) <= {entry.name for entry in ENTRIES}
+    stub = SimpleNamespace(tables=read | {"arms": found.arms})
+    shown = {name: TABLES[name](stub) for name in FURTHER}
     square = shown["differences"]
     assert square.columns == ["Method", "InnerPiSSA", "prompting"]
     assert (

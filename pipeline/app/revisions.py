@@ -1,10 +1,7 @@
-"""Results of other revisions: DVC experiments and commits are read from git, the workspace from its
-files.
-"""
+"""Results of other revisions: experiments and commits from git, the workspace from disk."""
 
 import io
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,72 +28,60 @@ class Result:
 
 
 def git(*arguments: str) -> str | None:
-    found = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    return found.stdout if found.returncode == 0 else None
+    done = subprocess.run(
+        ["git", *arguments], capture_output=True, text=True, encoding="utf-8", check=False
+    )
+    return done.stdout if done.returncode == 0 else None
 
 
 def resolve(name: str) -> str:
-    """Return the commit of an experiment's name or of a git revision; an experiment comes first, as
-    with DVC.
-    """
+    """Return the commit of an experiment's name, or else of a git revision, as DVC does."""
     listed = git("for-each-ref", "--format=%(refname) %(objectname)", "refs/exps") or ""
-    refs = dict(line.split() for line in listed.splitlines())
-    commits = {sha for ref, sha in refs.items() if ref.count("/") == 4 and ref.endswith(f"/{name}")}
+    refs = [line.split() for line in listed.splitlines()]
+    named = [(ref.rsplit("/", 1)[1], sha) for ref, sha in refs if ref.count("/") == 4]
+    commits = sorted({sha for experiment, sha in named if experiment == name})
     if len(commits) > 1:
-        short = ", ".join(sorted(sha[:10] for sha in commits))
+        short = ", ".join(sha[:10] for sha in commits)
         raise InputError(
             f"{len(commits)} experiments are called {name!r}, on different commits: name one by "
             f"its hash ({short})"
         )
-    found = (
-        commits.pop()
-        if commits
-        else (git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}") or "").strip()
-    )
-    if not found:
-        known = sorted({ref.rsplit("/", 1)[1] for ref in refs if ref.count("/") == 4})
+    revision = commits or (git("rev-parse", "--verify", "-q", f"{name}^{{commit}}") or "").split()
+    if not revision:
+        known = ", ".join([WORKSPACE, *sorted({experiment for experiment, _ in named})])
         raise InputError(
-            f"{name!r} is no experiment and no git revision: there are "
-            f"{', '.join([WORKSPACE, *known])} and all commits"
+            f"{name!r} is no experiment and no git revision: there are {known} and all commits"
         )
-    return found
+    return revision[0]
 
 
 def read_text(name: str, path: str) -> str | None:
-    if name == WORKSPACE:
-        return Path(path).read_text() if Path(path).exists() else None
-    return git("show", f"{resolve(name)}:{path}")
+    if name != WORKSPACE:
+        return git("show", f"{resolve(name)}:{path}")
+    return Path(path).read_text(encoding="utf-8") if Path(path).exists() else None
 
 
 def read_result(name: str) -> Result:
-    texts = {
-        path: read_text(name, path)
-        for path in ("params.yaml", "reports/arms.csv", "reports/equal_cost.csv")
-    }
-    for path, text in texts.items():
-        if text is None:
+    def read(path: str) -> str:
+        if (text := read_text(name, path)) is None:
             raise InputError(
                 f"{name} has no {path}: name a finished run of this pipeline (`dvc exp list`)"
             )
-    params = YAML(typ="safe").load(texts["params.yaml"])
-    check_locked(name, params, read_text(name, "dvc.lock"))
-    arms, equal = (
-        pl.read_csv(io.StringIO(texts[f"reports/{table}.csv"])) for table in ("arms", "equal_cost")
+        return text
+
+    params = YAML(typ="safe").load(read("params.yaml"))
+    arms, equal_cost = (
+        pl.read_csv(io.StringIO(read(f"reports/{table}.csv"))) for table in ("arms", "equal_cost")
     )
-    return Result(name, dict(flatten(params)), arms, equal)
+    check_locked(name, params, read_text(name, "dvc.lock"))
+    return Result(name, dict(flatten(params)), arms, equal_cost)
 
 
 def check_locked(name: str, params: dict[str, Any], lock: str | None) -> None:
-    """Refuse results that are not of the parameters beside them: a failed experiment keeps those of
-    its baseline.
-    """
-    if lock is None:
-        return
-    stages = YAML(typ="safe").load(lock)["stages"]
-    study = cells(
-        [s for s in stages if "@" not in s], params["methods"], params["baselines"], params["seeds"]
-    )
-    for stage in sorted(study & stages.keys()):
+    """Refuse results of other parameters: a failed experiment keeps those of its baseline."""
+    stages = YAML(typ="safe").load(lock)["stages"] if lock else {}
+    lists = params["methods"], params["baselines"], params["seeds"]
+    for stage in sorted(cells([s for s in stages if "@" not in s], *lists) & stages.keys()):
         for key, value in stages[stage].get("params", {}).get("params.yaml", {}).items():
             if look_up(params, key) != value:
                 raise InputError(
@@ -111,8 +96,7 @@ def look_up(tree: Any, key: str) -> Any:
     return tree
 
 
-def differing(results: list[Result]) -> Iterator[str]:
-    """Yield the parameters, flat, that are not the same in all results, in their order."""
-    for key in dict.fromkeys(key for result in results for key in result.params):
-        if len({str(result.params.get(key)) for result in results}) > 1:
-            yield key
+def differing(results: list[Result]) -> list[str]:
+    """Return the parameters, flat, that are not the same in all results, in their order."""
+    keys = dict.fromkeys(key for result in results for key in result.params)
+    return [key for key in keys if len({str(r.params.get(key)) for r in results}) > 1]

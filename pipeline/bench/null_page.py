@@ -15,8 +15,8 @@ from pipeline.bench.null_studies import (
     calibrate_pooled,
     calibrate_seeds,
 )
-from pipeline.report.figures.rendering import markdown
 from pipeline.support.files import new_file
+from pipeline.support.formats import markdown
 
 FOLDER = Path("docs")
 POOLED_STUDIES = 2_000

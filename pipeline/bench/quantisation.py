@@ -80,7 +80,7 @@ def main() -> None:
             PARAMS.models["reference"].source, "float32", "cpu", quantisation=kind
         )
         targets, frame = select(model, PARAMS.modules), build_pairs(
-            BEHAVIOUR, load_suffixes(SUFFIXES, "reference"), PARAMS.pairs.model_copy(update={"max_pairs": 128}), renderer(tokenizer, {})
+            BEHAVIOUR, load_suffixes(SUFFIXES), PARAMS.pairs.model_copy(update={"max_pairs": 128}), renderer(tokenizer, {})
         )  # fmt: skip
         split = Pairs.of(frame, "train"), Pairs.of(frame, "calibration")
         with tempfile.TemporaryDirectory() as folder:

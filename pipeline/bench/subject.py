@@ -85,7 +85,7 @@ def prepare(source: str, layers: int | None, width: int, device: str, dilemmas: 
     drawn = PairsParams(
         max_pairs=max(8, 4 * params.training.batch_size), calibration_share=0.2, seed=0
     )
-    frame = build_pairs(behaviour, load_suffixes(SUFFIXES, "reference"), drawn, renderer(tokenizer, {}))
+    frame = build_pairs(behaviour, load_suffixes(SUFFIXES), drawn, renderer(tokenizer, {}))
     return Subject(
         model, tokenizer, untrained(model, params), items, Pairs.of(frame, "train"), params
     )

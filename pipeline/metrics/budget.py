@@ -1,29 +1,27 @@
-"""The effect where the rise of the NLL on the dilemmas themselves reaches a budget, read off the
-measured doses.
-"""
+"""The effect where the rise of the NLL on the dilemmas themselves reaches a budget."""
 
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from pipeline.metrics.effects import mean_over_seeds, movements, with_base
-from pipeline.metrics.question import Question
+from pipeline.metrics.scores import Evaluation, mean_over_seeds, movements
 from pipeline.support.schemas import CALIBRATED, RAW
 
 REACHED = 0.95  # of the resamples: with fewer there is no 95 % interval
-SCHEMA = {"method": pl.String, "arm": pl.String, "budget": pl.Float64} | dict.fromkeys(
-    ("effect", "ci_low", "ci_high", "coefficient", "reached"), pl.Float64
-)  # fmt: skip
-SCHEMA |= {"reason": pl.String}
+NUMBERS = ("effect", "ci_low", "ci_high", "coefficient", "reached")
+SCHEMA = (
+    {"method": pl.String, "arm": pl.String, "budget": pl.Float64}
+    | dict.fromkeys(NUMBERS, pl.Float64)
+    | {"reason": pl.String}
+)
 
 
 def at_budget(costs: np.ndarray, values: np.ndarray, budget: float) -> np.ndarray:
-    """Return values [..., d] where costs [..., d] first reach the budget on the way along d; NaN
-    where they never do.
+    """Return values [..., c] where costs [..., c] first reach the budget; NaN where they never do.
 
-    Both start at dose 0 with cost 0. Between two doses both are taken as straight lines, so value
-    is monotone in cost there; nothing is extrapolated.
+    Both start at coefficient 0 with cost 0. Between two coefficients both are taken as straight
+    lines, so value is monotone in cost there; nothing is extrapolated.
     """
     above = costs >= budget
     after = np.where(above.any(-1), above.argmax(-1), 1)[..., None]
@@ -35,93 +33,78 @@ def at_budget(costs: np.ndarray, values: np.ndarray, budget: float) -> np.ndarra
 
 
 def sums_by_dilemma(
-    frame: pl.DataFrame, column: str, dilemmas: list[str], doses: list[float]
+    frame: pl.DataFrame, column: str | None, dilemmas: list[str], coefficients: list[float]
 ) -> np.ndarray:
-    """Return sums over a dilemma's items [g, d], 0 where it has none."""
+    """Return sums over a dilemma's items [g, c], 0 where it has none; without a column, counts."""
     rows = frame["dilemma_id"].replace_strict(dilemmas, range(len(dilemmas))).to_numpy()
-    columns = frame["coefficient"].replace_strict(doses, range(len(doses))).to_numpy()
-    shape = len(dilemmas), len(doses)
-    return np.bincount(
-        rows * shape[1] + columns, frame[column].to_numpy(), minlength=shape[0] * shape[1]
-    ).reshape(shape)
+    places = frame["coefficient"].replace_strict(coefficients, range(len(coefficients))).to_numpy()
+    shape = len(dilemmas), len(coefficients)
+    cells = rows * shape[1] + places
+    values = frame[column].to_numpy() if column else None
+    return np.bincount(cells, values, minlength=shape[0] * shape[1]).reshape(shape)
 
 
 def arm_curves(
-    scores: pl.DataFrame, question: Question, sign: int, weights: np.ndarray
-) -> tuple[np.ndarray, ...]:
-    """Return |c| [d], and delta NLL and effect [b, d] of one arm, for dilemmas weighted by
-    `weights` [b, g].
-    """
-    whole = with_base(mean_over_seeds(scores), question.base)
+    scores: pl.DataFrame, evaluation: Evaluation, sign: int, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return |c| [c] of one arm, and its delta NLL and effect [b, c], dilemmas weighted [b, g]."""
+    whole = evaluation.with_base(mean_over_seeds(scores))
     arm = whole.filter(pl.col("coefficient") * sign >= 0)
-    doses = sorted(arm["coefficient"].unique(), key=abs)
-    moved = movements(arm, question.items, question.target).with_columns(pl.lit(1).alias("one"))
-    dilemmas = question.base["dilemma_id"].unique(maintain_order=True).to_list()
-    nll, count, effect, concerned = (
-        weights @ sums_by_dilemma(frame, column, dilemmas, doses)
-        for frame, column in (
-            (arm, "nll"),
-            (arm.with_columns(pl.lit(1).alias("one")), "one"),
-            (moved, "effect"),
-            (moved, "one"),
+    coefficients = sorted(arm["coefficient"].unique(), key=abs)
+    moved = movements(arm, evaluation.items, evaluation.target)
+    dilemmas = evaluation.base["dilemma_id"].unique(maintain_order=True).to_list()
+
+    def average(frame: pl.DataFrame, column: str) -> np.ndarray:
+        total, count = (
+            weights @ sums_by_dilemma(frame, name, dilemmas, coefficients)
+            for name in (column, None)
         )
-    )
-    costs = nll / count
-    with np.errstate(
-        invalid="ignore"
-    ):  # a resample of a small study may hold no dilemma of the target: it reaches nothing
-        return np.abs(doses), costs - costs[:, :1], effect / concerned
+        with np.errstate(invalid="ignore"):  # a resample without the target reaches nothing
+            return total / count
+
+    costs = average(arm, "nll")
+    return np.abs(coefficients), costs - costs[:, :1], average(moved, "effect")
 
 
-def budget_table(cells: dict[str, pl.DataFrame], question: Question) -> pl.DataFrame:
-    """Return three rows per method: the effect on each arm, and half their span, where delta NLL
-    reaches the budget.
+def budget_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.DataFrame:
+    """Return three rows per method: the effect where delta NLL reaches the budget, on each arm and
+    as half their span.
 
     Percentile bootstrap over all dilemmas, which carries the noise of the cost too. `reached` is
-    the share of resamples whose measured doses reach the budget; an effect or interval that they do
+    the share of resamples whose coefficients reach the budget; an effect or interval that they do
     not give is null, and `reason` says why.
     """
-    params = question.params
-    n_dilemmas = question.base["dilemma_id"].n_unique()
+    params = evaluation.params
+    n = evaluation.base["dilemma_id"].n_unique()
     rng = np.random.default_rng(params.seed)
-    drawn = rng.multinomial(
-        n_dilemmas, np.full(n_dilemmas, 1 / n_dilemmas), size=params.bootstrap
-    ).astype(float)
-    weights = np.vstack([np.ones(n_dilemmas), drawn])  # the first row is the sample itself
+    drawn = rng.multinomial(n, np.full(n, 1 / n), size=params.bootstrap).astype(float)
+    weights = np.vstack([np.ones(n), drawn])  # the first row is the sample itself
     records: list[dict[str, Any]] = []
     for method, scores in cells.items():
-        about = {"method": method, "budget": params.nll_budget}
-        if not (scores["dose"] == CALIBRATED).any():
-            records += [
-                about | {"arm": arm, "reason": "the coefficient has no size"}
-                for arm in ("+", "-", "both")
-            ]
-            continue
-        raw, found = scores.filter(pl.col("dose") == RAW), {}
-        for arm, sign in (("+", 1), ("-", -1)):
-            sizes, costs, effects = arm_curves(raw, question, sign, weights)
-            found[arm] = at_budget(costs, effects, params.nll_budget)
-            used = at_budget(costs[0], sizes, params.nll_budget)
-            short = (
-                f"delta NLL is {costs[0].max():.3f} at most" if np.isnan(found[arm][0]) else None
-            )
-            records.append(
-                about
-                | {
-                    "arm": arm,
-                    "coefficient": None if short else float(used),
-                    **summary(found[arm], short),
-                }
-            )
-        half = (found["+"] - found["-"]) / 2
-        records.append(
-            about
-            | {
-                "arm": "both",
-                **summary(half, "an arm does not reach it" if np.isnan(half[0]) else None),
-            }
-        )
+        if (scores["dose"] == CALIBRATED).any():
+            raw = scores.filter(pl.col("dose") == RAW)
+            own = arm_records(raw, evaluation, weights)
+        else:
+            own = [{"arm": arm, "reason": "the coefficient has no size"} for arm in "+-"]
+            own.append(own[0] | {"arm": "both"})
+        records += [{"method": method, "budget": params.nll_budget, **record} for record in own]
     return pl.DataFrame(records, schema=SCHEMA)
+
+
+def arm_records(
+    scores: pl.DataFrame, evaluation: Evaluation, weights: np.ndarray
+) -> list[dict[str, Any]]:
+    budget, at, records = evaluation.params.nll_budget, {}, []
+    for arm, sign in (("+", 1), ("-", -1)):
+        sizes, costs, effects = arm_curves(scores, evaluation, sign, weights)
+        at[arm] = at_budget(costs, effects, budget)
+        short = np.isnan(at[arm][0])
+        reason = f"delta NLL is {costs[0].max():.3f} at most" if short else None
+        coefficient = None if short else float(at_budget(costs[0], sizes, budget))
+        records.append({"arm": arm, "coefficient": coefficient, **summary(at[arm], reason)})
+    half = (at["+"] - at["-"]) / 2
+    reason = "an arm does not reach it" if np.isnan(half[0]) else None
+    return [*records, {"arm": "both", **summary(half, reason)}]
 
 
 def summary(values: np.ndarray, reason: str | None) -> dict[str, Any]:
@@ -130,16 +113,8 @@ def summary(values: np.ndarray, reason: str | None) -> dict[str, Any]:
     reached = len(drawn) / (len(values) - 1)
     if reason is not None:
         return {"reached": reached, "reason": reason}
+    effect = {"effect": float(values[0]), "reached": reached}
     if reached < REACHED:
-        return {
-            "effect": float(values[0]),
-            "reached": reached,
-            "reason": "too few resamples reach it for an interval",
-        }
+        return effect | {"reason": "too few resamples reach it for an interval"}
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return {
-        "effect": float(values[0]),
-        "ci_low": float(low),
-        "ci_high": float(high),
-        "reached": reached,
-    }
+    return effect | {"ci_low": float(low), "ci_high": float(high)}

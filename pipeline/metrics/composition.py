@@ -8,50 +8,35 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.metrics.effects import bootstrap, mean, signed
+from pipeline.metrics.effects import bootstrap
+from pipeline.metrics.scores import mean, signed_scores
 from pipeline.study.sections import StatisticsParams
-
-CHANGES = ("effect", "interaction")
 
 
 def composition_table(
     scores: pl.DataFrame, items: pl.DataFrame, target: str, params: StatisticsParams
 ) -> list[dict[str, Any]]:
-    """Return one record per pair of coefficients but (0, 0): effect and interaction on a target,
-    with 95 % intervals.
+    """Return effect and interaction on a target, with 95 % intervals, at each pair but (0, 0).
 
     `scores` has columns item_id, dilemma_id, first, second (the coefficients), log_odds; all of (0,
     0), (a, 0), (0, b), (a, b).
     """
-    rows = signed(scores, items, target).select(
-        "item_id", "dilemma_id", "first", "second", "probability"
-    )
-
-    def at(first: float, second: float) -> pl.DataFrame:
-        return rows.filter((pl.col("first") == first) & (pl.col("second") == second)).sort(
-            "item_id"
+    rows = signed_scores(scores, items, [target]).sort("item_id")
+    parts = rows.partition_by("first", "second", as_dict=True)
+    base, records = parts[0.0, 0.0]["probability"], []
+    for first, second in sorted(parts.keys() - {(0.0, 0.0)}):
+        both = parts[first, second]
+        effect, first_alone, second_alone = (
+            parts[pair]["probability"] - base
+            for pair in ((first, second), (first, 0.0), (0.0, second))
         )
-
-    base, records = at(0.0, 0.0), []
-    for first, second in sorted(
-        set(zip(rows["first"], rows["second"], strict=True)) - {(0.0, 0.0)}
-    ):
-        whole, own, other = at(first, second), at(first, 0.0), at(0.0, second)
-        effect = whole["probability"] - base["probability"]
-        extra = (
-            effect
-            - (own["probability"] - base["probability"])
-            - (other["probability"] - base["probability"])
-        )
-        moved = whole.with_columns(effect.alias("effect"), extra.alias("interaction"))
+        interaction = effect - first_alone - second_alone
         record: dict[str, Any] = {
-            "target": target,
-            "first": first,
-            "second": second,
-            "n_dilemmas": whole["dilemma_id"].n_unique(),
-        }
-        for name in CHANGES:
-            low, high = bootstrap(moved, name, params)
-            record |= {name: mean(moved[name]), f"{name}_low": low, f"{name}_high": high}
+            "target": target, "first": first, "second": second,
+            "n_dilemmas": both["dilemma_id"].n_unique(),
+        }  # fmt: skip
+        for name, values in (("effect", effect), ("interaction", interaction)):
+            low, high = bootstrap(both.select("dilemma_id", values.alias(name)), name, params)
+            record |= {name: mean(values), f"{name}_low": low, f"{name}_high": high}
         records.append(record)
     return records

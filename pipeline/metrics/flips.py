@@ -10,36 +10,26 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipeline.metrics.doses import compared
-from pipeline.metrics.effects import signed, with_base
-from pipeline.metrics.question import Question
+from pipeline.metrics.scores import Evaluation, compared, signed_scores
 from pipeline.support.schemas import LABEL
 
 MEASURES = (
-    "steering_f1",
-    "fixed",
-    "broken",
-    "off_target",
-    "flips",
-    "right_way",
-    "off_target_flips",
+    "steering_f1", "fixed", "broken", "off_target", "flips", "right_way", "off_target_flips",
     "focus",
-)
+)  # fmt: skip
 
 
-def weighted(change: np.ndarray, base: np.ndarray) -> float:
-    """Return the share of rows that change, weighted by |base|, as the paper does: sure answers
-    count more.
-    """
+def weighted_share(change: np.ndarray, base: np.ndarray) -> float:
+    """Return the share of rows that change, weighted by |base|: sure answers count more."""
     total = np.abs(base).sum()
     return float(np.abs(base)[change].sum() / total) if total else 0.0
 
 
 def steering_f1(fixed: float, broken: float, off_target: float, mass_ratio: float) -> float:
-    """Return 100 x 2PR / (P + R) x min(1, mass_ratio)², net = max(0, fixed - broken), P = net /
-    (net + off_target), R = net.
+    """Return 100 x 2PR / (P + R) x min(1, mass_ratio)².
 
-    The paper's formula, in which the mass ratio could exceed 1.
+    net = max(0, fixed - broken), P = net / (net + off_target), R = net. The paper's formula, in
+    which the mass ratio could exceed 1.
     """
     net = max(0.0, fixed - broken)
     precision = net / (net + off_target) if net else 0.0
@@ -49,61 +39,60 @@ def steering_f1(fixed: float, broken: float, off_target: float, mass_ratio: floa
 def flip_measures(
     target: np.ndarray, off: np.ndarray, mass_ratio: float | None
 ) -> dict[str, float | None]:
-    """Return the measures of y at (-dose, 0, +dose): `target` [n, 3] signed by the label, `off` [m,
-    3] of any sign.
+    """Return the measures of y at (-c, 0, +c): `target` [n, 3] signed by the label, `off` [m, 3]
+    of any sign.
 
-    fixed, broken: target rows that turn right, or wrong, at +dose, weighted by |y(0)|; off_target:
-    other rows whose answer turns at either dose, likewise. flips: target rows whose answer differs
-    between -dose and +dose; right_way: the share of these with y(+) > y(-); off_target_flips: as
-    flips; focus = flips / off_target_flips, null without any of these.
+    fixed, broken: target rows that turn right, or wrong, at +c, weighted by |y(0)|; off_target:
+    other rows whose answer turns at either sign, likewise. flips: target rows whose answer differs
+    between -c and +c; right_way: the share of these with y(+) > y(-); off_target_flips: as flips;
+    focus = flips / off_target_flips, null without any of these.
     """
     down, base, up = target.T
-    fixed, broken = weighted((base < 0) & (up > 0), base), weighted((base > 0) & (up < 0), base)
-    signs = np.sign(off)
-    off_target = (
-        weighted((signs[:, 1] != signs[:, 0]) | (signs[:, 1] != signs[:, 2]), off[:, 1])
-        if len(off)
-        else 0.0
-    )
     turned = np.sign(down) != np.sign(up)
-    flips, others = (
-        float(turned.mean()),
-        float((signs[:, 0] != signs[:, 2]).mean()) if len(off) else None,
-    )
+    fixed = weighted_share((base < 0) & (up > 0), base)
+    broken = weighted_share((base > 0) & (up < 0), base)
+    flips = float(turned.mean())
+    off_target = off_flips = None
+    if len(off):
+        off_down, off_base, off_up = np.sign(off).T
+        off_turned = (off_base != off_down) | (off_base != off_up)
+        off_target = weighted_share(off_turned, off[:, 1])
+        off_flips = float((off_down != off_up).mean())
+    f1 = None
+    if mass_ratio is not None and off_target is not None:
+        f1 = steering_f1(fixed, broken, off_target, mass_ratio)
     return {
-        "steering_f1": None if mass_ratio is None or not len(off) else steering_f1(fixed, broken, off_target, mass_ratio),
-        "fixed": fixed, "broken": broken, "off_target": off_target if len(off) else None, "flips": flips,
-        "right_way": float((up > down)[turned].mean()) if turned.any() else None,
-        "off_target_flips": others, "focus": flips / others if others else None,
+        "steering_f1": f1, "fixed": fixed, "broken": broken, "off_target": off_target,
+        "flips": flips, "right_way": float((up > down)[turned].mean()) if turned.any() else None,
+        "off_target_flips": off_flips, "focus": flips / off_flips if off_flips else None,
     }  # fmt: skip
 
 
-def by_dose(rows: pl.DataFrame, column: str) -> np.ndarray:
-    """Return a column as [items, 3] at -dose, 0, +dose."""
+def by_sign(rows: pl.DataFrame, column: str) -> np.ndarray:
+    """Return a column as [items, 3] at -c, 0, +c."""
     return rows.sort("item_id", "coefficient")[column].to_numpy().reshape(-1, 3)
 
 
-def seed_measures(rows: pl.DataFrame, question: Question) -> dict[str, float | None]:
+def off_target_items(evaluation: Evaluation) -> pl.DataFrame:
+    """Return the ids of the items that concern neither the target nor its opposite."""
+    named = [LABEL + name for name in (evaluation.target, *evaluation.opposite)]
+    columns = [name for name in named if name in evaluation.items.columns]
+    return evaluation.items.filter(pl.all_horizontal(pl.col(columns) == 0)).select("item_id")
+
+
+def seed_measures(rows: pl.DataFrame, evaluation: Evaluation) -> dict[str, float | None]:
     """Return one seed's measures; F1 is null where an arm's choice mass is below the gate."""
-    whole = with_base(rows, question.base)
-    others = question.items
-    for label in (question.target, *question.opposite):
-        others = (
-            others.filter(pl.col(LABEL + label) == 0) if LABEL + label in others.columns else others
-        )
-    off = whole.join(others.select("item_id"), on="item_id", how="semi", maintain_order="left")
-    down, base, up = by_dose(whole, "choice_mass").mean(0)
+    whole = evaluation.with_base(rows)
+    off = whole.join(off_target_items(evaluation), on="item_id", how="semi", maintain_order="left")
+    down, base, up = by_sign(whole, "choice_mass").mean(0)
     least = min(down, up)
-    ratio = least / base if least >= question.params.min_choice_mass else None
-    return flip_measures(
-        by_dose(signed(whole, question.items, question.target), "y"),
-        by_dose(off, "log_odds"),
-        ratio,
-    )
+    ratio = least / base if least >= evaluation.params.min_choice_mass else None
+    target = signed_scores(whole, evaluation.items, [evaluation.target])
+    return flip_measures(by_sign(target, "y"), by_sign(off, "log_odds"), ratio)
 
 
-def flip_table(cells: dict[str, pl.DataFrame], question: Question) -> pl.DataFrame:
-    """Return one row per method and dose: every measure's mean over seeds, and the spread of F1.
+def flip_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.DataFrame:
+    """Return every measure's mean over seeds, and the spread of F1, at ±1 and at equal cost.
 
     Off-target rows are the items that concern neither the target nor its opposite; the paper takes
     sums and preferences. A measure is null if any seed has none.
@@ -111,19 +100,19 @@ def flip_table(cells: dict[str, pl.DataFrame], question: Question) -> pl.DataFra
     records = []
     for method, scores in cells.items():
         for dose, rows in compared(scores).items():
-            found = [
-                seed_measures(part, question)
-                for _, part in rows.group_by("seed", maintain_order=True)
+            seeds = [
+                seed_measures(own, evaluation)
+                for _, own in rows.group_by("seed", maintain_order=True)
             ]
-            record: dict[str, Any] = {"method": method, "dose": dose, "n_seeds": len(found)}
+            record: dict[str, Any] = {"method": method, "dose": dose, "n_seeds": len(seeds)}
             for name in MEASURES:
-                values = [value for row in found if (value := row[name]) is not None]
-                record[name] = float(np.mean(values)) if len(values) == len(found) else None
-            f1 = [value for row in found if (value := row["steering_f1"]) is not None]
-            record["steering_f1_sd"] = (
-                float(np.std(f1, ddof=1)) if len(f1) == len(found) > 1 else None
-            )
+                values = [value for row in seeds if (value := row[name]) is not None]
+                complete = len(values) == len(seeds)
+                record[name] = float(np.mean(values)) if complete else None
+                if name == "steering_f1":
+                    several = complete and len(values) > 1
+                    record["steering_f1_sd"] = float(np.std(values, ddof=1)) if several else None
             records.append(record)
-    return pl.DataFrame(
-        records, schema_overrides=dict.fromkeys((*MEASURES, "steering_f1_sd"), pl.Float64)
-    )
+    kinds = dict.fromkeys((*MEASURES, "steering_f1_sd"), pl.Float64)
+    columns = ["method", "dose", "n_seeds", *MEASURES, "steering_f1_sd"]
+    return pl.DataFrame(records, schema_overrides=kinds).select(columns)

@@ -7,27 +7,26 @@ import polars as pl
 import statsmodels.api as sm
 from scipy import stats
 
+ALPHA = 0.05  # two-sided, after the correction for several tests that each table names
 ROUNDING = 1e-12  # nats: below it a slope or an error is zero but for rounding
 
 
 @dataclass(frozen=True)
 class Slope:
-    """A slope in nats per unit of the coefficient, its standard error, two-sided p and degrees of
-    freedom.
-    """
+    """A slope in nats per unit of the coefficient, with its standard error and two-sided p."""
 
     slope: float
     stderr: float
     p: float
     df: float
+    """Degrees of freedom."""
 
     def named(self, suffix: str) -> dict[str, float]:
         return {f"{key}_{suffix}": value for key, value in asdict(self).items()}
 
 
 def own_slopes(frame: pl.DataFrame, unit: str) -> pl.DataFrame:
-    """Return the least-squares slope of every unit with item fixed effects: columns dilemma_id,
-    slope, weight.
+    """Return each unit's least-squares slope with item fixed effects: dilemma_id, slope, weight.
 
     `frame` has columns item_id, dilemma_id, coefficient, y; `unit` is item_id or dilemma_id. weight
     = sum of squares of the coefficient within items; slope = sum of products / weight, in nats.
@@ -49,8 +48,7 @@ def own_slopes(frame: pl.DataFrame, unit: str) -> pl.DataFrame:
 
 
 def cluster_t(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return the weighted mean of values [..., g] over the last axis, its CR2 standard error, and
-    the degrees of freedom.
+    """Return the weighted mean of values [..., g], its CR2 standard error, and its degrees.
 
     With h_g = w_g / sum w, a_g = h_g² / (1 - h_g) and the mean b: var b = sum a_g (b_g - b)², and
     by Satterthwaite's rule df = 1 / (sum h² - sum a² + (sum a)²). This is the bias-reduced
@@ -66,8 +64,7 @@ def cluster_t(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def clustered_slope(frame: pl.DataFrame) -> Slope:
-    """Regress y on the coefficient with item fixed effects; errors clustered by dilemma (CR2), t
-    with Satterthwaite's degrees.
+    """Regress y on the coefficient with item fixed effects; errors clustered by dilemma (CR2).
 
     Columns: item_id, dilemma_id, coefficient, y; at least two dilemmas. On a balanced table this is
     exactly the one-sample t test of the dilemmas' own slopes.
@@ -78,9 +75,7 @@ def clustered_slope(frame: pl.DataFrame) -> Slope:
 
 
 def pooled_slope(frame: pl.DataFrame) -> Slope:
-    """Regress y on the coefficient over all rows as if they were independent, as the papers do. Not
-    calibrated.
-    """
+    """Regress y on the coefficient over all rows as if independent, as the papers do."""
     fit = sm.OLS(frame["y"].to_numpy(), sm.add_constant(frame["coefficient"].to_numpy())).fit()
     return with_p(float(fit.params[1]), float(fit.bse[1]), float(fit.df_resid))
 

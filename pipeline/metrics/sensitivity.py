@@ -1,6 +1,4 @@
-"""Does the main test's answer depend on its assumptions? Other tests of the same slope, beside
-it.
-"""
+"""Does the main test's answer depend on its assumptions? Other tests of the same slope."""
 
 import itertools
 import warnings
@@ -10,9 +8,6 @@ import numpy as np
 import polars as pl
 import statsmodels.api as sm
 
-from pipeline.metrics.doses import compared
-from pipeline.metrics.effects import mean_over_seeds, signed, with_base
-from pipeline.metrics.question import Question
 from pipeline.metrics.regression import (
     ROUNDING,
     Slope,
@@ -21,31 +16,28 @@ from pipeline.metrics.regression import (
     pooled_slope,
     with_p,
 )
+from pipeline.metrics.scores import Evaluation, compared, mean_over_seeds
 
 EXACT = 14  # dilemmas: up to here all sign patterns are counted
-# variance within dilemmas over that between: statsmodels calls a fit below this converged that is
-# not
+# Variance within over between dilemmas: below it statsmodels calls a fit converged that is not.
 UNEQUAL = 1e-5
-SCHEMA = {"method": pl.String, "dose": pl.String, "p_mixed": pl.Float64, "mixed_note": pl.String, "p_two_way": pl.Float64,
-          "stderr_two_way": pl.Float64, "df_two_way": pl.Float64}  # fmt: skip
+NUMBERS = ("p_mixed", "p_two_way", "stderr_two_way", "df_two_way")
+SCHEMA = {"mixed_note": pl.String} | dict.fromkeys(NUMBERS, pl.Float64)
 
 
 def sign_patterns(dilemmas: int, draws: int, seed: int) -> tuple[np.ndarray, bool]:
-    """Return signs [patterns, dilemmas] and whether they are all there are; else `draws` of them at
-    random.
-    """
+    """Return signs [patterns, dilemmas] and whether they are all there are, not random `draws`."""
     if dilemmas <= EXACT:
         return np.array(list(itertools.product((1.0, -1.0), repeat=dilemmas))), True
     return np.random.default_rng(seed).choice((1.0, -1.0), size=(draws, dilemmas)), False
 
 
 def sign_flip_p(contributions: np.ndarray, signs: np.ndarray, exact: bool) -> np.ndarray:
-    """Return the two-sided p of contributions [..., dilemmas], weight x slope: how often random
-    signs give as large a sum.
+    """Return the two-sided p of contributions [..., dilemmas], weight x slope.
 
-    Exact under a slope distribution symmetric around 0, whatever its variance in each dilemma. Of
-    drawn signs the observed pattern counts as one more (Phipson and Smyth 2010), so that p is never
-    0.
+    It is how often random signs give as large a sum: exact under a slope distribution symmetric
+    around 0, whatever its variance in each dilemma. Of drawn signs the observed pattern counts as
+    one more (Phipson and Smyth 2010), so that p is never 0.
     """
     observed = np.abs(contributions.sum(-1, keepdims=True))
     extreme = (np.abs(contributions @ signs.T) >= observed * (1 - 1e-9)).sum(-1)
@@ -53,11 +45,10 @@ def sign_flip_p(contributions: np.ndarray, signs: np.ndarray, exact: bool) -> np
 
 
 def mixed_slope(frame: pl.DataFrame) -> dict[str, Any]:
-    """Fit a mixed model to the items' own slopes, random by dilemma (REML, Wald z): p_mixed and,
-    where it fails, why.
+    """Fit a mixed model to the items' own slopes, random by dilemma: p_mixed, or why there is none.
 
-    An item's slope is a sufficient statistic of the model with item fixed effects, a slope by
-    dilemma and independent errors.
+    REML, Wald z. An item's slope is a sufficient statistic of the model with item fixed effects, a
+    slope by dilemma and independent errors.
     """
     own = own_slopes(frame, "item_id").sort("dilemma_id", maintain_order=True)
     with warnings.catch_warnings():
@@ -79,8 +70,7 @@ def mixed_slope(frame: pl.DataFrame) -> dict[str, Any]:
 
 
 def two_way_t(slopes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return mean, standard error and degrees of freedom of slopes [..., dilemmas, seeds] clustered
-    both ways.
+    """Return mean, standard error and degrees of slopes [..., dilemmas, seeds] clustered both ways.
 
     `weights` [dilemmas]. V = V(dilemma) + V(seed) - V(both) (Cameron, Gelbach and Miller 2011),
     each times G / (G - 1), and never below the larger of the first two; min(G) - 1 degrees. With
@@ -102,11 +92,10 @@ def two_way_t(slopes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def two_way_slope(frames: list[pl.DataFrame]) -> Slope | None:
-    """Return the slope with fixed effects by item and seed and errors clustered by dilemma and
-    seed; None of one seed.
+    """Return the slope with errors clustered by dilemma and seed; None of one seed.
 
-    One frame per seed, as `clustered_slope` takes, with the base's rows in each and the same items
-    in all.
+    Fixed effects by item and seed. One frame per seed, as `clustered_slope` takes, with the base's
+    rows in each and the same items in all.
     """
     if len(frames) < 2:
         return None
@@ -117,31 +106,25 @@ def two_way_slope(frames: list[pl.DataFrame]) -> Slope | None:
     return with_p(float(slope), float(error), degrees)
 
 
-def sensitivity_table(cells: dict[str, pl.DataFrame], question: Question) -> pl.DataFrame:
-    """Return one row per method and dose: the slope from -dose to +dose in nats per dose, and its p
-    by every test.
-    """
-    records = []
+def sensitivity_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.DataFrame:
+    """Return the slope from -c to +c and its p by every test, at ±1 and at equal cost."""
+    params, records = evaluation.params, []
     for method, scores in cells.items():
         for dose, rows in compared(scores).items():
-            frame = signed(
-                with_base(mean_over_seeds(rows), question.base), question.items, question.target
-            )
+            frame = evaluation.movements(mean_over_seeds(rows))
             own = own_slopes(frame, "dilemma_id")
-            signs, exact = sign_patterns(
-                own.height, question.params.permutations, question.params.seed
-            )
+            signs, exact = sign_patterns(own.height, params.permutations, params.seed)
+            contributions = (own["slope"] * own["weight"]).to_numpy()
             seeds = [
-                signed(with_base(part, question.base), question.items, question.target)
-                for _, part in rows.group_by("seed", maintain_order=True)
+                evaluation.movements(part) for _, part in rows.group_by("seed", maintain_order=True)
             ]
             both = two_way_slope(seeds)
             records.append({
                 "method": method, "dose": dose, "n_seeds": len(seeds), "n_dilemmas": own.height,
                 **clustered_slope(frame).named("clustered"),
-                "p_permutation": float(sign_flip_p((own["slope"] * own["weight"]).to_numpy(), signs, exact)),
+                "p_permutation": float(sign_flip_p(contributions, signs, exact)),
                 "permutation_exact": exact, **mixed_slope(frame),
-                "stderr_two_way": both and both.stderr, "df_two_way": both and both.df, "p_two_way": both and both.p,
-                "p_pooled": pooled_slope(frame).p,
+                "stderr_two_way": both and both.stderr, "df_two_way": both and both.df,
+                "p_two_way": both and both.p, "p_pooled": pooled_slope(frame).p,
             })  # fmt: skip
     return pl.DataFrame(records, schema_overrides=SCHEMA)

@@ -12,22 +12,42 @@ from pipeline.metrics.budget import budget_table
 from pipeline.metrics.curves import curve_table
 from pipeline.metrics.differences import difference_table
 from pipeline.metrics.effects import (
+    Record,
     arm_effects,
-    changes,
     enough,
-    label_means,
-    mean,
-    mean_over_seeds,
+    label_changes,
     method_effects,
     oracle_effect,
-    signed,
-    with_base,
 )
 from pipeline.metrics.flips import flip_table
-from pipeline.metrics.question import Question
 from pipeline.metrics.regression import clustered_slope
+from pipeline.metrics.scores import (
+    EQUAL_COST,
+    Evaluation,
+    at_equal_cost,
+    at_one,
+    compared,
+    fold_arms,
+    mean,
+    mean_over_seeds,
+    signed_scores,
+)
 from pipeline.metrics.sensitivity import sensitivity_table
 from pipeline.support.schemas import CALIBRATED, MEAN, RAW, labels
+
+# Each from all methods' scores and the evaluation.
+FURTHER = {
+    "sensitivity": sensitivity_table,
+    "differences": difference_table,
+    "nll_budget": budget_table,
+    "answers": answer_table,
+    "flips": flip_table,
+    "curves": curve_table,
+}
+HEADLINE = (
+    "target_effect", "ci_low", "ci_high", "side_effect", "delta_nll", "normalized_gain",
+    "oracle_share",
+)  # fmt: skip
 
 
 @dataclass
@@ -37,175 +57,122 @@ class Study:
     arms: pl.DataFrame
     """One row per method and |coefficient|, over the mean of seeds."""
     values: pl.DataFrame
-    """One row per method, label and coefficient: the change of every value, with its q over the
-    non-target labels.
-    """
+    """One row per method, label and coefficient: the change of every value."""
     equal_cost: pl.DataFrame
-    """One row per method at its calibrated dose: as `arms`, with the coefficient that it took; a
-    method without sizes at ±1.
-    """
+    """One row per method at its dose: as `arms`, with the coefficient `used`."""
     oracle: list[dict[str, float]]
     further: dict[str, pl.DataFrame]
     """Tables by name: see `FURTHER`."""
 
-
-# Each from all methods' scores and the question.
-FURTHER = {
-    "sensitivity": sensitivity_table,
-    "differences": difference_table,
-    "nll_budget": budget_table,
-    "answers": answer_table,
-    "flips": flip_table,
-    "curves": curve_table,
-}
+    @property
+    def tables(self) -> dict[str, pl.DataFrame]:
+        """All tables by name."""
+        main = ("effects", "arms", "values", "equal_cost")
+        return {name: getattr(self, name) for name in main} | self.further
 
 
-def analyse(cells: dict[str, pl.DataFrame], question: Question) -> Study:
-    """`cells` maps a method to the scores of all its seeds, without coefficient 0, which is the
-    question's base.
-    """
-    effects, folded, values, equal = [], [], [], []
+def as_frame(records: list[Record]) -> pl.DataFrame:
+    return pl.DataFrame(records, infer_schema_length=None)
+
+
+def analyse(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> Study:
+    """Return a study's tables; `cells` maps a method to the scores of all its seeds, without 0."""
+    effects, arms, values, equal = [], [], [], []
     for method, scores in cells.items():
         raw = scores.filter(pl.col("dose") == RAW)
-        rows, arms = over_seeds(method, raw, question)
-        effects += rows
-        folded += arms
-        values.append(value_table(method, with_base(mean_over_seeds(raw), question.base), question))
-        equal.append(equal_cost(method, scores, question))
+        own_effects, own_arms = over_seeds(method, raw, evaluation)
+        effects += own_effects
+        arms += own_arms
+        values.append(value_table(method, mean_over_seeds(raw), evaluation))
+        equal.append(equal_cost(method, scores, evaluation))
     oracle = [
-        {"coefficient": c, "target_effect": e}
+        {"coefficient": c, "target_effect": effect}
         for c in (-1.0, 1.0)
-        if (e := oracle_effect(question.items, question.target, c)) is not None
+        if (effect := oracle_effect(evaluation.items, evaluation.target, c)) is not None
     ]
-    further = {name: table(cells, question) for name, table in FURTHER.items()}
-    tables = [pl.DataFrame(rows, infer_schema_length=None) for rows in (effects, folded, equal)]
-    return Study(tables[0], tables[1], pl.concat(values), tables[2], oracle, further)
-
-
-def effects_of(scores: pl.DataFrame, question: Question) -> list[dict[str, Any]]:
-    return method_effects(
-        scores, question.items, question.target, question.opposite, question.params
-    )
+    further = {name: table(cells, evaluation) for name, table in FURTHER.items()}
+    tables = as_frame(effects), as_frame(arms), pl.concat(values), as_frame(equal)
+    return Study(*tables, oracle, further)
 
 
 def over_seeds(
-    method: str, scores: pl.DataFrame, question: Question
-) -> tuple[list[dict], list[dict]]:
+    method: str, scores: pl.DataFrame, evaluation: Evaluation
+) -> tuple[list[Record], list[Record]]:
     """Return the rows of `Study.effects` and of `Study.arms` of one method."""
-    seeds = sorted(scores["seed"].unique())
-    whole = with_base(mean_over_seeds(scores), question.base)
+    seeds, average = sorted(scores["seed"].unique()), mean_over_seeds(scores)
     by_seed = [
         {"method": method, "seed": str(seed), **record}
         for seed in seeds
-        for record in effects_of(
-            with_base(scores.filter(pl.col("seed") == seed), question.base), question
-        )
+        for record in method_effects(scores.filter(pl.col("seed") == seed), evaluation)
     ]
-    records, spread, halves = (
-        effects_of(whole, question),
-        seed_spread(by_seed),
-        half_spread(by_seed),
-    )
-    rows = by_seed + [
-        {"method": method, "seed": MEAN, **r, **spread[r["coefficient"]]} for r in records
+    records = method_effects(average, evaluation)
+    spread, halves = seed_spread(as_frame(by_seed))
+    rows = [
+        {"method": method, "seed": MEAN, **record, **spread[record["coefficient"]]}
+        for record in records
     ]
-    arms = arm_effects(records, whole, question.items, question.target, question.params)
-    return rows, [
+    arms = [
         {"method": method, "n_seeds": len(seeds), **arm, "seed_sd": halves[arm["coefficient"]]}
-        for arm in arms
+        for arm in arm_effects(records, average, evaluation)
     ]
+    return by_seed + rows, arms
 
 
-def equal_cost(method: str, scores: pl.DataFrame, question: Question) -> dict[str, Any]:
-    """Return one method's arm at its calibrated dose, whose size `used` may differ from seed to
-    seed.
-
-    A method whose coefficient has no size stands at its only one.
-    """
-    calibrated = scores.filter(pl.col("dose") == CALIBRATED)
-    rows = calibrated if calibrated.height else scores
-    sizes = rows["coefficient"].abs()
-    _, arms = over_seeds(method, rows.with_columns(pl.col("coefficient").sign()), question)
-    cost = {
-        "calibrated": bool(calibrated.height),
-        "used": mean(sizes),
-        "used_min": sizes.min(),
-        "used_max": sizes.max(),
-    }
-    return arms[0] | cost
-
-
-def seed_spread(records: list[dict[str, Any]]) -> dict[float, dict[str, float | None]]:
-    """Return the standard deviation and the range of the effect over seeds, by coefficient."""
-    frame = pl.DataFrame(records, infer_schema_length=None).group_by("coefficient", maintain_order=True).agg(
-        pl.col("target_effect").std().alias("seed_sd"),
-        pl.col("target_effect").min().alias("seed_min"),
-        pl.col("target_effect").max().alias("seed_max"),
-    )  # fmt: skip
-    return {row.pop("coefficient"): row for row in frame.to_dicts()}
-
-
-def half_spread(records: list[dict[str, Any]]) -> dict[float, float | None]:
-    """Return the standard deviation over seeds of half the span between +c and -c, by |c|."""
-    size = pl.col("coefficient").abs()
-    frame = pl.DataFrame(records, infer_schema_length=None)
-    halves = frame.group_by("seed", size, maintain_order=True).agg(
-        (pl.col("coefficient").sign() * pl.col("target_effect")).mean().alias("half")
+def seed_spread(effects: pl.DataFrame) -> tuple[dict[float, Record], dict[float, float | None]]:
+    """Return the spread over seeds of the effect by c, and the SD of half the span by |c|."""
+    effect = pl.col("target_effect")
+    spread = effects.group_by("coefficient").agg(
+        effect.std().alias("seed_sd"),
+        effect.min().alias("seed_min"),
+        effect.max().alias("seed_max"),
     )
-    return dict(
-        halves.group_by("coefficient", maintain_order=True).agg(pl.col("half").std()).iter_rows()
-    )
+    halves = fold_arms(effects, ["seed"], "target_effect").group_by("coefficient").agg(effect.std())
+    return {row.pop("coefficient"): row for row in spread.to_dicts()}, dict(halves.iter_rows())
 
 
-def value_table(method: str, scores: pl.DataFrame, question: Question) -> pl.DataFrame:
-    """Return every label's change at every coefficient, and its dose-response p over all
-    coefficients.
+def equal_cost(method: str, scores: pl.DataFrame, evaluation: Evaluation) -> Record:
+    """Return one method's arm at its dose, whose size `used` may differ from seed to seed."""
+    sizes = at_equal_cost(scores)["coefficient"].abs()
+    _, (arm,) = over_seeds(method, compared(scores)[EQUAL_COST], evaluation)
+    calibrated = bool((scores["dose"] == CALIBRATED).any())
+    used = {"used": mean(sizes), "used_min": sizes.min(), "used_max": sizes.max()}
+    return arm | {"calibrated": calibrated} | used
+
+
+def value_table(method: str, scores: pl.DataFrame, evaluation: Evaluation) -> pl.DataFrame:
+    """Return every label's change at every coefficient, and its dose-response p over all of them.
 
     q is the Benjamini-Hochberg adjusted p over the labels that are neither the target nor its
     opposite.
     """
-    items, target, opposite = question.items, question.target, question.opposite
+    items, target, whole = evaluation.items, evaluation.target, evaluation.with_base(scores)
     names = [
         name
         for name in labels(items)
-        if name == target or enough(items, name, question.params.min_items)
+        if name == target or enough(items, name, evaluation.params.min_items)
     ]
-    found = [clustered_slope(signed(scores, items, name)) for name in names]
+    slopes = [clustered_slope(signed_scores(whole, items, [name])) for name in names]
     table = pl.DataFrame(
-        {"label": names, "slope": [s.slope for s in found], "p": [s.p for s in found]}
+        {"label": names, "slope": [s.slope for s in slopes], "p": [s.p for s in slopes]}
     )
-    side = table.filter(~pl.col("label").is_in([target, *opposite]))
+    side = table.filter(~pl.col("label").is_in([target, *evaluation.opposite]))
     adjusted = multipletests(side["p"].to_numpy(), method="fdr_bh")[1] if side.height else []
-    q = side.select("label").with_columns(pl.Series("q", adjusted, dtype=pl.Float64))
-    table = table.join(q, on="label", how="left", maintain_order="left")
-    rows = changes(label_means(scores, items, names)).join(table, on="label", maintain_order="left")
+    q = side.select("label", pl.Series("q", adjusted, dtype=pl.Float64))
+    rows: pl.DataFrame = label_changes(whole, items, names)
+    for columns in (table, q):
+        rows = rows.join(columns, on="label", how="left", maintain_order="left")
     return rows.select(pl.lit(method).alias("method"), pl.all())
 
 
-def headline(study: Study) -> dict[str, dict[str, float]]:
-    """Return each method's main figures at the coefficient nearest to one, for `dvc metrics` and
-    MLflow.
-    """
-    found = {}
-    for method in study.arms["method"].unique(maintain_order=True):
-        row = min(
-            study.arms.filter(pl.col("method") == method).to_dicts(),
-            key=lambda r: abs(r["coefficient"] - 1),
-        )
-        names = (
-            "target_effect",
-            "ci_low",
-            "ci_high",
-            "side_effect",
-            "delta_nll",
-            "normalized_gain",
-            "oracle_share",
-        )
-        kept = {name: row[name] for name in names if row[name] is not None}
+def headline(arms: pl.DataFrame) -> dict[str, dict[str, float]]:
+    """Return each method's main figures at the coefficient nearest to one, for `dvc metrics`."""
+    figures: dict[str, dict[str, float]] = {}
+    for row in at_one(arms).to_dicts():
+        kept: dict[str, Any] = {name: row[name] for name in HEADLINE if row[name] is not None}
         # Small p are printed as 0.0 by `dvc metrics`, so their logarithm stands beside them.
         logs = {
             f"log10_p_{kind}": math.log10(max(row[f"p_{kind}"], 1e-300))
             for kind in ("clustered", "pooled")
         }
-        found[method] = kept | {"p_clustered": row["p_clustered"]} | logs
-    return found
+        figures[row["method"]] = kept | {"p_clustered": row["p_clustered"]} | logs
+    return figures

@@ -1,8 +1,7 @@
-"""What a report needs to be made again: commit, locked hashes, packages. No times: one commit gives
-one page.
-"""
+"""What a report needs to be made again; without times, so that one commit gives one page."""
 
 import hashlib
+import itertools
 import json
 import platform
 import subprocess
@@ -15,17 +14,9 @@ from pipeline.study.store import commit
 from pipeline.support.section import read_yaml
 
 PACKAGES = (
-    "torch",
-    "transformers",
-    "safetensors",
-    "numpy",
-    "scipy",
-    "polars",
-    "statsmodels",
-    "matplotlib",
-    "dvc",
-    "mlflow",
-)
+    "torch", "transformers", "safetensors", "numpy", "scipy", "polars", "statsmodels", "matplotlib",
+    "dvc", "mlflow",
+)  # fmt: skip
 CODE = ("pipeline", "dvc.yaml", "data/raw", "models/reference")
 HASHED = ("data/pairs", "data/items", "models/svd")
 
@@ -33,32 +24,20 @@ HASHED = ("data/pairs", "data/items", "models/svd")
 def cells(
     stages: list[str], methods: list[str], baselines: list[str], seeds: list[int]
 ) -> set[str]:
-    """Return the names of all stages and cells that a study consists of, as dvc.lock writes
-    them.
-    """
-    learned = {
-        f"{stage}@{method}-{seed}"
-        for stage in ("train", "evaluate")
-        for method in methods
-        for seed in seeds
-    }
-    plain = {
-        f"{stage}@{method}" for stage in ("baselines", "evaluate_baselines") for method in baselines
-    }
-    return {*stages, *learned, *plain}
+    """Return the names of all stages and cells of a study, as dvc.lock writes them."""
+    learned = itertools.product(("train", "evaluate"), methods, seeds)
+    plain = itertools.product(("baselines", "evaluate_baselines"), baselines)
+    matrix = {f"{stage}@{method}-{seed}" for stage, method, seed in learned}
+    return {*stages, *matrix, *(f"{stage}@{method}" for stage, method in plain)}
 
 
 def locked(methods: list[str], baselines: list[str], seeds: list[int]) -> dict[str, Any]:
-    """Return what dvc.lock says of this study's stages before the report (it may still hold cells
-    of others).
-    """
+    """Return what dvc.lock says of this study's stages before the report; it may hold others."""
     if not Path("dvc.lock").exists():
         return {}
     stages = read_yaml("dvc.lock")["stages"]
-    wanted = cells([name for name in stages if "@" not in name], methods, baselines, seeds) - {
-        "report"
-    }
-    return {name: stages[name] for name in sorted(wanted & stages.keys())}
+    own = cells([name for name in stages if "@" not in name], methods, baselines, seeds)
+    return {name: stages[name] for name in sorted((own - {"report"}) & stages.keys())}
 
 
 def digest(content: Any) -> str:
@@ -73,26 +52,19 @@ def edited() -> list[str]:
 
 
 def manifest(model: dict[str, Any], params: Params, auto: str) -> dict[str, str]:
-    """Return name -> value, given the base model's manifest, what the stage declares, and which
-    device `auto` is here.
-    """
-    lock = locked(params.methods, params.baselines, params.seeds)
-    outs = {
-        out["path"]: out["md5"]
-        for stage in lock.values()
-        for out in stage.get("outs", [])
-        if "md5" in out
-    }
-    changed = edited()
+    """Return name -> value, given the base model's manifest and which device `auto` is here."""
+    lock, changed = locked(params.methods, params.baselines, params.seeds), edited()
+    outs = [out for stage in lock.values() for out in stage.get("outs", [])]
+    hashes = {out["path"]: out["md5"] for out in outs if "md5" in out}
+    edits = f", with edits to {', '.join(changed)}" if changed else ""
     return {
-        "commit": (commit() or "none: not a git checkout")
-        + (f", with edits to {', '.join(changed)}" if changed else ""),
+        "commit": (commit() or "none: not a git checkout") + edits,
         "dvc.lock (this study's stages before the report, sha256)": digest(lock)
         if lock
         else "none: not run by DVC",
         "model": f"{model['source']}, revision {model['revision'] or 'none (a local folder)'}",
         "weights (sha256)": model["weights_sha256"],
-        **{f"{path} (md5)": outs[path] for path in HASHED if path in outs},
+        **{f"{path} (md5)": hashes[path] for path in HASHED if path in hashes},
         "seeds": ", ".join(map(str, params.seeds)),
         "device": params.device + (f", here {auto}" if params.device == "auto" else ""),
         "platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",

@@ -1,6 +1,4 @@
-"""The report's page: which tables and figures stand where, with what note and from which file; what
-it says is page.yaml.
-"""
+"""The report's page: which tables and figures stand where; what it says is page.yaml."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +8,7 @@ import jinja2
 import polars as pl
 from markupsafe import Markup
 
-from pipeline.report.figures.rendering import as_html
+from pipeline.support.formats import as_html
 from pipeline.support.section import read_yaml
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
@@ -21,9 +19,7 @@ SHORT = 16  # rows: up to here a table is printed on one page
 
 @dataclass(frozen=True)
 class Entry:
-    """A table or a figure of the page; `title` and `note` are Jinja texts with the page's own
-    variables.
-    """
+    """A table or a figure of the page; `title` and `note` are Jinja texts."""
 
     name: str
     group: str
@@ -60,25 +56,23 @@ class Shown:
     @property
     def files(self) -> list[str]:
         """The entry itself in other forms, beside the page."""
-        folder, endings = (
+        kind, endings = (
             ("figures", ("svg", "png")) if self.svg else ("tables", ("csv", "md", "tex"))
         )
-        return [f"{folder}/{self.entry.name}.{ending}" for ending in endings]
+        return [f"{kind}/{self.entry.name}.{ending}" for ending in endings]
 
 
 def arrange(
     tables: dict[str, pl.DataFrame], figures: dict[str, str], context: dict[str, Any]
 ) -> dict[str, list[Shown]]:
-    """Return group -> what stands in it, in the order of ENTRIES; a table that they do not name
-    goes to the last group.
-    """
+    """Return group -> what stands in it, in the order of ENTRIES; unnamed tables in the last."""
     known = {entry.name for entry in ENTRIES} | {EXAMPLES}
     others = [
-        Entry(name, "further", name.replace("_", " ").capitalize())
+        Entry(name, list(GROUPS)[-1], name.replace("_", " ").capitalize())
         for name in tables
         if name not in known
     ]
-    found: dict[str, list[Shown]] = {group: [] for group in GROUPS}
+    groups: dict[str, list[Shown]] = {group: [] for group in GROUPS}
     for entry in [*ENTRIES, *others]:
         if entry.name not in (figures if entry.alt else tables):
             continue
@@ -88,11 +82,10 @@ def arrange(
         else:
             table = tables[entry.name]
             shown.table = Markup(as_html(table))
-            shown.kind = ("many " if table.width >= MANY else "") + (
-                "short" if table.height <= SHORT else "long"
-            )
-        found[entry.group].append(shown)
-    return {group: shown for group, shown in found.items() if shown}
+            many = "many " if table.width >= MANY else ""
+            shown.kind = many + ("short" if table.height <= SHORT else "long")
+        groups[entry.group].append(shown)
+    return {group: shown for group, shown in groups.items() if shown}
 
 
 def fill(text: str, context: dict[str, Any]) -> Markup:
@@ -113,12 +106,7 @@ def limitations(context: dict[str, Any]) -> list[Markup]:
 def render(
     tables: dict[str, pl.DataFrame], figures: dict[str, str], context: dict[str, Any]
 ) -> str:
-    """Return the page; `figures` maps a name to an SVG in base64, `context` holds the template's
-    further variables.
-    """
+    """Return the page; `figures` maps a name to an SVG in base64, `context` is of context.py."""
     groups, limits = arrange(tables, figures, context), limitations(context)
-    return (
-        environment()
-        .from_string(TEMPLATE.read_text())
-        .render(groups=groups, titles=GROUPS, limitations=limits, **context)
-    )
+    template = environment().from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(groups=groups, titles=GROUPS, limitations=limits, **context)

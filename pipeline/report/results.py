@@ -1,6 +1,4 @@
-"""What the report is made of: the tables of the stage `effects`, and what the stages before it
-left.
-"""
+"""What the report is made of: the tables of the stage `effects`, and what earlier stages left."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,11 +6,11 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.report.examples import Example, examples, seed_effects
-from pipeline.report.figures.words import nearest_to_one
+from pipeline.metrics.effects import seed_effects
+from pipeline.metrics.examples import Example, examples
+from pipeline.metrics.scores import Evaluation, at_one
 from pipeline.study.behaviours import Behaviour, Target
 from pipeline.study.params import Params
-from pipeline.study.sections import DoseParams
 
 SYNTHETIC = {
     "model": "The bundled reference model is a small network trained on a generated world.",
@@ -22,8 +20,6 @@ NO_MORE = (
     "The figures show how the methods compare on a model organism; they say nothing about "
     "real models or people."
 )
-
-SURE = 2.0  # a sign whose |t| is smaller is a guess
 
 Cell = tuple[str, int]  # a method and a seed
 
@@ -55,25 +51,29 @@ class Results:
         return self.behaviour.targets[self.params.evalset]
 
     @property
-    def dose(self) -> DoseParams:
-        return self.params.dose
+    def evaluation(self) -> Evaluation:
+        target, statistics = self.target, self.params.statistics
+        return Evaluation(self.base, self.items, target.label, target.opposite, statistics)
 
     @property
     def unit(self) -> float:
         """The coefficient of tables at ±1, or the nearest to it that was run."""
-        return nearest_to_one(self.tables["arms"])
+        return at_one(self.tables["arms"])["coefficient"][0]
 
     @property
     def n_dilemmas(self) -> int:
         return self.tables["arms"]["n_dilemmas"][0]
 
+    def n_pairs(self, split: str) -> int:
+        return self.pairs.filter(pl.col("split") == split).height
+
     @property
     def synthetic(self) -> str:
         """What of the study is synthetic; empty where nothing is."""
-        found = [
-            text for key, text in SYNTHETIC.items() if getattr(self.params, key) == "reference"
+        parts = [
+            said for key, said in SYNTHETIC.items() if getattr(self.params, key) == "reference"
         ]
-        return " ".join([*found, NO_MORE]) if found else ""
+        return " ".join([*parts, NO_MORE]) if parts else ""
 
     @property
     def study(self) -> str:
@@ -94,44 +94,33 @@ class Results:
 
     @property
     def unreached(self) -> list[str]:
-        """Methods of which some fit does not reach the budget at the largest dose of the search,
-        where it stands instead.
-        """
+        """Methods of which some fit does not reach the budget at the largest dose of the search."""
         doses = [(method, adapter["dose"]) for (method, _), adapter in self.adapters.items()]
         return list(dict.fromkeys(method for method, dose in doses if dose and not dose["reached"]))
 
     @property
     def sign_t(self) -> dict[Cell, float]:
-        """The t over calibration texts of the movement that decides which way of each trained
-        adapter is +.
-        """
+        """The t, over calibration texts, of the movement that decides each adapter's sign."""
         return {cell: self.adapters[cell]["summary"]["orientation_t"] for cell in self.certificates}
 
     @property
     def guessed(self) -> list[Cell]:
         """Trained adapters whose sign the calibration texts do not decide."""
-        return [cell for cell, t in self.sign_t.items() if abs(t) < SURE]
+        return [cell for cell, t in self.sign_t.items() if abs(t) < self.params.report.sure_sign]
 
     @cached_property
     def seed_effects(self) -> pl.DataFrame:
-        return seed_effects(self.cells, self.base, self.items, self.target.label)
+        return seed_effects(self.cells, self.evaluation)
 
     @cached_property
     def examples(self) -> list[Example]:
-        """Single dilemmas of the best trained method (at equal cost) and of the first kind of
-        prompting.
-        """
+        """Single dilemmas of the best trained method (at equal cost) and of the first prompting."""
         best = self.tables["equal_cost"].sort("target_effect", descending=True)["method"].to_list()
         trained = [method for method in best if method in self.params.methods]
-        prompts = [
-            method
-            for method in self.params.baselines
-            if self.params.steering[method].method == "prompting"
-        ]
+        sections = self.params.steering
+        prompts = [m for m in self.params.baselines if sections[m].method == "prompting"]
         return [
             example
             for method in trained[:1] + prompts[:1]
-            for example in examples(
-                method, self.cells[method], self.base, self.items, self.target.label, self.unit
-            )
+            for example in examples(method, self.cells[method], self.evaluation, self.unit)
         ]

@@ -1,170 +1,136 @@
-"""The report's tables of the further statistics: sensitivity, differences, NLL budget, answers,
-flips, shape of the curve.
-"""
+"""The report's tables of the further statistics, each from its CSV file."""
 
 import polars as pl
 
-from pipeline.report.figures.words import (
-    bracket,
-    coefficient,
-    has_dose,
-    name_of,
-    nearest_to_one,
-    number,
-    p_value,
-    percent,
-)
+from pipeline.metrics.regression import ALPHA
+from pipeline.metrics.scores import EQUAL_COST, at_one
+from pipeline.report.columns import Cell, Row, build, compared_rows, digits, interval, method, show
+from pipeline.report.figures.words import name_of
+from pipeline.report.results import Results
+from pipeline.support.formats import NONE, coefficient, number, p_value, percent, with_sign
+from pipeline.support.paths import BASE
 
-DOSES = {"unit": "±1", "equal_cost": "equal cost"}
+SENSITIVITY: dict[str, Cell] = {
+    "Method": method,
+    "Dose": show("at", str),
+    "Slope (nats per dose)": show("slope_clustered"),
+    "p clustered": show("p_clustered", p_value),
+    "p sign flips": show("p_permutation", p_value),
+    "p mixed": lambda row: row["mixed_note"] or p_value(row["p_mixed"]),
+    "p dilemma and seed": show("p_two_way", p_value),
+    "its degrees of freedom": show("df_two_way", digits(0)),
+    "p pooled": show("p_pooled", p_value),
+}
+NLL_BUDGET: dict[str, Cell] = {
+    "Method": method,
+    "Effect": show("effect"),
+    "95 % interval": interval(),
+    "at +c": show("effect_up"),
+    "c": show("coefficient_up", digits(2)),
+    "at −c": show("effect_down"),
+    "−c": show("coefficient_down", lambda c: number(None if c is None else -c, 2)),
+    "Why not": lambda row: why_not(row["reason"], row["reason_up"], row["reason_down"]),
+}
+ANSWERS: dict[str, Cell] = {
+    "Method": lambda row: "base model" if row["method"] == BASE else method(row),
+    "c": show("coefficient", coefficient),
+    "Yes-bias (nats)": show("yes_log_odds", digits(2)),
+    "its change": show("yes_shift", digits(2, "+")),
+    "Yes (%)": show("yes_rate", percent),
+    "Consistent (%)": show("swap_consistency", percent),
+    "Choice mass": show("choice_mass"),
+    "Rows": show("n_rows", str),
+    "Excluded": show("n_excluded", str),
+    "Effect": show("target_effect"),
+    "Effect without them": show("target_effect_answered"),
+}
+FLIPS: dict[str, Cell] = {
+    "Method": method,
+    "Dose": show("at", str),
+    "Steering F1": show("steering_f1", digits(1)),
+    "SD over seeds": show("steering_f1_sd", digits(1)),
+    "Fixed (%, weighted)": show("fixed", percent),
+    "Broken": show("broken", percent),
+    "Off target": show("off_target", percent),
+    "Flips −c to +c (%)": show("flips", percent),
+    "of these the right way": show("right_way", percent),
+    "Flips off target": show("off_target_flips", percent),
+    "Focus": show("focus", digits(2)),
+}
+CURVES: dict[str, Cell] = {
+    "Method": method,
+    "Coefficients": show("n_coefficients", str),
+    "Monotone (%)": show("monotone", percent),
+    "Spearman of the mean": show("spearman", digits(2)),
+    "Asymmetry at ±1": show("asymmetry", with_sign),
+    "95 % interval": interval("asymmetry_low", "asymmetry_high"),
+    "Slope on symlog(c)": show("symlog_slope"),
+    "p": show("symlog_p", p_value),
+    "R²": show("r2", digits(2)),
+    "Valid (%)": show("valid", percent),
+}
 
 
-def differences_table(differences: pl.DataFrame) -> pl.DataFrame:
+def sensitivity(results: Results) -> pl.DataFrame:
+    return build(compared_rows(results.tables["sensitivity"]), SENSITIVITY)
+
+
+def flips(results: Results) -> pl.DataFrame:
+    return build(compared_rows(results.tables["flips"]), FLIPS)
+
+
+def answers(results: Results) -> pl.DataFrame:
+    return build(results.tables["answers"], ANSWERS)
+
+
+def curves(results: Results) -> pl.DataFrame:
+    """The shape over all coefficients, beside the asymmetry of the arms at ±1 (or nearest)."""
+    arms = at_one(results.tables["arms"]).select("method", pl.col("^asymmetry.*$"))
+    rows = results.tables["curves"].join(arms, on="method", maintain_order="left")
+    return build(rows, CURVES)
+
+
+def differences(results: Results) -> pl.DataFrame:
     """A square of all methods at equal cost: row less column."""
-    rows = differences.filter(pl.col("dose") == "equal_cost").to_dicts()
-    cells = {(row["method"], row["other"]): (row["difference"], row["p_holm"]) for row in rows}
-    cells |= {(other, method): (-value, p) for (method, other), (value, p) in cells.items()}
-    methods = list(dict.fromkeys([name for row in rows for name in (row["method"], row["other"])]))
+    rows = results.tables["differences"].filter(pl.col("dose") == EQUAL_COST)
+    pairs = {
+        (a, b): (d, p)
+        for a, b, d, p in rows.select("method", "other", "difference", "p_holm").rows()
+    }
+    pairs |= {(b, a): (-d, p) for (a, b), (d, p) in pairs.items()}
+    methods = list(
+        dict.fromkeys(method for pair in rows.select("method", "other").rows() for method in pair)
+    )
 
-    def cell(method: str, other: str) -> str:
-        if method == other:
-            return "–"
-        value, p = cells[method, other]
-        return number(value, sign="+") + ("*" if p < 0.05 else "")
+    def less(other: str) -> Cell:
+        def cell(row: Row) -> str:
+            if row["method"] == other:
+                return NONE
+            difference, p = pairs[row["method"], other]
+            return with_sign(difference) + "*" * (p < ALPHA)
 
-    return pl.DataFrame([
-        {"Method": name_of(method), **{name_of(other): cell(method, other) for other in methods}} for method in methods
-    ])  # fmt: skip
+        return cell
 
-
-def dosed_rows(rows: pl.DataFrame) -> list[dict]:
-    """Return the rows with their `dose` in words, and one row alone for a method whose coefficient
-    has no size.
-    """
-    kept = [
-        row for row in rows.to_dicts() if has_dose(row["method"]) or row["dose"] == "equal_cost"
-    ]
-    return [
-        row | {"dose": DOSES[row["dose"]] if has_dose(row["method"]) else "no dose"} for row in kept
-    ]
+    columns = {name_of(other): less(other) for other in methods}
+    return build([{"method": name} for name in methods], {"Method": method, **columns})
 
 
-def sensitivity_table(rows: pl.DataFrame) -> pl.DataFrame:
-    return pl.DataFrame([
-        {
-            "Method": name_of(row["method"]),
-            "Dose": row["dose"],
-            "Slope (nats per dose)": number(row["slope_clustered"]),
-            "p clustered": p_value(row["p_clustered"]),
-            "p sign flips": p_value(row["p_permutation"]),
-            "p mixed": row["mixed_note"] or p_value(row["p_mixed"]),
-            "p dilemma and seed": p_value(row["p_two_way"]),
-            "its degrees of freedom": number(row["df_two_way"], 0),
-            "p pooled": p_value(row["p_pooled"]),
-        }
-        for row in dosed_rows(rows)
-    ])  # fmt: skip
-
-
-def nll_budget_table(rows: pl.DataFrame) -> pl.DataFrame:
-    """A row per method: half the span, both arms with the coefficient there, or why the budget is
-    not reached.
-    """
-    arms = {(row["method"], row["arm"]): row for row in rows.to_dicts()}
-    found = []
-    for method in dict.fromkeys(rows["method"]):
-        both, up, down = (arms[method, arm] for arm in ("both", "+", "-"))
-        found.append({
-            "Method": name_of(method),
-            "Effect": number(both["effect"]),
-            "95 % interval": bracket(both["ci_low"], both["ci_high"]),
-            "at +c": number(up["effect"]),
-            "c": number(up["coefficient"], 2),
-            "at −c": number(down["effect"]),
-            "−c": number(None if down["coefficient"] is None else -down["coefficient"], 2),
-            "Why not": why_not(both["reason"], up["reason"], down["reason"]),
-        })  # fmt: skip
-    return pl.DataFrame(found)
+def nll_budget(results: Results) -> pl.DataFrame:
+    """A row per method: half the span, both arms with the c there, or why there is none."""
+    rows = results.tables["nll_budget"]
+    both, up, down = (rows.filter(pl.col("arm") == arm) for arm in ("both", "+", "-"))
+    names = ["method", "effect", "coefficient", "reason"]
+    joined = both.join(up.select(names), on="method", suffix="_up", maintain_order="left")
+    return build(
+        joined.join(down.select(names), on="method", suffix="_down", maintain_order="left"),
+        NLL_BUDGET,
+    )
 
 
 def why_not(both: str | None, up: str | None, down: str | None) -> str:
-    """Return what the arms say, once if they say the same; what only their half span lacks, if
-    neither lacks anything.
-    """
-    said = {"+c": up, "−c": down} if up or down else {"": both}
-    reasons = {arm: reason.replace("delta", "Δ") for arm, reason in said.items() if reason}
+    """Return what the arms say, once if they say the same; else what their half span lacks."""
+    arms = {"+c": up, "−c": down} if up or down else {"": both}
+    reasons = {arm: reason.replace("delta", "Δ") for arm, reason in arms.items() if reason}
     if len(reasons) == 2 and len(set(reasons.values())) == 1:
         reasons = {"": next(iter(reasons.values()))}
     return "; ".join(f"{arm}: {reason}" if arm else reason for arm, reason in reasons.items())
-
-
-def answers_table(rows: pl.DataFrame) -> pl.DataFrame:
-    return pl.DataFrame([
-        {
-            "Method": "base model" if row["method"] == "base" else name_of(row["method"]),
-            "c": coefficient(row["coefficient"]),
-            "Yes-bias (nats)": number(row["yes_log_odds"], 2),
-            "its change": number(row["yes_shift"], 2, "+"),
-            "Yes (%)": percent(row["yes_rate"]),
-            "Consistent (%)": percent(row["swap_consistency"]),
-            "Choice mass": number(row["choice_mass"]),
-            "Rows": str(row["n_rows"]),
-            "Excluded": str(row["n_excluded"]),
-            "Effect": number(row["target_effect"]),
-            "Effect without them": number(row["target_effect_answered"]),
-        }
-        for row in rows.to_dicts()
-    ])  # fmt: skip
-
-
-def flips_table(rows: pl.DataFrame) -> pl.DataFrame:
-    return pl.DataFrame([
-        {
-            "Method": name_of(row["method"]),
-            "Dose": row["dose"],
-            "Steering F1": number(row["steering_f1"], 1),
-            "SD over seeds": number(row["steering_f1_sd"], 1),
-            "Fixed (%, weighted)": percent(row["fixed"]),
-            "Broken": percent(row["broken"]),
-            "Off target": percent(row["off_target"]),
-            "Flips −c to +c (%)": percent(row["flips"]),
-            "of these the right way": percent(row["right_way"]),
-            "Flips off target": percent(row["off_target_flips"]),
-            "Focus": number(row["focus"], 2),
-        }
-        for row in dosed_rows(rows)
-    ])  # fmt: skip
-
-
-def curves_table(rows: pl.DataFrame, arms: pl.DataFrame) -> pl.DataFrame:
-    """The shape over all coefficients, beside the asymmetry of the arms at ±1 (or nearest)."""
-    unit = {
-        row["method"]: row
-        for row in arms.filter(pl.col("coefficient") == nearest_to_one(arms)).to_dicts()
-    }
-    return pl.DataFrame([
-        {
-            "Method": name_of(row["method"]),
-            "Coefficients": str(row["n_coefficients"]),
-            "Monotone (%)": percent(row["monotone"]),
-            "Spearman of the mean": number(row["spearman"], 2),
-            "Asymmetry at ±1": number(unit[row["method"]]["asymmetry"], sign="+"),
-            "95 % interval": bracket(unit[row["method"]]["asymmetry_low"], unit[row["method"]]["asymmetry_high"]),
-            "Slope on symlog(c)": number(row["symlog_slope"], 3),
-            "p": p_value(row["symlog_p"]),
-            "R²": number(row["r2"], 2),
-            "Valid (%)": percent(row["valid"]),
-        }
-        for row in rows.to_dicts()
-    ])  # fmt: skip
-
-
-def statistics_tables(read: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
-    """Return the tables of the further statistics, from the CSV files of the effects by name."""
-    return {
-        "differences": differences_table(read["differences"]),
-        "sensitivity": sensitivity_table(read["sensitivity"]),
-        "nll_budget": nll_budget_table(read["nll_budget"]),
-        "answers": answers_table(read["answers"]),
-        "flips": flips_table(read["flips"]),
-        "curves": curves_table(read["curves"], read["arms"]),
-    }

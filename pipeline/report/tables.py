@@ -1,159 +1,147 @@
-"""The report's main tables: frames of numbers in, frames of strings out."""
+"""The report's main tables: effects, seeds, values, ablations."""
 
 import polars as pl
 
-from pipeline.report.figures.words import (
-    in_order,
+from pipeline.metrics.drawn import value_halves
+from pipeline.metrics.scores import at_one, fold_arms
+from pipeline.report.columns import (
+    Cell,
+    Row,
+    build,
+    digits,
+    general,
     interval,
-    name_of,
-    nearest_to_one,
-    number,
-    p_value,
-    title,
+    marked_method,
+    method,
+    show,
+    used,
 )
+from pipeline.report.figures.words import in_order, name_of, short_labels
+from pipeline.report.results import Results
+from pipeline.support.formats import p_value, with_sign
 from pipeline.support.schemas import MEAN
 
+EFFECT: dict[str, Cell] = {
+    "Effect": show("target_effect"), "95 % interval": interval(),
+    "at +c": show("up"), "at −c": show("down"),
+}  # fmt: skip
+EQUAL_COST: dict[str, Cell] = {
+    "Method": marked_method,
+    "c (mean over seeds)": used,
+    **EFFECT,
+    "SD over seeds": show("seed_sd"),
+    "p (clustered)": show("p_clustered", p_value),
+    "Side effects": show("side_effect"),
+    "Δ NLL": show("delta_nll"),
+    "Share of oracle": show("oracle_share", digits(2)),
+}
+FULL: dict[str, Cell] = {
+    "Method": marked_method,
+    "±c": show("coefficient", general("{:g}")),
+    **EFFECT,
+    "p (clustered)": show("p_clustered", p_value),
+    "p (pooled)": show("p_pooled", p_value),
+    "Slope (nats)": show("slope_clustered", digits(2)),
+    "Side effects": show("side_effect"),
+    "Δ NLL": show("delta_nll"),
+    "Gain (%)": show("normalized_gain", digits(1)),
+    "Choice mass": show("choice_mass"),
+    "Share of oracle": show("oracle_share", digits(2)),
+    "Seeds": show("n_seeds", str),
+    "SD over seeds": show("seed_sd"),
+    "n": show("n_dilemmas", str),
+}
+SEEDS: dict[str, Cell] = {
+    "Method": method,
+    "Seed": show("seed", str),
+    "Effect": show("target_effect"),
+    "at +c": show("up"),
+    "95 % interval at +c": interval("up_low", "up_high"),
+    "at −c": show("down"),
+    "95 % interval at −c": interval("down_low", "down_high"),
+    "Side effects": show("side_effect"),
+    "Δ NLL": show("delta_nll"),
+}
+SEEDS_EQUAL_COST: dict[str, Cell] = {
+    "Method": method,
+    "Seed": show("seed", str),
+    "±c": show("coefficient", general("{:.2f}")),
+    "Effect": show("effect"),
+}
 
-def dose(row: dict) -> str:
-    """Return the coefficient of a row of `arms`, or the calibrated one of a row of `equal_cost`."""
-    if "used" not in row:
-        return f"±{row['coefficient']:g}"
-    return (
-        f"±{row['used']:.2g} (equal cost)" if row["calibrated"] else f"±{row['used']:g} (no dose)"
-    )
 
-
-def source_table(arms: pl.DataFrame, equal: pl.DataFrame, behaviour: str) -> pl.DataFrame:
-    """The published README's results table in its own layout, at ±1 and at equal cost, best
-    normalized gain first.
-    """
+def source(results: Results) -> pl.DataFrame:
+    """The published README's results table in its own layout, best normalized gain first."""
+    arms, equal = results.tables["arms"], results.tables["equal_cost"]
+    behaviour = results.params.behaviour
     target = "Truth" if behaviour == "honesty" else behaviour
-    rows = (
-        arms.filter(pl.col("coefficient") == nearest_to_one(arms)).to_dicts()
-        + equal.filter("calibrated").to_dicts()
-    )
-    return pl.DataFrame([
+
+    def coefficient(row: Row) -> str:
+        return f"±{row['used']:.2g} (equal cost)" if "used" in row else f"±{row['coefficient']:g}"
+
+    rows = at_one(arms).to_dicts() + equal.filter("calibrated").to_dicts()
+    return build(
+        sorted(rows, key=lambda row: -row["normalized_gain"]),
         {
-            "Method": title(row),
-            "Coeff": dose(row),
-            f"Target Effect (Δ {target} ↑)": number(row["target_effect"]),
-            "Side Effects (Δ Other ↓)": number(row["side_effect"]),
-            "p-value": p_value(row["p_clustered"]),
-            "Output Quality (Δ NLL ↓)": number(row["delta_nll"]),
-            "Normalized Gain (%)": number(row["normalized_gain"], 2),
-        }
-        for row in sorted(rows, key=lambda row: -row["normalized_gain"])
-    ])  # fmt: skip
-
-
-def equal_cost_table(equal: pl.DataFrame) -> pl.DataFrame:
-    """Every method at the dose that costs the budget on the calibration pairs, best effect
-    first.
-    """
-    return pl.DataFrame([
-        {
-            "Method": title(row),
-            "c (mean over seeds)": f"{row['used']:.2f}" if row["calibrated"] else "no dose",
-            "Effect": number(row["target_effect"]),
-            "95 % interval": interval(row),
-            "at +c": number(row["up"]),
-            "at −c": number(row["down"]),
-            "SD over seeds": number(row["seed_sd"]),
-            "p (clustered)": p_value(row["p_clustered"]),
-            "Side effects": number(row["side_effect"]),
-            "Δ NLL": number(row["delta_nll"]),
-            "Share of oracle": number(row["oracle_share"], 2),
-        }
-        for row in equal.sort("target_effect", descending=True).to_dicts()
-    ])  # fmt: skip
-
-
-def full_table(arms: pl.DataFrame) -> pl.DataFrame:
-    """Both arms, interval, both p-values, share of the oracle, and n."""
-    return pl.DataFrame([
-        {
-            "Method": title(row),
-            "±c": f"{row['coefficient']:g}",
-            "Effect": number(row["target_effect"]),
-            "95 % interval": interval(row),
-            "at +c": number(row["up"]),
-            "at −c": number(row["down"]),
-            "p (clustered)": p_value(row["p_clustered"]),
-            "p (pooled)": p_value(row["p_pooled"]),
-            "Slope (nats)": number(row["slope_clustered"], 2),
-            "Side effects": number(row["side_effect"]),
-            "Δ NLL": number(row["delta_nll"]),
-            "Gain (%)": number(row["normalized_gain"], 1),
-            "Choice mass": number(row["choice_mass"]),
-            "Share of oracle": number(row["oracle_share"], 2),
-            "Seeds": str(row["n_seeds"]),
-            "SD over seeds": number(row["seed_sd"]),
-            "n": str(row["n_dilemmas"]),
-        }
-        for row in arms.to_dicts()
-    ])  # fmt: skip
-
-
-def seeds_table(effects: pl.DataFrame) -> pl.DataFrame:
-    """The effect of every seed's own adapter at ±1 (or nearest): how far seeds differ; methods with
-    one seed are left out.
-    """
-    single = effects.filter(pl.col("seed") != MEAN)
-    at = single.filter(pl.col("coefficient").abs() == nearest_to_one(single))
-    cells = {(row["method"], row["seed"], row["coefficient"] > 0): row for row in at.to_dicts()}
-    seeds = {
-        method: list(dict.fromkeys(at.filter(pl.col("method") == method)["seed"]))
-        for method in in_order([*at["method"]])
-    }
-    rows = []
-    for method, own in seeds.items():
-        for seed in own if len(own) > 1 else []:
-            up, down = cells[method, seed, True], cells[method, seed, False]
-            rows.append({
-                "Method": name_of(method), "Seed": seed, "Effect": number((up["target_effect"] - down["target_effect"]) / 2),
-                "at +c": number(up["target_effect"]), "95 % interval at +c": interval(up),
-                "at −c": number(down["target_effect"]), "95 % interval at −c": interval(down),
-                "Side effects": number((up["side_effect"] + down["side_effect"]) / 2),
-                "Δ NLL": number((up["delta_nll"] + down["delta_nll"]) / 2),
-            })  # fmt: skip
-    return pl.DataFrame(rows)
-
-
-def half_changes(values: pl.DataFrame, coefficient: float) -> pl.DataFrame:
-    """Return method, label, `half` the change of the label's score from −c to +c, its q and
-    n_items.
-    """
-    half = (pl.col("coefficient").sign() * pl.col("change")).sum() / 2
-    return (
-        values.filter(pl.col("coefficient").abs() == coefficient)
-        .group_by("method", "label", maintain_order=True)
-        .agg(half.alias("half"), pl.col("q").first(), pl.col("n_items").first())
+            "Method": marked_method,
+            "Coeff": coefficient,
+            f"Target Effect (Δ {target} ↑)": show("target_effect"),
+            "Side Effects (Δ Other ↓)": show("side_effect"),
+            "p-value": show("p_clustered", p_value),
+            "Output Quality (Δ NLL ↓)": show("delta_nll"),
+            "Normalized Gain (%)": show("normalized_gain", digits(2)),
+        },
     )
 
 
-def short_labels(labels: list[str]) -> dict[str, str]:
-    """Return label -> its words, without the framework where all labels share one."""
-    shared = len({label.partition("/")[0] for label in labels}) == 1
-    return {label: label.partition("/")[2] if shared else label for label in labels}
+def equal_cost(results: Results) -> pl.DataFrame:
+    """Every method at its dose, best effect first."""
+    rows = results.tables["equal_cost"]
+    return build(rows.sort("target_effect", descending=True), EQUAL_COST)
 
 
-def values_table(values: pl.DataFrame, coefficient: float, target: str) -> pl.DataFrame:
-    """The change of every value from −c to +c, the target first, a column per method; * where q <
-    0.05.
-    """
-    halves = half_changes(values, coefficient)
-    cell = {(row["method"], row["label"]): row for row in halves.to_dicts()}
-    items = {row["label"]: row["n_items"] for row in halves.to_dicts()}
-    words = short_labels(list(items))
+def full(results: Results) -> pl.DataFrame:
+    """Every |c|: both arms, interval, both p-values, share of the oracle, and n."""
+    return build(results.tables["arms"], FULL)
 
-    def shown(method: str, label: str) -> str:
-        row = cell[method, label]
-        return number(row["half"], sign="+") + (
-            "*" if row["q"] is not None and row["q"] < 0.05 else ""
-        )
 
-    methods = in_order(values["method"].to_list())
-    return pl.DataFrame([
-        {"Value": words[label], "Items": str(items[label]), **{name_of(m): shown(m, label) for m in methods}}
-        for label in sorted(items, key=lambda label: (label != target, label))
-    ])  # fmt: skip
+def seeds(results: Results) -> pl.DataFrame:
+    """The effect of every seed's own adapter at ±1 (or nearest); methods with one are left out."""
+    keys = ["method", "seed"]
+    single = results.tables["effects"].filter(pl.col("seed") != MEAN)
+    rows = at_one(single.filter(pl.col("seed").n_unique().over("method") > 1))
+    halves = fold_arms(rows, keys, "target_effect", ["side_effect", "delta_nll"])
+    for arm, sign in (("up", 1), ("down", -1)):
+        names = {"target_effect": arm, "ci_low": f"{arm}_low", "ci_high": f"{arm}_high"}
+        own = rows.filter(pl.col("coefficient").sign() == sign).select(*keys, *names).rename(names)
+        halves = halves.join(own, on=keys, maintain_order="left")
+    order = in_order(halves["method"].to_list())
+    return build(sorted(halves.to_dicts(), key=lambda row: order.index(row["method"])), SEEDS)
+
+
+def seeds_equal_cost(results: Results) -> pl.DataFrame:
+    """The effect of every seed alone at its own dose; methods with one seed are left out."""
+    several = results.seed_effects.filter(pl.len().over("method") > 1)
+    return build(several, SEEDS_EQUAL_COST)
+
+
+def values(results: Results) -> pl.DataFrame:
+    """The change of every value, the target first, a column per method; * where q < 0.05."""
+    halves = value_halves(results.tables["values"], results.unit)
+    marked = [
+        with_sign(half) + "*" * significant
+        for half, significant in halves.select("half", "significant").iter_rows()
+    ]
+    wide = halves.with_columns(pl.Series("half", marked)).pivot(
+        "method", index=["label", "n_items"], values="half", maintain_order=True
+    )
+    words, target = short_labels(wide["label"].to_list()), results.target.label
+    methods = in_order(halves["method"].to_list())
+    return build(
+        sorted(wide.to_dicts(), key=lambda row: (row["label"] != target, row["label"])),
+        {
+            "Value": show("label", words.__getitem__),
+            "Items": show("n_items", str),
+            **{name_of(method): show(method, str) for method in methods},
+        },
+    )

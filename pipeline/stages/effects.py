@@ -1,13 +1,12 @@
-"""effects: raw scores -> effects, arms, values, equal_cost, coherence and the tables of
-`study.FURTHER` as CSV; metrics.json.
-"""
+"""effects: raw scores -> the tables of `metrics` as CSV, metrics.json."""
 
+import itertools
 from pathlib import Path
 
 import polars as pl
 
 from pipeline.metrics.coherence import TABLE, coherence_table
-from pipeline.metrics.question import Question
+from pipeline.metrics.scores import Evaluation
 from pipeline.metrics.study import analyse, headline
 from pipeline.stages.base import read_items
 from pipeline.stages.stage import stage
@@ -32,41 +31,24 @@ def main() -> None:
         items = read_items()
         target = target_of(behaviour_file(params.behaviour), params.evalset, labels(items))
         folders = cell_folders(params.methods, params.baselines, params.seeds)
-        cells = {method: pl.concat(map(read_scores, own)) for method, own in folders.items()}
+        every = list(itertools.chain(*folders.values()))
+        scores = {method: pl.concat(map(read_scores, own)) for method, own in folders.items()}
         base = read_scores(scores_folder(BASE))
         study = analyse(
-            cells, Question(base, items, target.label, target.opposite, params.statistics)
+            scores, Evaluation(base, items, target.label, target.opposite, params.statistics)
         )
-        main_tables = {
-            name: getattr(study, name) for name in ("effects", "arms", "values", "equal_cost")
-        }
-        for name, table in (main_tables | study.further).items():
+        coherence = pl.DataFrame(schema=TABLE)
+        if params.generation.coherence_tokens:
+            texts = [
+                read_cell(own, "coherence", COHERENCE) for own in (scores_folder(BASE), *every)
+            ]
+            coherence = coherence_table(pl.concat(texts))
+        for name, table in (study.tables | {"coherence": coherence}).items():
             with new_file(REPORTS / f"{name}.csv") as file:
                 table.write_csv(file)
-        with new_file(REPORTS / "coherence.csv") as file:
-            if params.generation.coherence_tokens:
-                every = [
-                    scores_folder(BASE),
-                    *(folder for own in folders.values() for folder in own),
-                ]
-                texts = pl.concat(read_cell(folder, "coherence", COHERENCE) for folder in every)
-                coherence_table(texts).write_csv(file)
-            else:
-                pl.DataFrame(schema=TABLE).write_csv(file)
         write_json(REPORTS / "oracle.json", study.oracle)
-        adapters = {
-            name: hash
-            for own in folders.values()
-            for cell in own
-            for name, hash in read_json(cell / "adapters.json").items()
-        }
+        adapters = {k: v for own in every for k, v in read_json(own / "adapters.json").items()}
         write_json(REPORTS / "adapters.json", {"evalset": params.evalset, "adapters": adapters})
-        metrics = headline(study)
-        write_json(REPORTS / "metrics.json", metrics)
-        run.log(
-            {
-                f"{method}/{name}": value
-                for method, row in metrics.items()
-                for name, value in row.items()
-            }
-        )
+        figures = headline(study.arms)
+        write_json(REPORTS / "metrics.json", figures)
+        run.log({f"{method}/{k}": v for method, row in figures.items() for k, v in row.items()})

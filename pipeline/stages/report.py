@@ -1,6 +1,4 @@
-"""report: the effects' tables -> reports/tables, reports/figures, reports/report.html, and the
-MLflow parent run.
-"""
+"""report: the effects' tables -> reports/tables, figures, report.html, and MLflow's parent run."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,6 @@ import polars as pl
 from pipeline.lm.load import choose_device
 from pipeline.report.contents import all_tables, draw
 from pipeline.report.context import context
-from pipeline.report.figures.rendering import write_table
 from pipeline.report.manifest import manifest
 from pipeline.report.page import render
 from pipeline.report.results import Cell, Results
@@ -21,6 +18,7 @@ from pipeline.study.behaviours import load_behaviour
 from pipeline.study.params import Params
 from pipeline.study.tracking import Run, read_records
 from pipeline.support.files import new_file, new_folder, read_json
+from pipeline.support.formats import write_table
 from pipeline.support.paths import (
     BASE,
     CODE,
@@ -38,29 +36,22 @@ from pipeline.support.paths import (
 from pipeline.support.schemas import read_table
 
 TABLES = (
-    "effects", "arms", "values", "equal_cost", "coherence", "sensitivity", "differences", "nll_budget", "answers", "flips",
-    "curves", "composition",
+    "effects", "arms", "values", "equal_cost", "coherence", "sensitivity", "differences",
+    "nll_budget", "answers", "flips", "curves", "composition",
 )  # fmt: skip
 
 
 def read_csv(name: str) -> pl.DataFrame:
-    """Return a table of reports/; whole columns may be empty for thousands of rows, and a seed may
-    be the word `mean`.
-    """
-    made_by = "composition" if name == "composition" else "effects"
-    return read_table(
-        REPORTS / f"{name}.csv",
-        made_by,
-        infer_schema_length=None,
-        schema_overrides={"seed": pl.String},
-    )
+    """Return a table of reports/; whole columns may be empty, and a seed the word `mean`."""
+    made_by, seed = "composition" if name == "composition" else "effects", {"seed": pl.String}
+    path = REPORTS / f"{name}.csv"
+    return read_table(path, made_by, infer_schema_length=None, schema_overrides=seed)
 
 
 def read_cells(params: Params) -> dict[str, pl.DataFrame]:
     """Return each method's scores, all its seeds, and those of the base model under `base`."""
-    folders = cell_folders(params.methods, params.baselines, params.seeds) | {
-        BASE: [scores_folder(BASE)]
-    }
+    folders = cell_folders(params.methods, params.baselines, params.seeds)
+    folders[BASE] = [scores_folder(BASE)]
     return {
         method: pl.concat([read_table(f / "scores.parquet", "evaluate") for f in own])
         for method, own in folders.items()
@@ -134,11 +125,6 @@ def main() -> None:
 def publish(run: Run, effects: pl.DataFrame) -> None:
     """Show the study and all of reports/ on the MLflow parent run."""
     overview.show(run, REPORTS, effects)
-    for name in (
-        "report.html",
-        *(f"{table}.csv" for table in TABLES),
-        "metrics.json",
-        "figures",
-        "tables",
-    ):
+    files = ("report.html", *(f"{table}.csv" for table in TABLES), "metrics.json")
+    for name in (*files, "figures", "tables"):
         run.artifact(REPORTS / name, name if (REPORTS / name).is_dir() else None, parent=True)

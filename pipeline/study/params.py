@@ -20,6 +20,7 @@ from pipeline.study.sections import (
     ModulesParams,
     PairsParams,
     Quantisation,
+    ReportParams,
     ScoringParams,
     StatisticsParams,
     SvdParams,
@@ -103,6 +104,8 @@ class Params(Section):
     """How items are run."""
     statistics: StatisticsParams
     """Intervals, tests and what counts as an answer."""
+    report: ReportParams
+    """Which findings the report's sentences name."""
 
     @field_validator("coefficients")
     @classmethod

@@ -331,7 +331,16 @@ class StatisticsParams(Section):
     """Rise of the dilemmas' NLL, nats per token, at which effects are compared a second time."""
     min_choice_mass: float = Field(ge=0, le=1)
     """An item whose answer tokens hold less probability than this counts as unanswered."""
+    coherent_share: float = Field(ge=0, le=1)
+    """A coefficient counts as coherent if at least this share of items is answered."""
     min_items: int = Field(ge=2)
     """A value on fewer items than this is left out of the side effects."""
     seed: Seed
     """The seed of the bootstrap and of the permutations."""
+
+
+class ReportParams(Section):
+    sure_sign: float = Field(gt=0)
+    """An adapter's sign whose |t| over calibration texts is smaller is called a guess."""
+    even_arms: float = Field(ge=0, le=1)
+    """A method moves both ways if its weaker arm is at least this share of the stronger one."""

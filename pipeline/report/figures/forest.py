@@ -8,49 +8,32 @@ import polars as pl
 from pipeline.report.figures.look import BAND, QUIET, figure, limits, stacked, style
 
 AT_BUDGET, AT_OWN_COST = "at the dose that costs the budget", "without a dose, at its own cost"
+XLABEL = "effect on the target choice (half the span between +c and −c), 95 % interval"
 
 
 def forest(folder: Path, equal: pl.DataFrame, seeds: pl.DataFrame, caption: str) -> None:
-    """`equal` holds a row per method at its dose, `seeds` (method, seed, effect) the same for each
-    seed alone.
-    """
+    """`equal` holds a row per method, `seeds` (method, seed, effect) the same for single seeds."""
     rows = equal.sort("target_effect", descending=True)
-    dosed, others = rows.filter(pl.col("calibrated")), rows.filter(~pl.col("calibrated"))
-    inner = reach(dosed)
+    dosed, others = rows.filter("calibrated"), rows.filter(~pl.col("calibrated"))
     said = f"{caption}. Small dots: single seeds (random: single directions), each at its own dose."
     with figure(folder, "forest", said, 1.2 + 0.27 * rows.height) as drawing:
-        panels = stacked(
-            drawing,
-            inner,
-            inner + reach(others),
-            "x",
-            (max(dosed.height, 1) + 1, others.height + 1),
-        )
-        parts = [dosed, others] if len(panels) > 1 else [rows]
-        for axes, part in zip(panels, parts, strict=True):
+        heights = max(dosed.height, 1) + 1, others.height + 1
+        panels = stacked(drawing, reach(dosed), reach(rows), "x", heights)
+        for axes, part in zip(panels, [dosed, others] if panels[1:] else [rows], strict=True):
             draw_rows(axes, part, seeds)
         random = seeds.filter(pl.col("method") == "random")["effect"]
         if random.len():
-            shade = panels[0].axvspan(
-                random.min(),
-                random.max(),
-                color=BAND,
-                lw=0,
-                zorder=0,
-                label="range of random directions",
-            )
+            look = {"color": BAND, "lw": 0, "zorder": 0, "label": "range of random directions"}
+            shade = panels[0].axvspan(random.min(), random.max(), **look)
             panels[0].legend(handles=[shade], loc="lower right")
-        if len(panels) > 1:
-            panels[0].set_title(AT_BUDGET, loc="left")
-            panels[1].set_title(f"{AT_OWN_COST} (other scale)", loc="left")
+        if panels[1:]:
+            titles = [AT_BUDGET, f"{AT_OWN_COST} (other scale)"]
         else:
             kinds = {AT_BUDGET: dosed, AT_OWN_COST: others}
-            panels[0].set_title(
-                "; ".join(title for title, part in kinds.items() if part.height), loc="left"
-            )
-        panels[-1].set_xlabel(
-            "effect on the target choice (half the span between +c and −c), 95 % interval"
-        )
+            titles = ["; ".join(title for title, part in kinds.items() if part.height)]
+        for axes, title in zip(panels, titles, strict=True):
+            axes.set_title(title, loc="left")
+        panels[-1].set_xlabel(XLABEL)
 
 
 def reach(rows: pl.DataFrame) -> list[float]:
@@ -63,19 +46,12 @@ def draw_rows(axes: Any, rows: pl.DataFrame, seeds: pl.DataFrame) -> None:
     for place, row in enumerate(rows.to_dicts()):
         look, effect = style(row["method"]), row["target_effect"]
         error = [[max(effect - row["ci_low"], 0)], [max(row["ci_high"] - effect, 0)]]
-        axes.errorbar(
-            [effect],
-            [place],
-            xerr=error,
-            capsize=2.5,
-            elinewidth=1.2,
-            **look | {"ls": "none", "ms": 6},
-        )
+        bar = {"capsize": 2.5, "elinewidth": 1.2} | look | {"ls": "none", "ms": 6}
+        axes.errorbar([effect], [place], xerr=error, **bar)
         single = seeds.filter(pl.col("method") == row["method"])["effect"].to_list()
         if len(single) > 1:
-            axes.plot(
-                single, [place + 0.28] * len(single), ".", ms=3.5, color=look["color"], alpha=0.7
-            )
+            places = [place + 0.28] * len(single)
+            axes.plot(single, places, ".", ms=3.5, color=look["color"], alpha=0.7)
             spread += single
     axes.set_yticks(range(rows.height), [style(method)["label"] for method in rows["method"]])
     axes.set_ylim(rows.height - 0.4, -0.6)

@@ -2,6 +2,7 @@
 captions, files.
 """
 
+import math
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ COLOURS = dict(zip(METHODS, PALETTE, strict=True))
 MARKERS = dict(zip(METHODS, "osD^XvPp*.", strict=True))
 QUIET = "#bbbbbb"
 BAND = "#d9d9d9"
+COLUMNS = 4  # panels in a row
 WIDTH = 7.2  # inches: two columns of a paper, so that the type below is printed at its size
 SETTINGS = {
     "svg.hashsalt": "innerpissa", "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7,
@@ -57,6 +59,19 @@ def figure(folder: Path, name: str, caption: str, height: float) -> Iterator[Fig
         )
         drawing.savefig(folder / f"{name}.svg", metadata={"Date": None})
         drawing.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
+
+
+@contextmanager
+def grid(
+    folder: Path, name: str, caption: str, count: int, **options: Any
+) -> Iterator[tuple[Figure, list[Any]]]:
+    """Yield a figure and its `count` panels, in rows of `COLUMNS`."""
+    rows = math.ceil(count / COLUMNS)
+    with figure(folder, name, caption, 0.8 + 1.6 * rows) as drawing:
+        panels = drawing.subplots(rows, min(count, COLUMNS), squeeze=False, **options)
+        for unused in panels.flat[count:]:
+            unused.set_visible(False)
+        yield drawing, list(panels.flat[:count])
 
 
 def style(method: str) -> dict[str, Any]:
@@ -123,6 +138,13 @@ def limits(values: list[float], share: float = 0.08, least: float = 1e-3) -> tup
     low, high = min(values), max(values)
     free = max(share * (high - low), least)
     return low - free, high + free
+
+
+def draw_effects(axes: Any, x: pl.Series, rows: pl.DataFrame, look: dict[str, Any]) -> None:
+    """Draw target_effect at x with its 95 % interval."""
+    effect, low, high = (rows[name].to_numpy() for name in ("target_effect", "ci_low", "ci_high"))
+    error = [(effect - low).clip(0), (high - effect).clip(0)]
+    axes.errorbar(x.to_numpy(), effect, yerr=error, capsize=2, elinewidth=0.8, **look)
 
 
 def legend(drawing: Figure, axes: Any, columns: int = 4) -> None:

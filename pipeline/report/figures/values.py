@@ -2,58 +2,50 @@
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 from matplotlib.colors import SymLogNorm
 
 from pipeline.report.figures.look import figure, methods_of
-from pipeline.report.figures.rendering import with_minus
-from pipeline.report.figures.words import name_of
-from pipeline.report.tables import half_changes, short_labels
+from pipeline.report.figures.words import name_of, short_labels
+from pipeline.support.formats import with_minus
 
-SIGNIFICANT = 0.05
 TICKS = (-1, -0.1, -0.02, 0, 0.02, 0.1, 1)
 
 
 def value_map(
-    folder: Path, values: pl.DataFrame, target: str, coefficient: float, caption: str
+    folder: Path, halves: pl.DataFrame, labels: list[str], coefficient: float, caption: str
 ) -> None:
-    """Draw half the change between +c and -c of every value; a dot where q < 0.05, the target on
-    top.
+    """Draw half the change between +c and -c of every value; a dot where it is significant.
+
+    `halves` is of `drawn.value_halves`, `labels` the order of the rows with the target on top.
     """
-    methods, halves = methods_of(values), half_changes(values, coefficient)
-    mean = (
-        halves.group_by("label")
-        .agg(pl.col("half").abs().mean())
-        .sort("half", "label", descending=[True, False])
+    methods, cells = (
+        methods_of(halves),
+        halves.rows_by_key(["method", "label"], named=True, unique=True),
     )
-    names = [target, *(label for label in mean["label"] if label != target)]
-    cell = {(row["method"], row["label"]): row for row in halves.to_dicts()}
-    change = np.array([[cell[method, name]["half"] for method in methods] for name in names])
+    rows = [[cells[method, label] for method in methods] for label in labels]
     said = (
-        f"{caption}. Dots: q < {SIGNIFICANT:g} (Benjamini-Hochberg, without the target, which "
-        "stands on top, "
+        f"{caption}. Dots: q < 0.05 (Benjamini-Hochberg, without the target, which stands on top, "
         "and its opposite). Items in brackets."
     )
-    with figure(folder, "value_map", said, 1.4 + 0.17 * len(names)) as drawing:
+    with figure(folder, "value_map", said, 1.4 + 0.17 * len(labels)) as drawing:
         axes = drawing.subplots()
         # Linear up to 0.02, logarithmic beyond: a prompt's changes would else leave all others
         # white.
-        shade = axes.imshow(
-            change, aspect="auto", cmap="RdBu_r", norm=SymLogNorm(0.02, vmin=-1, vmax=1)
-        )
-        for y, name in enumerate(names):
-            for x, method in enumerate(methods):
-                q = cell[method, name]["q"]
-                if q is not None and q < SIGNIFICANT:
-                    dark = abs(change[y, x]) > 0.2
+        changes = [[cell["half"] for cell in row] for row in rows]
+        norm = SymLogNorm(0.02, vmin=-1, vmax=1)
+        shade = axes.imshow(changes, aspect="auto", cmap="RdBu_r", norm=norm)
+        for y, row in enumerate(rows):
+            for x, cell in enumerate(row):
+                if cell["significant"]:
+                    dark = abs(cell["half"]) > 0.2
                     axes.plot([x], [y], ".", ms=3, color="white" if dark else "black")
-        axes.set_xticks(
-            range(len(methods)), [name_of(method) for method in methods], rotation=35, ha="right"
-        )
-        items = {row["label"]: row["n_items"] for row in halves.to_dicts()}
-        words = short_labels(names)
-        axes.set_yticks(range(len(names)), [f"{words[name]} ({items[name]})" for name in names])
+        axes.set_xticks(range(len(methods)), map(name_of, methods), rotation=35, ha="right")
+        words = short_labels(labels)
+        named = [
+            f"{words[label]} ({row[0]['n_items']})" for label, row in zip(labels, rows, strict=True)
+        ]
+        axes.set_yticks(range(len(labels)), named)
         axes.get_yticklabels()[0].set_fontweight("bold")
         axes.axhline(0.5, color="black", lw=1)
         axes.tick_params(length=0)

@@ -1,8 +1,4 @@
-"""How the report names methods and writes numbers, the same in every table, figure and sentence."""
-
-from typing import Any
-
-import polars as pl
+"""How the report names methods, the same in every table, figure and sentence."""
 
 from pipeline.steering import METHODS
 
@@ -18,7 +14,6 @@ NAMES = {
     "gradient": "gradient direction",
     "random": "random directions",
 }
-NONE = "–"
 
 
 def parent(method: str) -> str:
@@ -50,38 +45,7 @@ def in_order(methods: list[str]) -> list[str]:
     return sorted(dict.fromkeys(methods), key=lambda method: order.get(parent(method), len(order)))
 
 
-def nearest_to_one(arms: pl.DataFrame) -> float:
-    return min(arms["coefficient"].abs().unique(), key=lambda c: (abs(c - 1), c))
-
-
-def number(value: float | None, digits: int = 3, sign: str = "") -> str:
-    """Return a rounded number, a zero without a sign; `sign` "+" marks positive ones too."""
-    if value is None:
-        return NONE
-    rounded = round(value, digits)
-    return f"{rounded:{sign}.{digits}f}" if rounded else f"{0:.{digits}f}"
-
-
-def coefficient(value: float) -> str:
-    return f"{value:+g}" if value else "0"
-
-
-def p_value(value: float | None) -> str:
-    return NONE if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def percent(value: float | None) -> str:
-    return number(None if value is None else 100 * value, 1)
-
-
-def bracket(low: float | None, high: float | None) -> str:
-    return NONE if low is None or high is None else f"[{number(low)}, {number(high)}]"
-
-
-def interval(row: dict[str, Any]) -> str:
-    return bracket(row["ci_low"], row["ci_high"])
-
-
-def title(row: dict[str, Any]) -> str:
-    """Return a row's method, marked where too few items are answered."""
-    return name_of(row["method"]) + ("" if row["coherent"] else " †")
+def short_labels(labels: list[str]) -> dict[str, str]:
+    """Return label -> its words, without the framework where all labels share one."""
+    shared = len({label.partition("/")[0] for label in labels}) == 1
+    return {label: label.partition("/")[2] if shared else label for label in labels}

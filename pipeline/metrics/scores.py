@@ -1,0 +1,137 @@
+"""From scores to signed scores and movements, on which every statistic here stands.
+
+Signed log-odds = label x log_odds, no further negation: a model that always takes the side with
+the value scores above 0, one that says Yes to everything scores 0. The signed probability is label
+x (p_yes - 1/2), so that a difference of two means is a difference in the probability of the choice
+that carries the value.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from pipeline.study.sections import StatisticsParams
+from pipeline.support.schemas import CALIBRATED, LABEL, RAW
+
+UNIT, EQUAL_COST = "unit", "equal_cost"
+COLUMNS = ["item_id", "dilemma_id", "coefficient", "log_odds", "choice_mass", "nll"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the scores of every method are measured against."""
+
+    base: pl.DataFrame
+    """The untouched model's scores: coefficient 0 of every method."""
+    items: pl.DataFrame
+    target: str
+    """The label whose choice the methods are to make likelier."""
+    opposite: list[str]
+    """Labels that count neither as target nor as side effect."""
+    params: StatisticsParams
+
+    def with_base(self, scores: pl.DataFrame) -> pl.DataFrame:
+        """Return the base's rows, coefficient 0, above a method's."""
+        return pl.concat([self.base.select(COLUMNS), scores.select(COLUMNS)])
+
+    def movements(self, scores: pl.DataFrame) -> pl.DataFrame:
+        """Return the target's rows of a method, and of the base, as `movements` does."""
+        return movements(self.with_base(scores), self.items, self.target)
+
+    def answered(self, scores: pl.DataFrame) -> pl.Series:
+        """Say of each row whether its answer words hold enough probability."""
+        return scores["choice_mass"] >= self.params.min_choice_mass
+
+
+def mean(values: pl.Series) -> float:
+    return float(values.to_numpy().mean())
+
+
+def means(
+    frame: pl.DataFrame, keys: list[str], columns: list[str], counts: str = "count"
+) -> pl.DataFrame:
+    """Return group means and sizes, summed in row order: polars' own differ from run to run."""
+    lists = frame.group_by(keys, maintain_order=True).agg(columns)
+    return lists.with_columns(
+        pl.col(columns[0]).list.len().alias(counts), pl.col(columns).list.mean()
+    )
+
+
+def mean_over_seeds(scores: pl.DataFrame) -> pl.DataFrame:
+    """Return one row per item and coefficient: log-odds, choice mass and NLL averaged."""
+    return means(scores, COLUMNS[:3], COLUMNS[3:]).drop("count")
+
+
+def p_yes(log_odds: pl.Expr) -> pl.Expr:
+    return 1 / (1 + (-log_odds).exp())
+
+
+def signed_scores(scores: pl.DataFrame, items: pl.DataFrame, names: list[str]) -> pl.DataFrame:
+    """Return a row per score and label that concerns its item.
+
+    Adds `label` (its name), `sign`, `y` (signed log-odds) and `probability` (signed, around 0).
+    """
+    columns = [LABEL + name for name in names]
+    long = items.select("item_id", *columns).unpivot(
+        columns, index="item_id", variable_name="label", value_name="sign"
+    )
+    concerned = long.filter(pl.col("sign") != 0).with_columns(
+        pl.col("label").str.strip_prefix(LABEL)
+    )
+    return scores.join(concerned, on="item_id", maintain_order="left_right").with_columns(
+        (pl.col("sign") * pl.col("log_odds")).alias("y"),
+        (pl.col("sign") * (p_yes(pl.col("log_odds")) - 0.5)).alias("probability"),
+    )
+
+
+def at_base(column: str, key: str) -> pl.Expr:
+    """Return a column's value in the same key's row at coefficient 0."""
+    return pl.col(column).filter(pl.col("coefficient") == 0).first().over(key)
+
+
+def movements(scores: pl.DataFrame, items: pl.DataFrame, target: str) -> pl.DataFrame:
+    """Return the target's signed scores with `effect`, the change of probability from the base."""
+    rows = signed_scores(scores, items, [target])
+    effect = pl.col("probability") - at_base("probability", "item_id")
+    return rows.with_columns(effect.alias("effect"))
+
+
+def half_span(column: str) -> pl.Expr:
+    """Return a column times the sign of c: its mean over +c and -c is half the span between them.
+
+    Never the better arm alone: a method that moves both arms alike gets no credit.
+    """
+    return pl.col(column) * pl.col("coefficient").sign()
+
+
+def fold_arms(
+    rows: pl.DataFrame, keys: list[str], span: str, averaged: Sequence[str] = ()
+) -> pl.DataFrame:
+    """Return by keys and |c| half the span of one column, and the means of others over the arms."""
+    arms = rows.filter(pl.col("coefficient") != 0).with_columns(
+        half_span(span), pl.col("coefficient").abs(), pl.col(list(averaged)).cast(pl.Float64)
+    )
+    return means(arms, [*keys, "coefficient"], [span, *averaged])
+
+
+def at_one(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return each method's rows at the |c| nearest to one; of two as near, at the smaller."""
+    size = pl.col("coefficient").abs()
+    nearest = size.sort_by((size - 1).abs(), size).first().over("method")
+    return rows.filter(pl.col("coefficient") != 0).filter(size == nearest)
+
+
+def at_equal_cost(scores: pl.DataFrame) -> pl.DataFrame:
+    """Return a method's scores at its dose; at its only size where the coefficient has none."""
+    calibrated = scores.filter(pl.col("dose") == CALIBRATED)
+    return calibrated if calibrated.height else at_one(scores)
+
+
+def compared(scores: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Return one method's scores, all seeds, at ±1 (or nearest) and at equal cost.
+
+    The coefficient is its sign, since its size differs by seed.
+    """
+    both = {UNIT: at_one(scores.filter(pl.col("dose") == RAW)), EQUAL_COST: at_equal_cost(scores)}
+    return {name: rows.with_columns(pl.col("coefficient").sign()) for name, rows in both.items()}

@@ -1,0 +1,64 @@
+"""Tables of the report as declarations: header -> what a row's cell says."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import polars as pl
+
+from pipeline.report.figures.words import has_dose, name_of
+from pipeline.support import formats
+from pipeline.support.formats import number
+
+Row = dict[str, Any]
+Cell = Callable[[Row], str]
+
+
+def build(rows: pl.DataFrame | Iterable[Row], columns: dict[str, Cell]) -> pl.DataFrame:
+    """Return a table of strings: a row per row, a column per header."""
+    records = rows.to_dicts() if isinstance(rows, pl.DataFrame) else rows
+    return pl.DataFrame([{head: cell(row) for head, cell in columns.items()} for row in records])
+
+
+def show(source: str, write: Callable[[Any], str] = number) -> Cell:
+    """Return a cell that writes one column; three digits unless `write` says otherwise."""
+    return lambda row: write(row[source])
+
+
+def digits(count: int, sign: str = "") -> Callable[[float | None], str]:
+    return lambda value: number(value, count, sign)
+
+
+def general(pattern: str) -> Callable[[Any], str]:
+    """Return a writer by a format string such as `±{:g}`."""
+    return pattern.format
+
+
+def interval(low: str = "ci_low", high: str = "ci_high") -> Cell:
+    return lambda row: formats.interval(row[low], row[high])
+
+
+def method(row: Row) -> str:
+    return name_of(row["method"])
+
+
+def marked_method(row: Row) -> str:
+    """Return a row's method, marked where too few items are answered."""
+    return method(row) + ("" if row["coherent"] else " †")
+
+
+def used(row: Row) -> str:
+    """Return the coefficient of a row of equal_cost."""
+    return f"{row['used']:.2f}" if row["calibrated"] else "no dose"
+
+
+def compared_rows(rows: pl.DataFrame) -> list[Row]:
+    """Return rows at ±1 and at equal cost, one alone for a method whose coefficient has no size.
+
+    Adds `at`: which of the three it is, in words.
+    """
+    words = {"unit": "±1", "equal_cost": "equal cost"}
+    return [
+        row | {"at": words[row["dose"]] if has_dose(row["method"]) else "no dose"}
+        for row in rows.to_dicts()
+        if has_dose(row["method"]) or row["dose"] == "equal_cost"
+    ]
