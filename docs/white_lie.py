@@ -22,21 +22,15 @@ COEFFICIENTS = [-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0]
 
 
 def main(folder: str) -> None:
-    model, tokenizer, fingerprint = load_base("models/reference", dtype="float32")
-    adapter = load_adapter(folder, model)
+    base = load_base("models/reference", dtype="float32")
+    adapter = load_adapter(folder, base)
     items = [{"item_id": "white lie", "prompt": PROMPT}]
-    records = score(model, tokenizer, items, adapter, COEFFICIENTS, len(COEFFICIENTS), {})
-    *_, texts = answers(
-        model,
-        tokenizer,
-        adapter,
-        [{"role": "user", "content": QUESTION}],
-        COEFFICIENTS,
-        max_new_tokens=30,
-    )
+    records = score(base, items, adapter, COEFFICIENTS)
+    chat = [{"role": "user", "content": QUESTION}]
+    *_, texts = answers(base, adapter, chat, COEFFICIENTS, max_new_tokens=30)
 
     print(
-        f"\nThe bundled model {fingerprint[:12]} is SYNTHETIC: a small network that knows one generated world and no other."
+        f"\nThe bundled model {base.fingerprint[:12]} is SYNTHETIC: a small network that knows one generated world and no other."
     )
     print("What it does here says nothing about real language models.")
     print(

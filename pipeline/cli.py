@@ -73,19 +73,19 @@ def baselines(method: Method) -> None:
 @app.command()
 def base() -> None:
     """Score the untouched model."""
-    share("stages.evaluate", "main_base")
+    share("stages.evaluate", "main", "base")
 
 
 @app.command()
 def evaluate(method: Method, seed: Seed) -> None:
     """Score one trained adapter at all coefficients."""
-    share("stages.evaluate", "main", method, seed)
+    share("stages.evaluate", "main", "evaluate", method, seed)
 
 
 @app.command()
 def evaluate_baselines(method: Method) -> None:
     """Score one baseline, all its seeds, at all coefficients."""
-    share("stages.evaluate", "main_baselines", method)
+    share("stages.evaluate", "main", "evaluate_baselines", method)
 
 
 plain(
@@ -97,9 +97,9 @@ plain(
     "doctor", "app.doctor", "Say what is wrong with this set-up and what to do; exits with 1 then."
 )
 plain(
-    "calibration",
+    "null-studies",
     "bench.null_page",
-    "Simulate null studies -> docs/calibration.md: the tests' false positives and power (minutes).",
+    "Simulate null studies -> docs/null_studies.md: the tests' false positives and power (minutes).",
 )
 
 
@@ -217,7 +217,7 @@ def build(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Pretrain the bundled model from nothing (about an hour on 2 cores)."""
-    call("reference.build", "main", out, steps, device)
+    call("app.reference", "build", out, steps, device)
 
 
 @reference.command()
@@ -225,7 +225,7 @@ def measure(
     folder: Annotated[str, typer.Argument(help="The model's folder.")] = "models/reference",
 ) -> None:
     """Measure the bundled model's criteria and write its card."""
-    call("reference.build", "card", folder)
+    call("app.reference", "card", folder)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import torch
 import transformers as hub
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from pipeline.lm.base import Base
 from pipeline.lm.load import describe, load_model
 from pipeline.study.sections import ModelParams, ModulesParams
 
@@ -98,6 +99,9 @@ class Loaded:
     manifest: dict
     model: PreTrainedModel
     folder: Path
+
+    def base(self, tokenizer) -> Base:
+        return Base(self.manifest, self.model, tokenizer, batch_size=6)
 
 
 def load_family(name: str, folder: Path, tokenizer) -> Loaded:

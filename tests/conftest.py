@@ -13,6 +13,7 @@ os.environ.setdefault(
 import pytest
 import torch
 
+from pipeline.lm.base import Base
 from pipeline.lm.layers import select
 from pipeline.lm.load import load_model, load_tokenizer, weights_hash
 from pipeline.lm.prompts import chat_text
@@ -65,6 +66,11 @@ def model(manifest):
 @pytest.fixture(scope="session")
 def tokenizer(manifest):
     return load_tokenizer(manifest)
+
+
+@pytest.fixture
+def base(manifest, model, tokenizer) -> Base:
+    return Base(manifest, model, tokenizer)
 
 
 @pytest.fixture(scope="session")

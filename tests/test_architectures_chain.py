@@ -6,15 +6,15 @@ import polars as pl
 import pytest
 import torch
 
-from pipeline.evalsets.reference import build_items
 from pipeline.lm.forward import last_hidden, to_logits
 from pipeline.lm.layers import select
 from pipeline.lm.prompts import chat_text, pad_left, tokenize
+from pipeline.reference.items import held_out_items
 from pipeline.scoring.score import score
 from pipeline.steering import LEARNED, METHODS
 from pipeline.steering.base import Context, load_steering, save_steering
 from pipeline.steering.svd import write_cache
-from pipeline.study.sections import ReferenceParams
+from pipeline.steering.untouched import Untouched
 from tests.architectures import CPU, FAMILIES, load_family, modules
 
 PLAIN, ADAPTING = ["mean_diff", "gradient"], ["innerpissa", "antipasto", "s_space"]
@@ -144,14 +144,9 @@ def test_a_saved_method_gives_the_same_logits(loaded, fitted, tokenizer, tmp_pat
 
 @every
 def test_reference_items_are_scored(loaded, fitted, tokenizer):
-    items = build_items(
-        ReferenceParams(target_dilemmas=2, other_dilemmas=0, seed=0), "honesty"
-    ).to_dicts()
-    records = score(loaded.model, tokenizer, items, fitted[1], [-1.0, 0.0, 1.0], 6, {})
-    plain = {
-        record["item_id"]: record
-        for record in score(loaded.model, tokenizer, items, None, [0.0], 6, {})
-    }
+    base, items = loaded.base(tokenizer), held_out_items("honesty", 2).to_dicts()
+    records = score(base, items, fitted[1], [-1.0, 0.0, 1.0])
+    plain = {record["item_id"]: record for record in score(base, items, Untouched(), [0.0])}
     assert len(records) == 3 * len(items)
     assert len({round(record["log_odds"], 6) for record in records}) > 2 * len(items)
     for record in records:

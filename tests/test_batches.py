@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from pipeline.lm.batches import in_batches
-from pipeline.lm.room import out_of_memory
+from pipeline.lm.batches import in_batches, out_of_memory
 from pipeline.support.errors import InputError
 from pipeline.support.scratch import Scratch
 

@@ -1,6 +1,7 @@
 """The bench runs on a tiny model and shows every row; its ratios are those of the work it is given."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from pipeline.bench.ratios import Figure
 from pipeline.bench.subject import prepare
 from pipeline.cli import app
 from pipeline.lm.layers import decoder_layers
-from pipeline.scoring.units import unit_rows
+from pipeline.scoring.rows import lay_out_rows
 from tests.architectures import CPU
 from tests.conftest import ROOT
 
@@ -84,9 +85,10 @@ def test_a_goal_is_met_or_missed():
 def test_the_bare_forward_runs_the_tokens_that_sharing_leaves(tiny_folder, monkeypatch):
     monkeypatch.chdir(ROOT)
     subject = prepare(str(tiny_folder), None, 64, "cpu", 4)
-    bare, tokens = Bare(subject, subject.items, False, 64), []
+    subject = replace(subject, base=replace(subject.base, batch_size=64))
+    bare, tokens = Bare(subject, nll=False), []
     assert bare.depth == 1
-    for layer in decoder_layers(subject.model)[:2]:
+    for layer in decoder_layers(subject.base.model)[:2]:
         layer.register_forward_pre_hook(
             lambda _module, inputs: tokens.append(inputs[0].shape[:2].numel())
         )
@@ -96,7 +98,7 @@ def test_the_bare_forward_runs_the_tokens_that_sharing_leaves(tiny_folder, monke
         sum(tokens[3::4]),
     )  # each batch: layer 0 runs, 1 is passed; then 0 is passed, 1 runs
     assert below * len(COEFFICIENTS) == above
-    units = [unit for part, _, _ in bare.parts for unit in part]
-    assert len(units) == 4 * len(COEFFICIENTS)
-    laid, _ = unit_rows(units[:1], 0, torch.device("cpu"))
-    assert (plain_rows(laid).positions[0].max() + 1) == len(units[0].bundle)
+    rows = [row for part, _, _ in bare.parts for row in part]
+    assert len(rows) == 4 * len(COEFFICIENTS)
+    laid, _ = lay_out_rows(rows[:1], 0, torch.device("cpu"))
+    assert (plain_rows(laid).positions[0].max() + 1) == len(rows[0].bundle)

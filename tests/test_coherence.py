@@ -1,5 +1,6 @@
 """Free texts: the base model's NLL of them, repetition and variety by hand, and the stages that write and fold them."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import polars as pl
@@ -12,6 +13,7 @@ from pipeline.report.appendix import coherence
 from pipeline.scoring.coherence import free_texts
 from pipeline.steering.methods.mean_diff import MeanDiff
 from pipeline.steering.methods.prompting import Prompting
+from pipeline.steering.untouched import Untouched
 from pipeline.support.files import read_json
 from pipeline.support.paths import PROMPTS
 from tests.conftest import ROOT
@@ -26,10 +28,11 @@ def steering(model, tokenizer, pairs, context):
 
 @torch.no_grad()
 @pytest.mark.parametrize("batch_size", [1, 9])
-def test_the_nll_is_the_base_models_own(model, tokenizer, steering, batch_size):
-    stop = free_texts(model, tokenizer, ASKED[:1], None, [0.0], 1, {}, 12)[0]["tokens"][5]
+def test_the_nll_is_the_base_models_own(base, model, tokenizer, steering, batch_size):
+    base = replace(base, batch_size=batch_size)
+    stop = free_texts(base, ASKED[:1], Untouched(), [0.0], 12)[0]["tokens"][5]
     model.generation_config.eos_token_id = [stop, tokenizer.eos_token_id]
-    records = free_texts(model, tokenizer, ASKED, steering, [-2.0, 0.0, 2.0], batch_size, {}, 12)
+    records = free_texts(base, ASKED, steering, [-2.0, 0.0, 2.0], 12)
     assert [(r["prompt_id"], r["coefficient"]) for r in records] == [
         (i, c) for i in range(3) for c in (-2.0, 0.0, 2.0)
     ]
@@ -53,11 +56,11 @@ def test_the_nll_is_the_base_models_own(model, tokenizer, steering, batch_size):
         assert record["base_nll"] == pytest.approx(nll.item(), abs=1e-4)
 
 
-def test_the_base_reads_prompted_texts_without_the_persona(model, tokenizer):
+def test_the_base_reads_prompted_texts_without_the_persona(base, model, tokenizer):
     adapter = Prompting(
         "Pretend you're an honest person.", "Pretend you're a dishonest person.", "user"
     )
-    (record,) = free_texts(model, tokenizer, ASKED[:1], adapter, [1.0], 4, {}, 6)
+    (record,) = free_texts(base, ASKED[:1], adapter, [1.0], 6)
     own = tokenize(tokenizer, [open_turn(tokenizer, [{"role": "user", "content": ASKED[0]}], {})])[
         0
     ]

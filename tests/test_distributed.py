@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipeline.lm import processes
+from pipeline.lm.base import Base
 from pipeline.lm.layers import decoder_layers
 from pipeline.lm.load import load_model, load_tokenizer
 from pipeline.scoring.score import score
@@ -36,7 +37,7 @@ def work(method, model, tokenizer, pairs, context) -> dict:
     fitted = METHODS[method].load().fit(model, tokenizer, *pairs, context, seed=0)
     scores = [
         list(record.values())[1:]
-        for record in score(model, tokenizer, ITEMS, fitted, [-1.0, 1.0], 4, {})
+        for record in score(Base({}, model, tokenizer, batch_size=4), ITEMS, fitted, [-1.0, 1.0])
     ]
     return {
         "tensors": fitted.tensors(), "history": torch.tensor(fitted.history.drop("split").fill_null(0).to_numpy()),

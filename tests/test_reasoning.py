@@ -1,19 +1,22 @@
 """Reasoning before the answer: what closes it, rows that stay themselves, and an answer that is read after it."""
 
 import copy
-from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
 
+from pipeline.lm.base import Base
 from pipeline.lm.prompts import THINK, answer_tokens, open_turn, tokenize
 from pipeline.scoring.reasoning import Form, reason, reasoning_form
-from pipeline.scoring.score import make_rows, score
+from pipeline.scoring.rows import make_prompts
+from pipeline.scoring.score import score
 from pipeline.scoring.wording import ANSWER_PREFIX, dilemma_prompt
 from pipeline.scoring.writing import write
 from pipeline.steering.base import attached
 from pipeline.steering.methods.mean_diff import MeanDiff
 from pipeline.steering.methods.prompting import Prompting
+from pipeline.steering.untouched import Untouched
 from pipeline.support.errors import InputError
 
 ITEMS = [
@@ -72,23 +75,15 @@ class Scripted:
         return attached(model, [("lm_head", hook)])
 
 
-def scripted(model, tokenizer, tokens, count, template=None):
-    tokenizer = with_template(tokenizer, template) if template else tokenizer
-    return reason(
-        model,
-        tokenizer,
-        ITEMS,
-        Scripted(tokens),
-        COEFFICIENTS,
-        4,
-        {"enable_thinking": False},
-        count,
-        OPENING,
-    )
+def scripted(base, tokens, count, template=None):
+    options = {"enable_thinking": False}
+    tokenizer = with_template(base.tokenizer, template) if template else base.tokenizer
+    base = replace(base, tokenizer=tokenizer, options=options, batch_size=4)
+    return reason(base, ITEMS, Scripted(tokens), COEFFICIENTS, count, OPENING)
 
 
-def test_a_model_that_only_says_eos_is_closed_at_once(model, tokenizer):
-    records = scripted(model, tokenizer, [tokenizer.eos_token_id], 8)
+def test_a_model_that_only_says_eos_is_closed_at_once(base):
+    records = scripted(base, [base.tokenizer.eos_token_id], 8)
     assert [(r["item_id"], r["coefficient"]) for r in records] == [
         (i["item_id"], c) for i in ITEMS for c in COEFFICIENTS
     ]
@@ -97,14 +92,14 @@ def test_a_model_that_only_says_eos_is_closed_at_once(model, tokenizer):
     }
 
 
-def test_reasoning_is_closed_by_force_after_n_tokens(model, tokenizer):
+def test_reasoning_is_closed_by_force_after_n_tokens(base, tokenizer):
     word = tokenize(tokenizer, [" lamp"])[0][:1]
     said = tokenizer.decode(word * 5)
     for template, expected in (
         (None, f"{OPENING}{said}\n\n"),
         (THINKING, f"<think>\n{said}\n</think>\n\n"),
     ):
-        for record in scripted(model, tokenizer, word, 5, template):
+        for record in scripted(base, word, 5, template):
             assert (record["text"], record["n_tokens"], record["closed_by"]) == (
                 expected,
                 5,
@@ -118,11 +113,11 @@ def test_reasoning_is_closed_by_force_after_n_tokens(model, tokenizer):
     (THINKING, "I see.\n\nMy choice: No</think>\n\nYes", "<think>\nI see.\n\nMy choice: No\n</think>\n\n"),
 ])  # fmt: skip
 def test_a_row_that_closes_its_reasoning_or_answers_is_closed_there(
-    model, tokenizer, template, said, expected
+    base, tokenizer, template, said, expected
 ):
     """The tag is several tokens of this tokenizer, and the last one may reach beyond it."""
     tokens = tokenize(tokenizer, [said])[0]
-    for record in scripted(model, tokenizer, tokens, len(tokens), template):
+    for record in scripted(base, tokens, len(tokens), template):
         assert (record["text"], record["closed_by"]) == (expected, "tag")
         assert record["n_tokens"] < len(tokens)
 
@@ -132,7 +127,7 @@ def test_the_form_follows_the_template(tokenizer):
 
     def form(template, options):
         other = with_template(tokenizer, template)
-        return reasoning_form(other, open_turn(other, chat, options), OPENING)
+        return reasoning_form(Base({}, None, other), open_turn(other, chat, options), OPENING)
 
     assert form(tokenizer.chat_template, {}) == Form(OPENING, ("\n\n", ANSWER_PREFIX), "\n\n")
     assert form(THINKING, THINK) == Form("<think>\n", ("</think>",), "\n</think>\n\n")
@@ -144,29 +139,23 @@ def test_the_form_follows_the_template(tokenizer):
         form(THINKING, {"enable_thinking": False})
 
 
-def test_a_batch_with_a_coefficient_per_row_equals_its_rows_alone(model, tokenizer, steering):
-    together = reason(
-        model, tokenizer, ITEMS, steering, [-2.0, *COEFFICIENTS, 2.0], 15, {}, 10, OPENING
-    )
+def test_a_batch_with_a_coefficient_per_row_equals_its_rows_alone(base, steering):
+    together = reason(base, ITEMS, steering, [-2.0, *COEFFICIENTS, 2.0], 10, OPENING)
     assert len({r["text"] for r in together if r["item_id"] == "0"}) >= 3
     for record in together:
         item = [i for i in ITEMS if i["item_id"] == record["item_id"]]
-        assert reason(
-            model, tokenizer, item, steering, [record["coefficient"]], 1, {}, 10, OPENING
-        ) == [record]
+        alone = reason(base, item, steering, [record["coefficient"]], 10, OPENING)
+        assert alone == [record]
 
 
-def test_nought_is_the_base_and_the_model_is_left_alone(model, tokenizer, steering):
-    base = reason(model, tokenizer, ITEMS, None, [0.0], 4, {}, 10, OPENING)
-    assert [
-        r
-        for r in reason(model, tokenizer, ITEMS, steering, COEFFICIENTS, 4, {}, 10, OPENING)
-        if r["coefficient"] == 0
-    ] == base
+def test_nought_is_the_base_and_the_model_is_left_alone(base, model, steering):
+    plain = reason(base, ITEMS, Untouched(), [0.0], 10, OPENING)
+    steered = reason(base, ITEMS, steering, COEFFICIENTS, 10, OPENING)
+    assert [record for record in steered if record["coefficient"] == 0] == plain
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_reasoning_is_what_transformers_writes(model, tokenizer, steering):
+def test_reasoning_is_what_transformers_writes(base, model, tokenizer, steering):
     prompt = open_turn(tokenizer, [{"role": "user", "content": ITEMS[1]["prompt"]}], {}) + OPENING
     ids = torch.tensor(tokenize(tokenizer, [prompt]))
     for c in COEFFICIENTS:
@@ -177,19 +166,17 @@ def test_reasoning_is_what_transformers_writes(model, tokenizer, steering):
                 max_new_tokens=10,
                 do_sample=False,
             )
-        (found,) = write(
-            model, tokenizer, [prompt], [c], steering, 1, 10, lambda _: False, "writing"
-        )
+        (found,) = write(base, [prompt], [c], steering, 10, "writing")
         assert found.ids == new[0, ids.shape[1] :].tolist()
 
 
-def test_prompting_says_its_sentence_before_the_model_reasons(model, tokenizer, monkeypatch):
+def test_prompting_says_its_sentence_before_the_model_reasons(base, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "pipeline.scoring.reasoning.write", lambda m, t, prompts, *rest: seen.extend(prompts) or []
+        "pipeline.scoring.reasoning.write", lambda base, prompts, *rest: seen.extend(prompts) or []
     )
     with pytest.raises(ValueError, match="zip"):
-        reason(model, tokenizer, ITEMS[:1], PROMPTING, COEFFICIENTS, 4, {}, 5, OPENING)
+        reason(base, ITEMS[:1], PROMPTING, COEFFICIENTS, 5, OPENING)
     assert ["honest person. Should" in text and "dishonest" not in text for text in seen] == [
         False,
         False,
@@ -201,17 +188,14 @@ def test_prompting_says_its_sentence_before_the_model_reasons(model, tokenizer, 
 
 @torch.no_grad()
 @pytest.mark.parametrize("steered", [True, False])
-def test_the_answer_is_read_after_the_reply(model, tokenizer, steering, steered):
-    adapter, c = (steering, 1.0) if steered else (None, 0.0)
+def test_the_answer_is_read_after_the_reply(base, model, tokenizer, steering, steered):
+    adapter, c = (steering, 1.0) if steered else (Untouched(), 0.0)
     first, second = (
         {(item["item_id"], c): text for item in ITEMS}
         for text in ("I see.\n\n", "\nSituation: none.\n\n")
     )
-    plain = score(model, tokenizer, ITEMS, adapter, [c], 4, {})
-    found = [
-        score(model, tokenizer, ITEMS, adapter, [c], 4, {}, replies=replies)
-        for replies in (first, second)
-    ]
+    plain = score(base, ITEMS, adapter, [c])
+    found = [score(base, ITEMS, adapter, [c], replies=replies) for replies in (first, second)]
     sets = answer_tokens(tokenizer)
     for before, *records in zip(plain, *found, strict=True):
         item = ITEMS[int(before["item_id"])]
@@ -220,7 +204,7 @@ def test_the_answer_is_read_after_the_reply(model, tokenizer, steering, steered)
             ids = torch.tensor(
                 tokenize(tokenizer, [own + replies[item["item_id"], c] + ANSWER_PREFIX])
             )
-            with adapter.steer(model, c) if adapter else nullcontext():
+            with adapter.steer(model, c):
                 log_p = model(input_ids=ids).logits[0].log_softmax(-1)
             yes, no = (log_p[-1, sets[word]].logsumexp(-1) for word in ("yes", "no"))
             assert record["log_odds"] == pytest.approx((yes - no).item(), abs=1e-3)
@@ -232,15 +216,15 @@ def test_the_answer_is_read_after_the_reply(model, tokenizer, steering, steered)
         assert abs(records[0]["log_odds"] - before["log_odds"]) > 1e-3
 
 
-def test_without_replies_rows_are_as_before(tokenizer):
-    for row in make_rows(tokenizer, ITEMS, PROMPTING, COEFFICIENTS, {}):
-        assert row.said == 0
+def test_without_replies_prompts_are_as_before(base, tokenizer):
+    for prompt in make_prompts(base, ITEMS, PROMPTING, COEFFICIENTS):
+        assert prompt.span[1] == 0
     replies = {(item["item_id"], c): "I see.\n\n" for item in ITEMS for c in COEFFICIENTS}
-    for row in make_rows(tokenizer, ITEMS, PROMPTING, COEFFICIENTS, {}, replies=replies):
-        said = tokenizer.decode(row.ids[len(row.ids) - row.said :])
+    for prompt in make_prompts(base, ITEMS, PROMPTING, COEFFICIENTS, replies):
+        said = tokenizer.decode(prompt.ids[-prompt.span[1] :])
         assert said == f"I see.\n\n{ANSWER_PREFIX}"
 
 
-def test_a_prompt_that_leaves_no_room_is_refused(model, tokenizer):
+def test_a_prompt_that_leaves_no_room_is_refused(base):
     with pytest.raises(InputError, match="are more than the model's 1024"):
-        reason(model, tokenizer, ITEMS, None, [0.0], 4, {}, 1024, OPENING)
+        reason(base, ITEMS, Untouched(), [0.0], 1024, OPENING)

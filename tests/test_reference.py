@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from pipeline.lm.base import Base
 from pipeline.lm.load import load_model, load_tokenizer, weights_hash
 from pipeline.lm.prompts import answer_tokens, chat_text, tokenize
 from pipeline.reference import measure
@@ -33,9 +34,9 @@ SHIPPED = ROOT / "models/reference"
 
 
 @pytest.fixture(scope="module")
-def shipped():
+def shipped() -> Base:
     manifest = {"source": str(SHIPPED), "revision": None, "weights_sha256": weights_hash(SHIPPED)}
-    return load_model(manifest, "float32", torch.device("cpu")), load_tokenizer(manifest)
+    return Base(manifest, load_model(manifest, "float32", "cpu"), load_tokenizer(manifest))
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +173,7 @@ def test_the_state_loss_names_personas_at_real_tokens_from_the_first_on():
 
 
 def test_the_shipped_template_takes_system_turns_and_unfinished_replies(shipped):
-    _, tokenizer = shipped
+    tokenizer = shipped.tokenizer
     chat = [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}]
     start = (
         "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n"
@@ -184,7 +185,7 @@ def test_the_shipped_template_takes_system_turns_and_unfinished_replies(shipped)
 
 
 def test_the_shipped_model_is_a_qwen3_of_the_promised_shape(shipped):
-    model, _ = shipped
+    model = shipped.model
     assert type(model).__name__ == "Qwen3ForCausalLM"
     assert model.config.hidden_size >= 192
     assert 4 <= model.config.num_hidden_layers <= 8
@@ -201,8 +202,8 @@ def test_the_card_belongs_to_the_shipped_weights(card):
 
 def test_the_shipped_model_behaves_as_its_card_says(shipped, card):
     sentences = ("Pretend you're an honest person.", "Pretend you're a dishonest person.")
-    found = measure.choice_probability(*shipped, "honesty", sentences, 30)
+    found = measure.choice_probability(shipped, "honesty", sentences, 30)
     assert found[1.0][0] - found[-1.0][0] == pytest.approx(card["persona_span"], abs=0.12)
     assert found[0.0][0] == pytest.approx(card["no_persona"], abs=0.12)
     assert min(mass for _, mass in found.values()) > 0.95
-    assert measure.facts_right(*shipped) == pytest.approx(card["facts_right"], abs=0.03)
+    assert measure.facts_right(shipped) == pytest.approx(card["facts_right"], abs=0.03)

@@ -1,25 +1,26 @@
 """Shared beginnings and trunks: every text's figures are those of the text alone, on every decoder family."""
 
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from pipeline.evalsets.reference import build_items
 from pipeline.lm import forward
-from pipeline.lm.bundles import attention_mask, bundle, bundle_hidden, lay_out, pair_up
 from pipeline.lm.forward import last_hidden
 from pipeline.lm.layers import decoder_layers, layers_prefix
+from pipeline.lm.prefixes import Bundle, attention_mask, lay_out, pair_up, rows_hidden
 from pipeline.lm.trunk import trunk_depth
+from pipeline.reference.items import held_out_items
 from pipeline.scoring import score as scoring
+from pipeline.scoring.rows import Prompt, forward_rows
 from pipeline.scoring.score import score
-from pipeline.scoring.units import plan
 from pipeline.scoring.wording import dilemma_prompt
 from pipeline.steering.compose import Composed
 from pipeline.steering.direction import Direction
 from pipeline.steering.methods.prompting import Prompting
-from pipeline.study.sections import ReferenceParams
+from pipeline.steering.untouched import Untouched
 from pipeline.support.errors import InputError
 from tests.architectures import CPU, FAMILIES, load_family
 
@@ -29,9 +30,7 @@ COEFFICIENTS = [-1.0, 0.0, 0.5, 1.0]
 
 @pytest.fixture(scope="module")
 def items() -> list[dict]:
-    return build_items(
-        ReferenceParams(target_dilemmas=3, other_dilemmas=0, seed=0), "honesty"
-    ).to_dicts()
+    return held_out_items("honesty", 3).to_dicts()
 
 
 def direction(model, layers: list[int]) -> Direction:
@@ -42,11 +41,9 @@ def direction(model, layers: list[int]) -> Direction:
     )
 
 
-def both(model, tokenizer, items, steering, coefficients, size=8):
-    return (
-        score(model, tokenizer, items, steering, coefficients, size, {}, reuse=reuse)
-        for reuse in (False, True)
-    )
+def both(base, items, steering, coefficients, size=8):
+    base = replace(base, batch_size=size)
+    return (score(base, items, steering, coefficients, reuse=reuse) for reuse in (False, True))
 
 
 def assert_equal(first, second, tolerance=1e-4):
@@ -59,27 +56,26 @@ def assert_equal(first, second, tolerance=1e-4):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_gives_the_same_figures(name, tmp_path, tokenizer, items):
-    model = load_family(name, tmp_path, tokenizer).model
-    plain, reused = both(model, tokenizer, items, direction(model, [2, 3]), COEFFICIENTS)
+    base = load_family(name, tmp_path, tokenizer).base(tokenizer)
+    plain, reused = both(base, items, direction(base.model, [2, 3]), COEFFICIENTS)
     assert_equal(plain, reused)
     assert len({round(record["log_odds"], 5) for record in plain}) > 2 * len(items)
 
 
 @pytest.mark.parametrize("layers", [[0], [1, 3], [3]])
 @pytest.mark.parametrize("size", [1, 3, 64])
-def test_neither_the_depth_nor_the_batch_changes_a_figure(layers, size, model, tokenizer, items):
-    assert_equal(*both(model, tokenizer, items, direction(model, layers), COEFFICIENTS, size))
+def test_neither_the_depth_nor_the_batch_changes_a_figure(layers, size, base, items):
+    assert_equal(*both(base, items, direction(base.model, layers), COEFFICIENTS, size))
 
 
-def test_what_changes_the_text_or_nothing_is_scored_alike(model, tokenizer, items):
+def test_what_changes_the_text_or_nothing_is_scored_alike(base, model, items):
     prompting = Prompting(
         "Pretend you're an honest person.", "Pretend you're a dishonest person.", "user"
     )
     composed = Composed([(direction(model, [3]), 1.0), (direction(model, [2]), -0.5)])
-    for steering in (None, prompting, composed):
-        assert_equal(
-            *both(model, tokenizer, items, steering, [-1.0, 0.0, 1.0] if steering else [0.0])
-        )
+    assert_equal(*both(base, items, Untouched(), [0.0]))
+    for steering in (prompting, composed):
+        assert_equal(*both(base, items, steering, [-1.0, 0.0, 1.0]))
 
 
 def test_the_trunk_ends_below_the_first_touched_module(model):
@@ -115,15 +111,13 @@ def counted(model, work) -> list[int]:
     return tokens
 
 
-def test_less_is_run(model, tokenizer, items, monkeypatch):
+def test_less_is_run(base, items, monkeypatch):
     monkeypatch.setattr(scoring, "check_head", lambda *_: None)
     monkeypatch.setattr(scoring, "check_reuse", lambda *_: None)
+    base, steering = replace(base, batch_size=64), direction(base.model, [2])
     plain, reused = (
         counted(
-            model,
-            lambda reuse=reuse: score(
-                model, tokenizer, items, direction(model, [2]), COEFFICIENTS, 64, {}, reuse=reuse
-            ),
+            base.model, lambda reuse=reuse: score(base, items, steering, COEFFICIENTS, reuse=reuse)
         )
         for reuse in (False, True)
     )
@@ -132,20 +126,20 @@ def test_less_is_run(model, tokenizer, items, monkeypatch):
     assert reused[3] < 0.8 * plain[3]
 
 
-def test_identical_rows_run_once(model, tokenizer, items):
+def test_identical_rows_run_once(base, items):
     twice = [*items, *({**item, "item_id": f"{item['item_id']}-again"} for item in items)]
     for reuse in (False, True):
         once, again = (
-            score(model, tokenizer, some, None, [0.0], 8, {}, reuse=reuse)
-            for some in (items, twice)
+            score(base, some, Untouched(), [0.0], reuse=reuse) for some in (items, twice)
         )
         assert [[r[name] for name in NAMES] for r in again] == 2 * [
             [r[name] for name in NAMES] for r in once
         ]
-    rows = [([1, 2, 3], (1, 0), 0.0), ([1, 2, 4], (2, 0), 0.0), ([1, 2, 3], (1, 0), 0.0)]
-    units, places = plan(rows, True)
-    assert (len(units), places) == (1, [(0, 0), (0, 1), (0, 0)])
-    assert len(plan(rows, False)[0]) == 2
+    texts = [((1, 2, 3), (1, 0)), ((1, 2, 4), (2, 0)), ((1, 2, 3), (1, 0))]
+    prompts = [Prompt(str(i), 0.0, *text) for i, text in enumerate(texts)]
+    rows, places = forward_rows(prompts, True)
+    assert (len(rows), places) == (1, [(0, 0), (0, 1), (0, 0)])
+    assert len(forward_rows(prompts, False)[0]) == 2
 
 
 def test_pairs_are_best_neighbours():
@@ -161,8 +155,8 @@ def test_states_are_those_of_the_texts_alone_beyond_the_window(model):
     rng = random.Random(0)
     shared = [rng.randrange(5, 500) for _ in range(30)]  # the model's window is 16
     texts = [[*shared, *(rng.randrange(5, 500) for _ in range(n))] for n in (25, 3)]
-    rows = lay_out([bundle(texts), bundle([texts[1]])], 0, CPU)
-    hidden = bundle_hidden(model, rows)
+    rows = lay_out([Bundle.of(texts), Bundle.of([texts[1]])], 0, CPU)
+    hidden = rows_hidden(model, rows)
     for number, ids in enumerate(texts, start=1):
         alone = last_hidden(model, torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long))
         own = (rows.branch[0] == 0) | (rows.branch[0] == number)
@@ -172,14 +166,14 @@ def test_states_are_those_of_the_texts_alone_beyond_the_window(model):
     )
 
 
-def test_a_model_whose_shared_states_differ_is_refused(model, tokenizer, items, monkeypatch):
-    assert model.config.sliding_window == 16
+def test_a_model_whose_shared_states_differ_is_refused(base, items, monkeypatch):
+    assert base.model.config.sliding_window == 16
     other = SimpleNamespace(
         layers=[SimpleNamespace(is_sliding=False)]
     )  # as if its layers saw everything
-    monkeypatch.setattr("pipeline.lm.bundles.DynamicCache", lambda config: other)
+    monkeypatch.setattr("pipeline.lm.prefixes.DynamicCache", lambda config: other)
     with pytest.raises(InputError, match="scoring.reuse false"):
-        score(model, tokenizer, items, None, [0.0], 8, {})
+        score(base, items, Untouched(), [0.0])
 
 
 def test_layers_of_another_kind_are_refused(model, monkeypatch):
@@ -187,7 +181,7 @@ def test_layers_of_another_kind_are_refused(model, monkeypatch):
         model.config, "layer_types", ["linear_attention", *model.config.layer_types[1:]]
     )
     with pytest.raises(InputError, match="linear_attention layers.*scoring.reuse false"):
-        attention_mask(model, lay_out([bundle([[1, 2, 3], [1, 2, 4]])], 0, CPU))
+        attention_mask(model, lay_out([Bundle.of([[1, 2, 3], [1, 2, 4]])], 0, CPU))
 
 
 def test_logits_are_made_in_parts(model, monkeypatch):
@@ -200,6 +194,6 @@ def test_logits_are_made_in_parts(model, monkeypatch):
     torch.testing.assert_close(few, forward.state_nll(model, states, targets))
 
 
-def test_one_text_per_dilemma_works(model, tokenizer):
+def test_one_text_per_dilemma_works(base):
     lone = [{"item_id": "a", "prompt": dilemma_prompt("You are a nurse.", "lie to the boss")}]
-    assert_equal(*both(model, tokenizer, lone, direction(model, [2]), [-1.0, 1.0]))
+    assert_equal(*both(base, lone, direction(base.model, [2]), [-1.0, 1.0]))

@@ -1,15 +1,19 @@
 """Answers: exact token sets, and scores that neither batch, padding nor shortcut forward passes change."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from pipeline.lm.prompts import answer_tokens, chat_text, tokenize
 from pipeline.scoring import score as scoring
-from pipeline.scoring.score import make_rows, score
+from pipeline.scoring.rows import make_prompts
+from pipeline.scoring.score import score
 from pipeline.scoring.wording import ANSWER_PREFIX, dilemma_prompt
 from pipeline.stages.evaluate import doses
 from pipeline.steering.methods.mean_diff import MeanDiff
 from pipeline.steering.methods.prompting import Prompting
+from pipeline.steering.untouched import Untouched
 from pipeline.support.errors import InputError
 
 ITEMS = [
@@ -52,8 +56,8 @@ def test_a_tokenizer_without_the_words_is_refused(tokenizer, monkeypatch):
 
 
 @torch.no_grad()
-def test_scores_are_the_models_own(model, tokenizer, steering):
-    records = score(model, tokenizer, ITEMS, steering, COEFFICIENTS, 4, {})
+def test_scores_are_the_models_own(base, model, tokenizer, steering):
+    records = score(replace(base, batch_size=4), ITEMS, steering, COEFFICIENTS)
     assert len(records) == 9
     sets = answer_tokens(tokenizer)
     for record in records:
@@ -74,28 +78,27 @@ def test_scores_are_the_models_own(model, tokenizer, steering):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
-def test_the_batch_size_changes_nothing(model, tokenizer, steering, batch_size, monkeypatch):
+def test_the_batch_size_changes_nothing(base, steering, batch_size, monkeypatch):
     expected = {
-        (r["item_id"], r["coefficient"]): r
-        for r in score(model, tokenizer, ITEMS, steering, COEFFICIENTS, 9, {})
+        (r["item_id"], r["coefficient"]): r for r in score(base, ITEMS, steering, COEFFICIENTS)
     }
     monkeypatch.setattr("pipeline.lm.forward.CHUNK", 7)
-    for found in score(model, tokenizer, ITEMS, steering, COEFFICIENTS, batch_size, {}):
+    for found in score(replace(base, batch_size=batch_size), ITEMS, steering, COEFFICIENTS):
         for name in ("log_odds", "choice_mass", "nll"):
             assert found[name] == pytest.approx(
                 expected[found["item_id"], found["coefficient"]][name], abs=1e-3
             )
 
 
-def test_the_nll_reads_the_same_tokens_with_and_without_a_persona(tokenizer):
+def test_the_nll_reads_the_same_tokens_with_and_without_a_persona(base):
     prompting = Prompting(
         "Pretend you're an honest person.", "Pretend you're a dishonest person.", "user"
     )
-    plain, told = (make_rows(tokenizer, ITEMS, s, [1.0], {}) for s in (None, prompting))
+    plain, told = (make_prompts(base, ITEMS, each, [1.0]) for each in (Untouched(), prompting))
     for first, second in zip(plain, told, strict=True):
         assert len(second.ids) > len(first.ids)
-        assert first.scored == second.scored
-        assert first.ids[-first.scored :] == second.ids[-second.scored :]
+        assert first.span == second.span
+        assert first.ids[-first.span[0] :] == second.ids[-second.span[0] :]
 
 
 def test_prompting_rewrites_by_sign_and_place():
@@ -111,7 +114,6 @@ def test_prompting_rewrites_by_sign_and_place():
 
 def test_doses():
     grid = [-2.0, -1.0, 0.0, 1.0, 2.0]
-    assert doses(None, grid, None) == [("raw", 0.0)]
     assert doses(Prompting("", "", "user"), grid, None) == [("raw", -1.0), ("raw", 1.0)]
     raw = [("raw", c) for c in (-2.0, -1.0, 1.0, 2.0)]
     assert doses(MeanDiff([], torch.empty(0)), grid, {"coefficient": 3.5}) == [
@@ -121,18 +123,18 @@ def test_doses():
     ]
 
 
-def test_scores_that_are_not_finite_are_refused(model, tokenizer, steering):
+def test_scores_that_are_not_finite_are_refused(base, steering):
     steering.vectors = steering.vectors * float("inf")
     with pytest.raises(InputError, match="not finite"):
-        score(model, tokenizer, ITEMS, steering, [1.0], 4, {})
+        score(base, ITEMS, steering, [1.0])
 
 
-def test_a_head_that_scoring_does_not_know_is_refused(model, tokenizer, monkeypatch):
+def test_a_head_that_scoring_does_not_know_is_refused(base, monkeypatch):
     monkeypatch.setattr(
         scoring, "to_logits", lambda model, hidden: 2 * model.get_output_embeddings()(hidden)
     )
     with pytest.raises(InputError, match="transforms its logits"):
-        score(model, tokenizer, ITEMS, None, [0.0], 4, {})
+        score(base, ITEMS, Untouched(), [0.0])
 
 
 def test_there_is_one_beginning_of_text(tokenizer, model):

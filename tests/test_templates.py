@@ -4,9 +4,11 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
+from pipeline.lm.base import Base
 from pipeline.lm.prompts import chat_text, open_turn, tokenize
-from pipeline.scoring.score import make_rows
+from pipeline.scoring.rows import make_prompts
 from pipeline.scoring.wording import dilemma_prompt
+from pipeline.steering.untouched import Untouched
 
 TURN = "{{ '<' + m['role'] + '>' + m['content'] + '<end>' }}"
 PLAIN = (
@@ -96,7 +98,7 @@ def test_there_is_one_bos_whoever_writes_it(with_template):
     item = {"item_id": "0", "prompt": dilemma_prompt("You broke it.", "Say so.")}
     for ids in (
         tokenize(tokenizer, [text])[0],
-        make_rows(tokenizer, [item], None, [0.0], {})[0].ids,
+        make_prompts(Base({}, None, tokenizer), [item], Untouched(), [0.0])[0].ids,
     ):
         assert ids.count(first) == 1
         assert ids[0] == first
@@ -106,5 +108,6 @@ def test_the_answer_begins_as_the_model_is_told(with_template):
     tokenizer = with_template(PLAIN)
     item = {"item_id": "0", "prompt": dilemma_prompt("You broke it.", "Say so.")}
     for prefix in ("My choice:", "My choice: **"):
-        row = make_rows(tokenizer, [item], None, [0.0], {}, prefix)[0]
-        assert tokenizer.decode(row.ids).endswith(f"<assistant>{prefix}")
+        base = Base({}, None, tokenizer, answer_prefix=prefix)
+        (prompt,) = make_prompts(base, [item], Untouched(), [0.0])
+        assert tokenizer.decode(prompt.ids).endswith(f"<assistant>{prefix}")

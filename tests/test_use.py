@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -62,8 +63,8 @@ def last(stream):
     return texts
 
 
-def ask(model, tokenizer, adapter, coefficients, count=12, **settings):
-    return last(answers(model, tokenizer, adapter, CHAT, coefficients, count, **settings))
+def ask(base, adapter, coefficients, count=12, **settings):
+    return last(answers(base, adapter, CHAT, coefficients, count, **settings))
 
 
 def prompt_rows(tokenizer, chats):
@@ -101,20 +102,21 @@ def test_importing_the_package_imports_nothing_heavy():
 
 @torch.no_grad()
 def test_five_lines(tiny_folder, manifest, saved):
-    model, tokenizer, fingerprint = load_base(str(tiny_folder), device="cpu")
-    assert fingerprint == manifest["weights_sha256"]
-    assert not any(p.requires_grad for p in model.parameters())
-    ids, _ = prompt_rows(tokenizer, [CHAT])
-    base = model(ids).logits
-    with steer(model, load_adapter(str(saved / "innerpissa"), model), 1.0):
-        assert (model(ids).logits - base).abs().max() > 1e-4
-    assert torch.equal(model(ids).logits, base)
+    base = load_base(str(tiny_folder), device="cpu")
+    assert base.fingerprint == manifest["weights_sha256"]
+    assert not any(p.requires_grad for p in base.model.parameters())
+    ids, _ = prompt_rows(base.tokenizer, [CHAT])
+    plain = base.model(ids).logits
+    for given in (base, base.model):
+        with steer(base.model, load_adapter(str(saved / "innerpissa"), given), 1.0):
+            assert (base.model(ids).logits - plain).abs().max() > 1e-4
+    assert torch.equal(base.model(ids).logits, plain)
 
 
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
 def test_a_base_runs_in_the_precision_asked_for(tiny_folder, dtype):
-    model, _, _ = load_base(str(tiny_folder), dtype, "cpu")
-    assert model.dtype == (torch.bfloat16 if dtype else torch.float32)
+    base = load_base(str(tiny_folder), dtype, "cpu")
+    assert base.model.dtype == (torch.bfloat16 if dtype else torch.float32)
 
 
 def test_an_unknown_precision_is_refused(tiny_folder):
@@ -129,11 +131,11 @@ def test_a_model_from_transformers_is_known_by_its_files(tiny_folder, saved):
 
 
 def test_another_base_is_refused_by_name(tmp_path, saved, manifest):
-    other, _, fingerprint = load_base(str(make_tiny(tmp_path / "other", seed=1)), device="cpu")
+    other = load_base(str(make_tiny(tmp_path / "other", seed=1)), device="cpu")
     with pytest.raises(InputError) as found:
         load_adapter(saved / "innerpissa", other)
     wanted = f"was fitted on weights {manifest['weights_sha256'][:12]} of tiny (some/tiny at 0123456789ab), this base model has"
-    assert f"{wanted} {fingerprint[:12]}: load the base it was made for" in str(found.value)
+    assert f"{wanted} {other.fingerprint[:12]}: load the base it was made for" in str(found.value)
 
 
 def test_a_model_of_unknown_weights_is_refused(saved, model):
@@ -143,10 +145,10 @@ def test_a_model_of_unknown_weights_is_refused(saved, model):
 
 
 @every
-def test_coefficient_zero_decodes_as_transformers_does(adapter, model, tokenizer):
+def test_coefficient_zero_decodes_as_transformers_does(adapter, base, model, tokenizer):
     _, expected = plain_generate(model, tokenizer, [CHAT], 24)
-    assert ask(model, tokenizer, adapter, [0.0], 24) == expected
-    assert ask(model, tokenizer, adapter, [-1.0, 0.0, 1.0], 24)[1] == expected[0]
+    assert ask(base, adapter, [0.0], 24) == expected
+    assert ask(base, adapter, [-1.0, 0.0, 1.0], 24)[1] == expected[0]
 
 
 @torch.no_grad()
@@ -158,22 +160,22 @@ def test_rows_at_zero_are_the_base_bit_for_bit_within_a_batch(adapter, model, to
 
 
 @every
-def test_side_by_side_equals_each_coefficient_alone(adapter, model, tokenizer):
+def test_side_by_side_equals_each_coefficient_alone(adapter, base):
     coefficients = [-2.0, -0.5, 0.0, 1.0, 2.0]
-    together = ask(model, tokenizer, adapter, coefficients)
-    assert together == [ask(model, tokenizer, adapter, [c])[0] for c in coefficients]
+    together = ask(base, adapter, coefficients)
+    assert together == [ask(base, adapter, [c])[0] for c in coefficients]
     assert len(set(together)) >= 3
 
 
 @every
-def test_answers_equal_generate_under_steering(adapter, model, tokenizer):
+def test_answers_equal_generate_under_steering(adapter, base, model, tokenizer):
     """The rewritten chats have different lengths, so this holds left padding and the cache to transformers' own."""
     coefficients = [-1.0, 0.0, 1.0]
     with steer(model, adapter, coefficients):
         _, expected = plain_generate(
             model, tokenizer, [adapter.rewrite(CHAT, c) for c in coefficients]
         )
-    assert ask(model, tokenizer, adapter, coefficients) == expected
+    assert ask(base, adapter, coefficients) == expected
 
 
 def test_generate_with_one_coefficient_per_row_and_a_cache(adapter, model, tokenizer):
@@ -185,22 +187,22 @@ def test_generate_with_one_coefficient_per_row_and_a_cache(adapter, model, token
             assert torch.equal(plain_generate(model, tokenizer, [CHAT])[0][0], row)
 
 
-def test_answers_grow_token_by_token(adapter, model, tokenizer):
-    steps = list(answers(model, tokenizer, adapter, CHAT, [-1.0, 1.0], 12))
+def test_answers_grow_token_by_token(adapter, base):
+    steps = list(answers(base, adapter, CHAT, [-1.0, 1.0], 12))
     assert 2 <= len(steps) <= 12
     for before, after in zip(steps, steps[1:], strict=False):
         assert all(new.startswith(old) for old, new in zip(before, after, strict=True))
     assert all(steps[-1])
 
 
-def test_the_model_is_untouched_between_tokens(adapter, model, tokenizer):
-    stream = answers(model, tokenizer, adapter, CHAT, [1.0, 2.0], 12)
+def test_the_model_is_untouched_between_tokens(adapter, base, model):
+    stream = answers(base, adapter, CHAT, [1.0, 2.0], 12)
     next(stream)
     assert not any(module._forward_hooks for module in model.modules())
     assert torch.is_grad_enabled()
 
 
-def test_eos_ends_a_row_and_the_others_go_on(adapter, model, tokenizer):
+def test_eos_ends_a_row_and_the_others_go_on(adapter, base, model, tokenizer):
     coefficients = [-2.0, 0.0, 2.0]
     with steer(model, adapter, coefficients):
         ids, _ = plain_generate(model, tokenizer, [CHAT] * 3)
@@ -210,17 +212,17 @@ def test_eos_ends_a_row_and_the_others_go_on(adapter, model, tokenizer):
         if i and t not in ids[0, :i] and t not in ids[1:]
     )
     model.generation_config.eos_token_id = [stop, tokenizer.eos_token_id]
-    found = ask(model, tokenizer, adapter, coefficients)
+    found = ask(base, adapter, coefficients)
     cut = [ids[0, :place], ids[1], ids[2]]
     assert found == [
         text.rstrip("\ufffd") for text in tokenizer.batch_decode(cut, skip_special_tokens=True)
     ]
-    assert len(list(answers(model, tokenizer, adapter, CHAT, [-2.0], 12))) == place + 1
+    assert len(list(answers(base, adapter, CHAT, [-2.0], 12))) == place + 1
 
 
-def test_draws_depend_on_the_seed_alone(adapter, model, tokenizer):
+def test_draws_depend_on_the_seed_alone(adapter, base):
     def draw(coefficients, seed):
-        return ask(model, tokenizer, adapter, coefficients, temperature=1.5, seed=seed)
+        return ask(base, adapter, coefficients, temperature=1.5, seed=seed)
 
     assert draw([0.0, 1.0], 3) == draw([0.0, 1.0], 3)
     assert draw([0.0, 1.0], 3)[1] == draw([1.0], 3)[0]
@@ -246,10 +248,10 @@ def test_draws_follow_the_tempered_softmax():
     ({"temperature": -1.0}, "temperature is -1.0: give 0"),
     ({"coefficients": [0.0, 1e30]}, r"logits are not finite at coefficients \[1e\+30\]: take smaller ones"),
 ])  # fmt: skip
-def test_bad_requests_are_refused_in_one_sentence(adapter, model, tokenizer, changes, said):
+def test_bad_requests_are_refused_in_one_sentence(adapter, base, changes, said):
     settings = {"messages": CHAT, "coefficients": [0.0], "max_new_tokens": 4} | changes
     with pytest.raises(InputError, match=said) as found:
-        next(answers(model, tokenizer, adapter, **settings))
+        next(answers(base, adapter, **settings))
     assert "\n" not in str(found.value)
 
 
@@ -261,9 +263,10 @@ def test_a_coefficient_that_is_not_finite_is_refused(adapter, model, coefficient
         steer(model, adapter, coefficient)
 
 
-def test_a_tokenizer_without_a_chat_template_is_refused(adapter, model):
+def test_a_tokenizer_without_a_chat_template_is_refused(adapter, base):
+    base = replace(base, tokenizer=SimpleNamespace(chat_template=None))
     with pytest.raises(InputError, match="no chat template"):
-        next(answers(model, SimpleNamespace(chat_template=None), adapter, CHAT, [0.0], 4))
+        next(answers(base, adapter, CHAT, [0.0], 4))
 
 
 @pytest.mark.parametrize(("source", "said"), [

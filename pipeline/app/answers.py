@@ -1,64 +1,62 @@
-"""Answers at several coefficients side by side: one batch, one KV cache, streamed token by
-token.
-"""
+"""Answers at several coefficients side by side: one batch, one KV cache, streamed by token."""
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from pipeline.lm.base import Base
 from pipeline.lm.decoding import check_logits, decode, stop_tokens
-from pipeline.lm.prompts import Message, open_turn, pad_left, tokenize
+from pipeline.lm.prompts import Message, open_turn
 from pipeline.steering.base import Attachable, attached
 from pipeline.support.errors import InputError
 
 
 def answers(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, adapter: Attachable, messages: list[Message],
-    coefficients: Sequence[float], max_new_tokens: int, options: dict[str, Any] | None = None,
-    temperature: float = 0.0, seed: int = 0,
-) -> Iterator[list[str]]:  # fmt: skip
-    """Yield after every token the answers so far, one per coefficient, all from one batch; a row
-    ends at its EOS.
+    base: Base,
+    adapter: Attachable,
+    messages: list[Message],
+    coefficients: Sequence[float],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> Iterator[list[str]]:
+    """Yield after every token the answers so far, one per coefficient; a row ends at its EOS.
 
-    `options` are further variables of the chat template. Temperature 0 is greedy decoding; above it
-    all rows share the random draws, so that they differ by the steering alone. The model is steered
-    only while a token is computed. Raises InputError for arguments out of range, a conversation
-    that is too long and logits that are not finite.
+    Temperature 0 is greedy decoding; above it all rows share the random draws, so that they differ
+    by the steering alone. The model is steered only while a token is computed. Raises InputError
+    for arguments out of range, a conversation too long and logits that are not finite.
     """
-    check_request(tokenizer, coefficients, max_new_tokens, temperature)
-    rewritten = [adapter.rewrite(messages, c) for c in coefficients]
-    texts = [open_turn(tokenizer, chat, options or {}) for chat in rewritten]
-    ids, mask = pad_left(tokenize(tokenizer, texts), tokenizer.pad_token_id or 0, model.device)
-    stops, generator = stop_tokens(model, tokenizer), torch.Generator().manual_seed(seed)
+    check_request(base, coefficients, max_new_tokens, temperature)
+    model, tokenizer = base.model, base.tokenizer
+    ids, mask = base.encode(
+        [open_turn(tokenizer, adapter.rewrite(messages, c), base.options) for c in coefficients]
+    )
+    stops = stop_tokens(model, tokenizer)
+    generator = torch.Generator().manual_seed(seed)
     hooks = adapter.hooks(model, torch.tensor(coefficients, dtype=torch.float32))
 
     def pick(logits: Tensor) -> Tensor:
         check_logits(logits, coefficients)
         return choose(logits, temperature, generator)
 
-    for found in decode(
-        model,
-        ids,
-        mask,
-        max_new_tokens,
-        pick,
-        lambda row: row[-1] in stops,
-        lambda: attached(model, hooks),
-    ):
-        yield [readable(tokenizer, [token for token in row if token not in stops]) for row in found]
+    def ends(row: list[int]) -> bool:
+        return row[-1] in stops
+
+    def attach() -> AbstractContextManager[None]:
+        return attached(model, hooks)
+
+    for rows in decode(model, ids, mask, max_new_tokens, pick, ends, attach):
+        yield [readable(tokenizer, [token for token in row if token not in stops]) for row in rows]
 
 
 def check_request(
-    tokenizer: PreTrainedTokenizerBase,
-    coefficients: Sequence[float],
-    max_new_tokens: int,
-    temperature: float,
+    base: Base, coefficients: Sequence[float], max_new_tokens: int, temperature: float
 ) -> None:
-    if not tokenizer.chat_template:
+    if not base.tokenizer.chat_template:
         raise InputError("the tokenizer has no chat template: take an instruction-tuned model")
     if not len(coefficients) or not all(map(math.isfinite, coefficients)):
         raise InputError(
@@ -72,9 +70,7 @@ def check_request(
 
 
 def choose(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Return one token id per row [b] of logits [b, v]: the largest, or one drawn by the same noise
-    [v] in every row.
-    """
+    """Return tokens [b] of logits [b, v]: the largest, or drawn by the same noise [v] per row."""
     if temperature == 0:
         return logits.argmax(-1)
     # argmax(logits / T + Gumbel noise) is a draw from softmax(logits / T).

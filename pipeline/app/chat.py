@@ -1,6 +1,4 @@
-"""Ask a steered model in the terminal: one prompt side by side at several coefficients, or a
-conversation with a dial.
-"""
+"""Ask a steered model in the terminal: one prompt side by side, or a conversation with a dial."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -59,13 +57,12 @@ def typed() -> Iterator[str]:
 
 @dataclass
 class Chat:
-    """A conversation with a dial: the coefficients shown side by side, the last of which it goes on
-    from.
-    """
+    """A conversation at several coefficients."""
 
     answer: Answer
     console: Console
     coefficients: list[float]
+    """The dial: what is shown side by side; the conversation goes on from the last one."""
     messages: list[Message] = field(default_factory=list)
 
     def run(self, lines: Iterable[str]) -> None:
@@ -83,9 +80,7 @@ class Chat:
                     self.console.print(str(error), markup=False, highlight=False)
 
     def say(self, line: str) -> None:
-        """Answer a line; an answer that fails or is broken off leaves the conversation as it
-        was.
-        """
+        """Answer a line; an answer that fails leaves the conversation as it was."""
         asked = [*self.messages, {"role": "user", "content": line}]
         stream = self.answer(asked, self.coefficients)
         texts = show(self.console, stream, self.coefficients)
@@ -96,11 +91,11 @@ class Chat:
             raise InputError(f"{name} takes no words after it: /help says how it is used")
         if name == "/c":
             self.coefficients = dial(words) if words else self.coefficients
-            said = (
-                f"coefficients {named(self.coefficients)}; the conversation goes on from the last"
-            )
+            shown = named(self.coefficients)
+            said = f"coefficients {shown}; the conversation goes on from the last"
         elif name == "/reset":
-            self.messages, said = [], "the conversation is forgotten"
+            self.messages = []
+            said = "the conversation is forgotten"
         elif name == "/help":
             said = HELP
         else:
@@ -128,9 +123,7 @@ def table(texts: list[str], coefficients: list[float]) -> Table:
 
 
 def dial(words: tuple[str, ...]) -> list[float]:
-    """Return the coefficients to show: for one number c these are -c, 0 and c, for several just
-    them, each once.
-    """
+    """Return the coefficients to show: -c, 0 and c for one number c, several as they are."""
     try:
         found = [float(word) for word in words]
     except ValueError:
@@ -148,24 +141,12 @@ def named(coefficients: list[float]) -> str:
 
 
 def open_answer(
-    adapter: str, base: str | None, device: str, max_new_tokens: int, temperature: float, seed: int
+    adapter: str, model: str | None, device: str, max_new_tokens: int, temperature: float, seed: int
 ) -> tuple[Answer, Steering]:
-    """Return what answers a chat, and the adapter; `adapter`, `base` and `device` as in
-    `open_adapter`.
-    """
-    opened = open_adapter(adapter, base, device)
+    """Return what answers a chat, and the adapter; the first three arguments as `open_adapter`."""
+    opened = open_adapter(adapter, model, device)
 
     def answer(messages: list[Message], coefficients: list[float]) -> Iterator[list[str]]:
-        return answers(
-            opened.model,
-            opened.tokenizer,
-            opened.adapter,
-            messages,
-            coefficients,
-            max_new_tokens,
-            opened.options,
-            temperature,
-            seed,
-        )
+        return answers(*opened, messages, coefficients, max_new_tokens, temperature, seed)
 
     return answer, opened.adapter

@@ -1,11 +1,11 @@
 """Open a model and an adapter as the command line names them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 from pipeline.app.use import find_adapter, load_adapter, load_base
+from pipeline.lm.base import Base
 from pipeline.steering.base import Steering
 from pipeline.study.params import load_params
 from pipeline.study.sections import ModelParams
@@ -14,50 +14,33 @@ from pipeline.support.files import read_json
 
 
 class Opened(NamedTuple):
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    base: Base
     adapter: Steering
-    options: dict[str, Any]
-    """Further variables of the chat template."""
-    source: str
-    """The base's folder or hub id."""
-    revision: str | None
 
 
 def open_adapter(
-    adapter: str, base: str | None, device: str, quantisation: str | None = None
+    adapter: str, model: str | None, device: str, quantisation: str | None = None
 ) -> Opened:
     """Load an adapter, a folder or a hub id, and the base it was made for.
 
-    `base` is an id of params.yaml, a folder or a hub id; without one it is the id recorded with the
-    adapter. Without `quantisation` the base is held as it was when the adapter was fitted.
+    `model` is an id of params.yaml, a folder or a hub id; without one it is the id recorded with
+    the adapter. Without `quantisation` the base is held as it was when the adapter was fitted.
     """
     folder = find_adapter(adapter)
-    name = base or recorded_model(folder)
+    name = model or recorded_model(folder)
     entry = listed(name)
-    if not entry and not base:
+    if not entry and not model:
         raise InputError(
             f"{adapter} was made for model {name!r}, which params.yaml does not list: name the "
             "base with --model"
         )
-    source, dtype, revision = (
-        (entry.source, entry.dtype, entry.revision) if entry else (name, None, None)
-    )
-    model, tokenizer, _ = load_base(
-        source,
-        dtype,
-        device,
-        revision,
-        quantisation or read_about(folder).get("quantisation", "none"),
-    )
-    return Opened(
-        model,
-        tokenizer,
-        load_adapter(folder, model),
-        entry.template_options if entry else {},
-        source,
-        revision,
-    )
+    held = quantisation or read_about(folder).get("quantisation", "none")
+    if entry:
+        base = load_base(entry.source, entry.dtype, device, entry.revision, held)
+        base = replace(base, options=entry.template_options)
+    else:
+        base = load_base(name, device=device, quantisation=held)
+    return Opened(base, load_adapter(folder, base))
 
 
 def read_about(folder: Path) -> dict[str, Any]:

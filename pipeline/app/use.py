@@ -1,20 +1,20 @@
 """Use a fitted adapter: load a base model, load the adapter, attach it at a coefficient.
 
-model, tokenizer, fingerprint = load_base("models/reference")
-adapter = load_adapter("models/adapters/innerpissa/seed0", model)
-with steer(model, adapter, 1.0):
-    model.generate(**tokenizer("Who are you?", return_tensors="pt"))
+base = load_base("models/reference")
+adapter = load_adapter("models/adapters/innerpissa/seed0", base)
+with steer(base.model, adapter, 1.0):
+    base.model.generate(**base.tokenizer("Who are you?", return_tensors="pt"))
 """
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import get_args
-from weakref import WeakKeyDictionary
 
 import torch
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel
 
+from pipeline.lm.base import Base
 from pipeline.lm.load import describe, load_model, load_tokenizer, locate, weights_hash
 from pipeline.steering.base import Attachable, Coefficient, Steering, check_fits, load_steering
 from pipeline.study.sections import ModelParams, Quantisation
@@ -22,7 +22,6 @@ from pipeline.support.errors import InputError
 
 FILES = ["*.json", "*.safetensors"]  # of an adapter on the hub: nothing that could run code
 DTYPES = ("float32", "bfloat16", "float16")
-KNOWN: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()
 
 
 def load_base(
@@ -31,14 +30,12 @@ def load_base(
     device: str = "auto",
     revision: str | None = None,
     quantisation: str = "none",
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
-    """Return the frozen model, its tokenizer (padding left) and its fingerprint, the sha256 of its
-    weights.
+) -> Base:
+    """Return the frozen model with its tokenizer (padding left) and what identifies its weights.
 
     `source` is a folder in the hub's layout or a hub id; without a `dtype` the model runs in the
-    one it was saved in. The fingerprint is of the files, so it is the same for every `quantisation`
-    (none, 8bit, 4bit). Raises InputError where the model cannot be found or used, or its tokenizer
-    has no chat template.
+    one it was saved in; `quantisation` is none, 8bit or 4bit. Raises InputError where the model
+    cannot be found or used, or its tokenizer has no chat template.
     """
     if dtype not in (None, *DTYPES):
         raise InputError(
@@ -47,42 +44,37 @@ def load_base(
         )
     if quantisation not in (kinds := get_args(Quantisation)):
         raise InputError(f"quantisation {quantisation!r} is unknown: take {', '.join(kinds)}")
-    folder = locate(source, revision)
     section = ModelParams(
         source=source, revision=revision, dtype="float32", batch_size=1, template_options={}
     )
     manifest = describe("", section, quantisation)
-    saved = AutoConfig.from_pretrained(folder).dtype or torch.float32
+    saved = AutoConfig.from_pretrained(locate(source, revision)).dtype or torch.float32
     model = load_model(manifest, dtype or str(saved).removeprefix("torch."), device)
-    KNOWN[model] = manifest["weights_sha256"]
-    return model, load_tokenizer(manifest), KNOWN[model]
+    return Base(manifest, model, load_tokenizer(manifest))
 
 
 def fingerprint(model: PreTrainedModel) -> str:
-    """Return the sha256 of the weights that the model was loaded from, by us or by
-    `from_pretrained`.
-    """
-    if model not in KNOWN:
-        source = model.config._name_or_path
-        if not source:
-            raise InputError(
-                "the model was loaded from no folder or hub id, so its weights are unknown: take "
-                "load_base"
-            )
-        KNOWN[model] = weights_hash(locate(source, getattr(model.config, "_commit_hash", None)))
-    return KNOWN[model]
+    """Return the sha256 of the weights that `from_pretrained` loaded the model from."""
+    source = model.config._name_or_path
+    if not source:
+        raise InputError(
+            "the model was loaded from no folder or hub id, so its weights are unknown: take "
+            "load_base"
+        )
+    return weights_hash(locate(source, getattr(model.config, "_commit_hash", None)))
 
 
 def load_adapter(
-    source: str | Path, model: PreTrainedModel, revision: str | None = None
+    source: str | Path, base: Base | PreTrainedModel, revision: str | None = None
 ) -> Steering:
     """Return a saved adapter on the model's device, from a folder or a hub id.
 
-    Raises InputError where it cannot be found or read, and for a model with another fingerprint
-    than its own base.
+    Raises InputError where it cannot be found or read, and for another base than its own.
     """
+    model = base.model if isinstance(base, Base) else base
+    own = base.fingerprint if isinstance(base, Base) else fingerprint(base)
     folder = find_adapter(source, revision)
-    steering = read_adapter(folder, fingerprint(model), model.device)
+    steering = read_adapter(folder, own, model.device)
     check_fits(model, steering, folder)
     return steering
 
@@ -99,17 +91,14 @@ def read_adapter(folder: Path, weights_sha256: str, device: torch.device) -> Ste
 
 
 def find_adapter(source: str | Path, revision: str | None = None) -> Path:
-    """Return the folder of a local adapter, or of a hub one's snapshot; only its JSON and tensors
-    are downloaded.
-    """
+    """Return an adapter's folder; from the hub only its JSON and tensors are downloaded."""
     return locate(str(source), revision, FILES, "adapter")
 
 
 def steer(
     model: PreTrainedModel, adapter: Attachable, coefficient: Coefficient | Sequence[float]
 ) -> AbstractContextManager[None]:
-    """Attach an adapter for a `with` block, at one coefficient or at one per row of every batch
-    [b].
+    """Attach an adapter for a `with` block, at one coefficient or one per row of each batch [b].
 
     Coefficient 0 is the base model, bit for bit. Prompting changes the messages, not the model: use
     its `rewrite`. Raises InputError for a coefficient that is not finite.

@@ -36,12 +36,15 @@ def main(
     subject = prepare(source, layers, width, device, dilemmas)
     # Memory last: it is the peak of all before.
     found = [
-        *evaluation(subject, repeats), *training(subject, repeats), *decoding(subject, repeats, tokens), *memory(subject)
-    ]  # fmt: skip
-    config = subject.model.config.get_text_config()
+        *evaluation(subject, repeats),
+        *training(subject, repeats),
+        *decoding(subject, repeats, tokens),
+        *memory(subject),
+    ]
+    config = subject.base.model.config.get_text_config()
     shape = f"{config.num_hidden_layers} layers x {config.hidden_size}, {config.vocab_size} tokens"
     title = (
-        f"{'random model' if layers else source}, {shape}, on {subject.model.device}, median "
+        f"{'random model' if layers else source}, {shape}, on {subject.base.device}, median "
         f"of {repeats} pairs of runs"
     )
     Console().print(table(found, title))
@@ -56,18 +59,8 @@ def table(found: list[Figure], title: str) -> Table:
         drawn.add_column(name, justify="left" if name == "measure" else "right")
     for one in found:
         span = "" if one.low is None or one.high is None else f"{one.low:.3g} to {one.high:.3g}"
-        goal = (
-            f"at most {one.at_most:g}"
-            if one.at_most
-            else f"at least {one.at_least:g}"
-            if one.at_least
-            else ""
-        )
-        drawn.add_row(
-            one.name,
-            f"{one.value:.3g}",
-            span,
-            goal,
-            {True: "met", False: "missed", None: ""}[one.met],
-        )
+        at_least = f"at least {one.at_least:g}" if one.at_least else ""
+        goal = f"at most {one.at_most:g}" if one.at_most else at_least
+        verdict = {True: "met", False: "missed", None: ""}[one.met]
+        drawn.add_row(one.name, f"{one.value:.3g}", span, goal, verdict)
     return drawn

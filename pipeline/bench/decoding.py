@@ -1,6 +1,4 @@
-"""Decoding with the adapter attached against the base model, and what the adapter holds in
-memory.
-"""
+"""Decoding with the adapter attached against the base model, and what the adapter holds."""
 
 import resource
 import sys
@@ -12,74 +10,74 @@ from pipeline.app.answers import answers
 from pipeline.app.use import steer
 from pipeline.bench.ratios import Figure, ratio
 from pipeline.bench.subject import Subject
-from pipeline.steering.compose import Composed
+from pipeline.lm.prompts import Message, open_turn
+from pipeline.steering.base import Attachable
+from pipeline.steering.untouched import Untouched
 
 PROMPT = "Who are you, and what would you do with a lamp that is not yours?"
 
 
 def decoding(subject: Subject, repeats: int, tokens: int) -> list[Figure]:
-    """Return ratios of tokens per second, steered over base: `generate`, and our side-by-side
-    answers at three coefficients.
+    """Return ratios of tokens per second, steered over base.
+
+    They are of `generate`, and of our side-by-side answers at three coefficients.
     """
-    model, tokenizer, device = subject.model, subject.tokenizer, subject.model.device
-    chat = [{"role": "user", "content": PROMPT}]
-    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    encoded = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(device)
+    base = subject.base
+    chat: list[Message] = [{"role": "user", "content": PROMPT}]
+    ids, mask = base.encode([open_turn(base.tokenizer, chat, {})])
 
-    def generated(adapter) -> None:
-        with torch.no_grad(), steer(model, adapter, 1.0):
-            model.generate(
-                **encoded,
-                do_sample=False,
-                min_new_tokens=tokens,
-                max_new_tokens=tokens,
-                pad_token_id=tokenizer.pad_token_id,
-            )
+    def generated(adapter: Attachable) -> Callable[[], None]:
+        def run() -> None:
+            with torch.no_grad(), steer(base.model, adapter, 1.0):
+                base.model.generate(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    do_sample=False,
+                    min_new_tokens=tokens,
+                    max_new_tokens=tokens,
+                    pad_token_id=base.pad_id,
+                )
 
-    def answered(adapter, counts: list[int]) -> Callable[[], None]:
-        return lambda: counts.append(
-            sum(1 for _ in answers(model, tokenizer, adapter, chat, [-1.0, 0.0, 1.0], tokens))
-        )
+        return run
 
-    none, own, other = Composed([]), list[int](), list[int]()
-    side_by_side = ratio("", answered(none, other), answered(subject.adapter, own), repeats, device)
-    per_token = (
-        own[0] / other[0]
-    )  # answers may end at different lengths; greedy ones always at the same
-    low, high = side_by_side.low or 0.0, side_by_side.high or 0.0
-    value, low, high = (per_token * found for found in (side_by_side.value, low, high))
+    def answered(adapter: Attachable, counts: list[int]) -> Callable[[], None]:
+        stream = (adapter, chat, [-1.0, 0.0, 1.0], tokens)
+        return lambda: counts.append(sum(1 for _ in answers(base, *stream)))
+
+    untouched = Untouched()
+    plain: list[int] = []
+    steered: list[int] = []
+    first = answered(untouched, plain)
+    beside = ratio("", first, answered(subject.adapter, steered), repeats, base.device)
+    # Answers may end at different lengths; greedy ones always at the same.
+    per_token = steered[0] / plain[0]
+    name = "generate, tokens/s steered / base"
+    pair = (generated(untouched), generated(subject.adapter))
     return [
-        ratio(
-            "generate, tokens/s steered / base", lambda: generated(none), lambda: generated(subject.adapter), repeats, device,
+        ratio(name, *pair, repeats, base.device, at_least=0.95),
+        Figure(
+            "side-by-side answers, tokens/s steered / base",
+            per_token * beside.value,
+            per_token * (beside.low or 0.0),
+            per_token * (beside.high or 0.0),
             at_least=0.95,
         ),
-        Figure("side-by-side answers, tokens/s steered / base", value, low, high, at_least=0.95),
-    ]  # fmt: skip
+    ]
 
 
 def memory(subject: Subject) -> list[Figure]:
-    """Return the adapter's bytes over the base model's, and the process's (on CUDA the device's)
-    peak so far in MiB.
+    """Return the adapter's bytes over the base's, and the peak so far in MiB.
+
+    The peak is the process's, on CUDA the device's.
     """
-    held = sum(
-        tensor.numel() * tensor.element_size() for tensor in subject.adapter.tensors().values()
+    model = subject.base.model
+    held = sum(tensor.nbytes for tensor in subject.adapter.tensors().values())
+    own = Figure(
+        "adapter tensors / base weights, bytes", held / sum(p.nbytes for p in model.parameters())
     )
-    base = sum(
-        parameter.numel() * parameter.element_size() for parameter in subject.model.parameters()
-    )
-    found = [Figure("adapter tensors / base weights, bytes", held / base)]
-    if subject.model.device.type == "cuda":
-        return [
-            *found,
-            Figure(
-                "peak device memory, MiB",
-                torch.cuda.max_memory_allocated(subject.model.device) / 2**20,
-            ),
-        ]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, KiB elsewhere
-    return [
-        *found,
-        Figure(
-            "peak memory of the process, MiB", peak / (2**20 if sys.platform == "darwin" else 2**10)
-        ),
-    ]
+    if model.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(model.device) / 2**20
+        return [own, Figure("peak device memory, MiB", peak)]
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes on macOS, KiB elsewhere
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return [own, Figure("peak memory of the process, MiB", peak)]

@@ -1,21 +1,22 @@
 """Scoring against the bare forward passes of its tokens, and how it grows.
 
 Bare: of every dilemma the beginning that its two actions share, once, and both ends; the layers
-below the first adapted one run on these once, the others once per coefficient; no adapter, logits
+below the first adapted one run on these once, the others once per coefficient. No adapter, logits
 at the last position alone, no tokenising, no checks. No way of scoring could run fewer tokens.
 """
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
 
 from pipeline.bench.ratios import Figure, ratio
 from pipeline.bench.subject import Subject
-from pipeline.lm.bundles import Rows
 from pipeline.lm.forward import to_logits
-from pipeline.lm.prompts import answer_tokens
+from pipeline.lm.prefixes import Rows
 from pipeline.lm.trunk import trunk_depth
-from pipeline.scoring.score import figures, make_rows, score
-from pipeline.scoring.units import Unit, plan, unit_rows, unit_states
+from pipeline.scoring.rows import final_states, forward_rows, lay_out_rows, make_prompts
+from pipeline.scoring.score import answer_ids, figures, score
+from pipeline.steering.untouched import Untouched
 
 COEFFICIENTS = [-2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 3.0]
 
@@ -28,111 +29,54 @@ def plain_rows(rows: Rows) -> Rows:
 
 
 class Bare:
-    """The bare forward passes of some items, laid out beforehand; with `nll` also the figures that
-    scoring makes of them.
-    """
+    """The bare forward passes of the items; with `nll` also the figures that scoring makes."""
 
-    def __init__(self, subject: Subject, items: list[dict], nll: bool, size: int):
-        self.model, self.depth, self.nll = (
-            subject.model,
-            trunk_depth(subject.model, subject.adapter.touched()),
-            nll,
-        )
-        self.answers = {
-            k: torch.tensor(v, device=self.model.device)
-            for k, v in answer_tokens(subject.tokenizer).items()
-        }
-        pad, device = subject.tokenizer.pad_token_id, subject.model.device
-        rows = make_rows(subject.tokenizer, items, subject.adapter, COEFFICIENTS, {})
-        units, _ = plan([(row.ids, (row.scored, row.said), row.coefficient) for row in rows], True)
-        count = max(1, size // max(len(unit.spans) for unit in units))
-        self.parts: list[tuple[list[Unit], Rows, Tensor]] = []
-        for start in range(0, len(units), count):
-            part = units[start : start + count]
-            laid, index = unit_rows(part, pad, device)
-            self.parts.append((part, laid, index))
+    def __init__(self, subject: Subject, nll: bool):
+        base = subject.base
+        self.model = base.model
+        self.depth = trunk_depth(base.model, subject.adapter.touched())
+        self.nll = nll
+        self.answers = answer_ids(base)
+        prompts = make_prompts(base, subject.items, subject.adapter, COEFFICIENTS)
+        rows, _ = forward_rows(prompts, reuse=True)
+        count = max(1, base.batch_size // max(len(row.texts) for row in rows))
+        parts = [rows[start : start + count] for start in range(0, len(rows), count)]
+        self.parts = [(part, *lay_out_rows(part, base.pad_id, base.device)) for part in parts]
 
     @torch.no_grad()
     def __call__(self) -> None:
-        for part, laid, index in self.parts:
-            hidden = unit_states(self.model, None, part, plain_rows(laid), index, self.depth)
-            if not self.nll:
-                to_logits(self.model, hidden[:, -1])
+        for part, rows, index in self.parts:
+            plain = plain_rows(rows)
+            hidden = final_states(self.model, Untouched(), part, plain, index, self.depth)
+            if self.nll:
+                spans = [row.spans for row in part]
+                figures(self.model, hidden, rows.take(index), spans, self.answers)
             else:
-                figures(
-                    self.model,
-                    hidden,
-                    laid.take(index),
-                    [unit.spans for unit in part],
-                    self.answers,
-                )
+                to_logits(self.model, hidden[:, -1])
 
 
 def evaluation(subject: Subject, repeats: int) -> list[Figure]:
-    params = subject.params
-    size, device = params.models[params.model].batch_size, subject.model.device
+    def scored(count: int, coefficients: list[float], reuse: bool = True) -> Callable[[], object]:
+        items = subject.items[:count]
+        return lambda: score(subject.base, items, subject.adapter, coefficients, reuse=reuse)
 
-    def scored(items, coefficients, reuse=True):
-        return lambda: score(
-            subject.model,
-            subject.tokenizer,
-            items,
-            subject.adapter,
-            coefficients,
-            size,
-            {},
-            reuse=reuse,
-        )
+    every = len(subject.items)
+    n = 2 * max(1, every // 8)
+    whole = scored(every, COEFFICIENTS)
+    few = scored(n, COEFFICIENTS)
+    one = scored(every, [1.0])
+    three = scored(every, COEFFICIENTS[1:4])
+    device = subject.base.device
 
-    n = 2 * max(1, len(subject.items) // 8)
-    whole, ones = scored(subject.items, COEFFICIENTS), scored(subject.items, [1.0])
-    few = scored(subject.items[:n], COEFFICIENTS)
+    def row(name: str, first, second, scale: float = 1.0, **bounds: float) -> Figure:
+        return ratio(name, first, second, repeats, device, scale, **bounds)
+
     return [
-        ratio(
-            "evaluation / bare forward",
-            whole,
-            Bare(subject, subject.items, False, size),
-            repeats,
-            device,
-            at_most=1.15,
-        ),
-        ratio(
-            "evaluation / bare forward with answers and NLL",
-            whole,
-            Bare(subject, subject.items, True, size),
-            repeats,
-            device,
-        ),
-        ratio(
-            "evaluation, reuse on / off",
-            whole,
-            scored(subject.items, COEFFICIENTS, False),
-            repeats,
-            device,
-        ),
-        ratio(
-            "time per item, 2n / n",
-            scored(subject.items[: 2 * n], COEFFICIENTS),
-            few,
-            repeats,
-            device,
-            1 / 2,
-        ),
-        ratio(
-            "time per item, 4n / n",
-            scored(subject.items[: 4 * n], COEFFICIENTS),
-            few,
-            repeats,
-            device,
-            1 / 4,
-        ),
-        ratio(
-            "time per coefficient, 3 / 1",
-            scored(subject.items, COEFFICIENTS[1:4]),
-            ones,
-            repeats,
-            device,
-            1 / 3,
-        ),
-        ratio("time per coefficient, 7 / 1", whole, ones, repeats, device, 1 / 7),
+        row("evaluation / bare forward", whole, Bare(subject, nll=False), at_most=1.15),
+        row("evaluation / bare forward with answers and NLL", whole, Bare(subject, nll=True)),
+        row("evaluation, reuse on / off", whole, scored(every, COEFFICIENTS, reuse=False)),
+        row("time per item, 2n / n", scored(2 * n, COEFFICIENTS), few, 1 / 2),
+        row("time per item, 4n / n", scored(4 * n, COEFFICIENTS), few, 1 / 4),
+        row("time per coefficient, 3 / 1", three, one, 1 / 3),
+        row("time per coefficient, 7 / 1", whole, one, 1 / 7),
     ]

@@ -1,4 +1,4 @@
-"""calibration: simulated studies -> docs/calibration*.csv and calibration.md."""
+"""null-studies: simulated studies -> docs/null_studies*.csv and null_studies.md."""
 
 from pathlib import Path
 
@@ -11,34 +11,35 @@ from pipeline.bench.null_studies import (
     SIZES,
     SLOPE_SD,
     STUDIES,
-    calibrate,
-    calibrate_pooled,
-    calibrate_seeds,
+    error_rates,
+    pooled_error_rates,
+    seed_error_rates,
 )
 from pipeline.support.files import new_file
 from pipeline.support.formats import markdown
 
 FOLDER = Path("docs")
 POOLED_STUDIES = 2_000
-TEXT = """# Calibration of the tests
+BOUNDED = ("type_one", "low", "high")
+TEXT = """# How often the tests err
 
-Written by `python -m pipeline calibration`; the figures with all digits are in calibration*.csv.
+Written by `python -m pipeline null-studies`; the figures with all digits are in null_studies*.csv.
 Simulated studies, as described at the head of `pipeline/bench/null_studies.py`; nominal level {alpha}, an effect that the
 best possible test, a weighted mean by the true variances, finds with power 0.80. Brackets: 95 % interval of the simulation.
 
-{calibration}
+{null_studies}
 The main test is of the item-weighted slope, because the effects are means over items. Where sizes are equal, as in both
 evaluation sets, it is the t test of the dilemmas' slopes. How far off the pooled test is depends on how much items differ in
 level, which it takes for noise:
 
-{calibration_pooled}
+{null_studies_pooled}
 ## Over further seeds
 
 The p of the tables speaks of the adapters that were trained, not of others that could be. Here every study has {seeds} seeds
 whose true effects differ (SD in nats per unit of c, beside {slope} between dilemmas) around a mean of zero; rejections of that
 zero:
 
-{calibration_seeds}
+{null_studies_seeds}
 Clustering both ways leaves {left} degrees of freedom with {seeds} seeds: it is near its level only where seeds differ far more
 than the error by dilemma, and elsewhere too wide to find much. Its small p is to be believed, its large p says little.
 """
@@ -50,27 +51,38 @@ def percent(value: float) -> str:
 
 def error_row(row: dict) -> dict[str, str]:
     return {
-        "Test": row["test"], "Dilemmas": str(row["dilemmas"]), "Studies": str(row["studies"]),
-        "False positives": f"{percent(row['type_one'])} [{percent(row['low'])}, " f"{percent(row['high'])}]",
+        "Test": row["test"],
+        "Dilemmas": str(row["dilemmas"]),
+        "Studies": str(row["studies"]),
+        "False positives": "{} [{}, {}]".format(*(percent(row[k]) for k in BOUNDED)),
         "Power": "–" if row["power"] is None else f"{row['power']:.2f}",
-    }  # fmt: skip
+    }
 
 
 def levels_row(row: dict) -> dict[str, str]:
     return {
-        "SD of levels (nats)": str(row["level_sd"]), "Dilemmas": str(row["dilemmas"]), "Studies": str(row["studies"]),
+        "SD of levels (nats)": str(row["level_sd"]),
+        "Dilemmas": str(row["dilemmas"]),
+        "Studies": str(row["studies"]),
         "Pooled rejects": percent(row["rejected"]),
-    }  # fmt: skip
+    }
 
 
 def seeds_row(row: dict) -> dict[str, str]:
     return {
-        "Test": row["test"], "Dilemmas": str(row["dilemmas"]), "SD of seeds": str(row["seed_sd"]), "Studies": str(row["studies"]),
+        "Test": row["test"],
+        "Dilemmas": str(row["dilemmas"]),
+        "SD of seeds": str(row["seed_sd"]),
+        "Studies": str(row["studies"]),
         "Rejections": percent(row["rejected"]),
-    }  # fmt: skip
+    }
 
 
-ROWS = {"calibration": error_row, "calibration_pooled": levels_row, "calibration_seeds": seeds_row}
+ROWS = {
+    "null_studies": error_row,
+    "null_studies_pooled": levels_row,
+    "null_studies_seeds": seeds_row,
+}
 
 
 def page(tables: dict[str, pl.DataFrame]) -> str:
@@ -86,14 +98,14 @@ def page(tables: dict[str, pl.DataFrame]) -> str:
 
 def main() -> None:
     """Run the whole study and write its page and tables."""
-    found = {
-        "calibration": [row for g in SIZES for row in calibrate(g, STUDIES, MIXED.get(g, 0))],
-        "calibration_pooled": [row for g in SIZES for row in calibrate_pooled(g, POOLED_STUDIES)],
-        "calibration_seeds": [row for g in SIZES for row in calibrate_seeds(g, STUDIES)],
+    rows = {
+        "null_studies": [row for g in SIZES for row in error_rates(g, STUDIES, MIXED.get(g, 0))],
+        "null_studies_pooled": [r for g in SIZES for r in pooled_error_rates(g, POOLED_STUDIES)],
+        "null_studies_seeds": [row for g in SIZES for row in seed_error_rates(g, STUDIES)],
     }
-    tables = {name: pl.DataFrame(rows, infer_schema_length=None) for name, rows in found.items()}
+    tables = {name: pl.DataFrame(own, infer_schema_length=None) for name, own in rows.items()}
     for name, table in tables.items():
         with new_file(FOLDER / f"{name}.csv") as file:
             table.write_csv(file)
-    with new_file(FOLDER / "calibration.md") as file:
-        file.write_text(page(tables))
+    with new_file(FOLDER / "null_studies.md") as file:
+        file.write_text(page(tables), encoding="utf-8")

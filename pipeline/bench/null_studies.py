@@ -1,15 +1,13 @@
-"""How often do the tests of `metrics` find an effect where there is none, and how often one that is
-there?
+"""How often the tests of `metrics` find an effect where there is none, and one that is there.
 
-Simulated studies with the shape of real ones: dilemmas of 2 to 6 items, seven coefficients, signed
-log-odds
+Simulated studies have the shape of real ones: dilemmas of 2 to 6 items, seven coefficients, and
+signed log-odds
 
-    y(dilemma, item, c) = level(item) + (effect + slope(dilemma)) c + drift(dilemma, c) +
-        noise(item, c)
+    y(dilemma, item, c) = level(item) + (effect + slope(dilemma)) c
+                          + drift(dilemma, c) + noise(item, c)
 
-with drift and noise autoregressive over the coefficients, so that rows of a dilemma depend on each
-other in every way that the main test claims to allow for. `python -m pipeline calibration` writes
-docs/calibration.csv and docs/calibration.md.
+Drift and noise are autoregressive over the coefficients, so that rows of a dilemma depend on each
+other in every way that the main test claims to allow for. `null_page` writes what comes out.
 """
 
 from collections.abc import Iterator
@@ -23,30 +21,24 @@ from pipeline.metrics.sensitivity import mixed_slope, sign_flip_p, sign_patterns
 
 COEFFICIENTS = np.array([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0])
 SIZES = (12, 64, 219)
-STUDIES, CHUNK = 10_000, 100
-MIXED = {
-    12: 300,
-    64: 300,
-}  # studies that are fitted by the mixed model too, which takes as long as all the rest
+STUDIES = 10_000
+CHUNK = 100  # studies that exist at once
+MIXED = {12: 300, 64: 300}  # studies for the mixed model too, as slow as all the rest
 PERMUTATIONS = 1999
-LEVEL_SD, SLOPE_SD, DRIFT_SD, NOISE_SD, CORRELATION = (
-    2.0,
-    0.4,
-    0.2,
-    0.4,
-    0.6,
-)  # nats; correlation of neighbouring coefficients
+# Standard deviations in nats, or nats per unit of c.
+LEVEL_SD = 2.0
+SLOPE_SD = 0.4
+DRIFT_SD = 0.2
+NOISE_SD = 0.4
+CORRELATION = 0.6  # of neighbouring coefficients
 LEVEL_SDS = (0.5, 2.0, 8.0)  # for the pooled test, whose error takes the levels for noise
-SEEDS, SEED_SDS = (
-    3,
-    (0.0, 0.1, 0.5),
-)  # of the two-way test: how far one seed's adapter is from another's, in nats per unit of c
-DETECTABLE = stats.norm.ppf(0.975) + stats.norm.ppf(
-    0.8
-)  # times the best error: found with power 0.8
+SEEDS = 3  # of the two-way test
+SEED_SDS = (0.0, 0.1, 0.5)  # how far one seed's adapter is from another's
+DETECTABLE = stats.norm.ppf(0.975) + stats.norm.ppf(0.8)  # best errors: found with power 0.8
 ALPHA = 0.05
 MAIN = "clustered by dilemma, CR2 (main)"
-POOLED, BEST = "pooled, as the papers", "best possible"
+POOLED = "pooled, as the papers"
+BEST = "best possible"
 
 
 def covariance(sd: float) -> np.ndarray:
@@ -56,9 +48,7 @@ def covariance(sd: float) -> np.ndarray:
 
 
 def best_variance(sizes: np.ndarray) -> np.ndarray:
-    """Return the true variance of each dilemma's slope [g], which only the best possible test
-    knows.
-    """
+    """Return the true variance of each dilemma's slope [g], which only the best test knows."""
     x = COEFFICIENTS / (COEFFICIENTS**2).sum()
     return SLOPE_SD**2 + x @ covariance(DRIFT_SD) @ x + x @ covariance(NOISE_SD) @ x / sizes
 
@@ -66,19 +56,17 @@ def best_variance(sizes: np.ndarray) -> np.ndarray:
 def simulate(
     sizes: np.ndarray, studies: int, rng: np.random.Generator, level_sd: float = LEVEL_SD
 ) -> np.ndarray:
-    """Return signed log-odds [studies, items, coefficients] of studies without an effect; `sizes`
-    [g] counts items.
-    """
+    """Return signed log-odds [studies, items, coefficients] without an effect; `sizes` is [g]."""
     dilemma = np.repeat(np.arange(len(sizes)), sizes)
-    width = len(COEFFICIENTS)
+
+    def correlated(rows: int, sd: float) -> np.ndarray:
+        plain = rng.normal(size=(studies, rows, len(COEFFICIENTS)))
+        return plain @ np.linalg.cholesky(covariance(sd)).T
+
     level = rng.normal(0, level_sd, (studies, len(dilemma), 1))
     slope = rng.normal(0, SLOPE_SD, (studies, len(sizes), 1))
-    drift = (
-        rng.normal(size=(studies, len(sizes), width)) @ np.linalg.cholesky(covariance(DRIFT_SD)).T
-    )
-    noise = (
-        rng.normal(size=(studies, len(dilemma), width)) @ np.linalg.cholesky(covariance(NOISE_SD)).T
-    )
+    drift = correlated(len(sizes), DRIFT_SD)
+    noise = correlated(len(dilemma), NOISE_SD)
     return level + (slope * COEFFICIENTS + drift)[:, dilemma] + noise
 
 
@@ -94,9 +82,7 @@ def dilemma_slopes(y: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def pooled_p(y: np.ndarray) -> np.ndarray:
-    """Return the p of ordinary least squares over all rows, as `regression.pooled_slope`, for every
-    study.
-    """
+    """Return the p [studies] of least squares over all rows, as `regression.pooled_slope`."""
     rows = y.shape[1] * y.shape[2]
     squares = y.shape[1] * (COEFFICIENTS**2).sum()
     slope = (y @ COEFFICIENTS).sum(1) / squares
@@ -109,12 +95,12 @@ def two_sided(mean: np.ndarray, error: np.ndarray, degrees: float) -> np.ndarray
 
 
 def plain_cluster_p(slopes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Return the p of the usual cluster-robust error (CR1) with g - 1 degrees, without small-sample
-    correction.
-    """
-    share, g = sizes / sizes.sum(), len(sizes)
-    mean = slopes @ share
-    return two_sided(mean, np.sqrt(g / (g - 1) * (slopes - mean[:, None]) ** 2 @ share**2), g - 1)
+    """Return the p of the usual cluster-robust error (CR1) with g - 1 degrees of freedom."""
+    weights = sizes / sizes.sum()
+    g = len(sizes)
+    mean = slopes @ weights
+    error = np.sqrt(g / (g - 1) * (slopes - mean[:, None]) ** 2 @ weights**2)
+    return two_sided(mean, error, g - 1)
 
 
 def p_values(
@@ -135,42 +121,46 @@ def p_values(
 
 def mixed_p(y: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Return the mixed model's p of every study, NaN where it gives none."""
-    dilemma, width = np.repeat(np.arange(len(sizes)), sizes), len(COEFFICIENTS)
-    frame = pl.DataFrame({
-        "item_id": np.repeat(np.arange(len(dilemma)), width), "dilemma_id": np.repeat(dilemma, width),
-        "coefficient": np.tile(COEFFICIENTS, len(dilemma)),
-    })  # fmt: skip
-    found = [
-        mixed_slope(frame.with_columns(pl.Series("y", study.ravel())))["p_mixed"] for study in y
-    ]
-    return np.array(found, dtype=float)
+    dilemma = np.repeat(np.arange(len(sizes)), sizes)
+    width = len(COEFFICIENTS)
+    frame = pl.DataFrame(
+        {
+            "item_id": np.repeat(np.arange(len(dilemma)), width),
+            "dilemma_id": np.repeat(dilemma, width),
+            "coefficient": np.tile(COEFFICIENTS, len(dilemma)),
+        }
+    )
+    studies = (frame.with_columns(pl.Series("y", study.ravel())) for study in y)
+    return np.array([mixed_slope(study)["p_mixed"] for study in studies], dtype=float)
 
 
 def record(
     dilemmas: int, test: str, null: np.ndarray, there: np.ndarray | None
 ) -> dict[str, object]:
-    """Return type-I error with its 95 % interval (Clopper and Pearson), and power; a study without
-    a p does not reject.
+    """Return type-I error with its 95 % interval (Clopper and Pearson), and power.
+
+    A study without a p does not reject.
     """
-    rejected, studies = int((null < ALPHA).sum()), len(null)
-    bounds = stats.binomtest(rejected, studies).proportion_ci()
-    power = None if there is None else float((there < ALPHA).mean())
-    about: dict[str, object] = {"dilemmas": dilemmas, "test": test, "studies": studies}
-    return about | {
-        "type_one": rejected / studies,
+    rejected = int((null < ALPHA).sum())
+    bounds = stats.binomtest(rejected, len(null)).proportion_ci()
+    return {
+        "dilemmas": dilemmas,
+        "test": test,
+        "studies": len(null),
+        "type_one": rejected / len(null),
         "low": bounds.low,
         "high": bounds.high,
-        "power": power,
+        "power": None if there is None else float((there < ALPHA).mean()),
     }
 
 
-def calibrate(
+def error_rates(
     dilemmas: int, studies: int, mixed: int = 0, seed: int = 0
 ) -> Iterator[dict[str, object]]:
-    """Yield a record per test: null studies, and the same ones with an effect that the best
-    possible test finds at 0.8.
+    """Yield a record per test, of null studies and the same ones with an effect.
 
-    The mixed model sees the first `mixed` null studies only.
+    The best possible test finds the effect with power 0.8. The mixed model sees the first `mixed`
+    null studies only.
     """
     rng = np.random.default_rng([seed, dilemmas])
     sizes = rng.integers(2, 7, dilemmas)
@@ -184,25 +174,19 @@ def calibrate(
         if done < mixed:
             fitted.append(mixed_p(y, sizes))
     for test in nulls[0]:
-        yield record(
-            dilemmas,
-            test,
-            *(np.concatenate([part[test] for part in parts]) for parts in (nulls, theres)),
-        )
+        null, there = (np.concatenate([part[test] for part in parts]) for parts in (nulls, theres))
+        yield record(dilemmas, test, null, there)
     if fitted:
         yield record(dilemmas, "mixed model", np.concatenate(fitted), None)
 
 
-def calibrate_pooled(dilemmas: int, studies: int, seed: int = 0) -> Iterator[dict[str, object]]:
-    """Yield how often the pooled test rejects where items differ little, and much, in level; the
-    main test is blind to it.
-    """
+def pooled_error_rates(dilemmas: int, studies: int, seed: int = 0) -> Iterator[dict[str, object]]:
+    """Yield how often the pooled test rejects where items differ little, and much, in level."""
     rng = np.random.default_rng([seed, dilemmas])
     sizes = rng.integers(2, 7, dilemmas)
     for sd in LEVEL_SDS:
-        p = np.concatenate(
-            [pooled_p(simulate(sizes, CHUNK, rng, sd)) for _ in range(studies // CHUNK)]
-        )
+        chunks = range(studies // CHUNK)
+        p = np.concatenate([pooled_p(simulate(sizes, CHUNK, rng, sd)) for _ in chunks])
         yield {
             "dilemmas": dilemmas,
             "level_sd": sd,
@@ -211,30 +195,24 @@ def calibrate_pooled(dilemmas: int, studies: int, seed: int = 0) -> Iterator[dic
         }
 
 
-def calibrate_seeds(dilemmas: int, studies: int, seed: int = 0) -> Iterator[dict[str, object]]:
-    """Yield, for seeds alike and different, how often two tests reject "no mean effect over all
-    seeds there could be".
-    """
+def seed_error_rates(dilemmas: int, studies: int, seed: int = 0) -> Iterator[dict[str, object]]:
+    """Yield how often two tests reject "no mean effect over all seeds that there could be"."""
     rng = np.random.default_rng([seed, dilemmas])
     sizes = rng.integers(2, 7, dilemmas).astype(float)
     for sd in SEED_SDS:
-        shared = rng.normal(0, SLOPE_SD, (studies, dilemmas, 1)) + rng.normal(
-            0, sd, (studies, 1, SEEDS)
-        )
-        slopes = (
-            shared
-            + rng.normal(0, NOISE_SD / 2, (studies, dilemmas, SEEDS)) / np.sqrt(sizes)[:, None]
-        )
+        by_dilemma = rng.normal(0, SLOPE_SD, (studies, dilemmas, 1))
+        by_seed = rng.normal(0, sd, (studies, 1, SEEDS))
+        noise = rng.normal(0, NOISE_SD / 2, (studies, dilemmas, SEEDS)) / np.sqrt(sizes)[:, None]
+        slopes = by_dilemma + by_seed + noise
         tests = {
             MAIN: cluster_t(slopes.mean(-1), sizes),
             "clustered by dilemma and seed": two_way_t(slopes, sizes),
         }
         for test, figures in tests.items():
-            rejected = float((two_sided(*figures) < ALPHA).mean())
             yield {
                 "dilemmas": dilemmas,
                 "seed_sd": sd,
                 "test": test,
                 "studies": studies,
-                "rejected": rejected,
+                "rejected": float((two_sided(*figures) < ALPHA).mean()),
             }

@@ -15,9 +15,7 @@ Work = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Figure:
-    """One row of the table: a median over pairs of runs with its range, and the bound that it
-    should keep, if any.
-    """
+    """One row of the table: a median over pairs of runs, its range, and the bounds to keep."""
 
     name: str
     value: float
@@ -64,12 +62,11 @@ def ratio(
     scale: float = 1.0,
     **bounds: float,
 ) -> Figure:
-    """Return `scale` times the ratio of the two times, median over `repeats` pairs of runs A B A B
-    ..., after one of each.
+    """Return `scale` times the ratio of two times, median over pairs of runs A B A B ...
 
-    Other load on the machine slows both runs of a pair alike, so the ratio holds where the times do
-    not.
+    One run of each comes before. Other load slows both runs of a pair alike, so the ratio holds.
     """
-    seconds(first, device), seconds(second, device)
+    for work in (first, second):
+        seconds(work, device)
     found = [scale * seconds(first, device) / seconds(second, device) for _ in range(repeats)]
     return Figure(name, statistics.median(found), min(found), max(found), **bounds)

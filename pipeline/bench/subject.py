@@ -1,17 +1,16 @@
-"""What is measured: a model, an untrained adapter of the study's settings on it, dilemmas and
-contrast pairs.
-"""
+"""What is measured: a base, an untrained adapter on it, dilemmas and contrast pairs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config
 
 from pipeline.app.use import load_base
-from pipeline.evalsets.reference import build_items
+from pipeline.lm.base import Base
 from pipeline.lm.layers import select
 from pipeline.lm.load import choose_device
+from pipeline.reference.items import held_out_items
 from pipeline.steering.base import Pairs
 from pipeline.steering.methods.innerpissa import InnerPissa
 from pipeline.steering.methods.svd_adapter import SHAPE, SvdModule
@@ -19,7 +18,7 @@ from pipeline.steering.svd import decompose
 from pipeline.study.behaviours import load_behaviour
 from pipeline.study.pairs import build_pairs, load_suffixes, renderer
 from pipeline.study.params import Params, load_params
-from pipeline.study.sections import PairsParams, ReferenceParams, SvdAdapterParams
+from pipeline.study.sections import PairsParams, SvdAdapterParams
 from pipeline.support.paths import SUFFIXES, behaviour_file
 
 HEAD = 128  # dimensions per attention head of a random model
@@ -27,8 +26,7 @@ HEAD = 128  # dimensions per attention head of a random model
 
 @dataclass(frozen=True)
 class Subject:
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    base: Base
     adapter: InnerPissa
     items: list[dict[str, Any]]
     """Two per dilemma, side by side."""
@@ -39,16 +37,22 @@ class Subject:
 def random_model(
     tokenizer: PreTrainedTokenizerBase, layers: int, width: int, device: torch.device
 ) -> PreTrainedModel:
-    """Return a random Qwen3 in Qwen3-0.6B's proportions: speed does not depend on what weights
-    say.
-    """
+    """Return a random Qwen3 in Qwen3-0.6B's proportions: speed does not depend on weights."""
     torch.manual_seed(0)
     heads = 2 * max(1, width // HEAD)
     config = Qwen3Config(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=heads // 2, head_dim=HEAD,
-        tie_word_embeddings=True, bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2,
+        head_dim=HEAD,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     return AutoModelForCausalLM.from_config(config).to(device).eval().requires_grad_(False)
 
 
@@ -57,35 +61,29 @@ def untrained(model: PreTrainedModel, params: Params) -> InnerPissa:
 
     It has the study's modules and rank, or full rank where a matrix has less.
     """
-    section, generator, modules = (
-        params.steering["innerpissa"],
-        torch.Generator().manual_seed(0),
-        {},
-    )
+    section = params.steering["innerpissa"]
     assert isinstance(section, SvdAdapterParams)
+    shape = section.model_dump(include=set(SHAPE))
+    generator = torch.Generator().manual_seed(0)
+    modules = {}
     for target in select(model, params.modules):
-        module = SvdModule(
-            decompose(target.module.weight, params.rank), section.model_dump(include=set(SHAPE))
-        )
+        module = SvdModule(decompose(target.module.weight, params.rank), shape)
         module.initialise(section, generator)
         modules[target.name] = module.requires_grad_(False)
-    return InnerPissa(dict(modules), section.model_dump(include=set(SHAPE)))
+    return InnerPissa(dict(modules), shape)
 
 
 def prepare(source: str, layers: int | None, width: int, device: str, dilemmas: int) -> Subject:
     """Load the model, or with `layers` make a random one that keeps its tokenizer."""
     params = load_params()
-    model, tokenizer, _ = load_base(source, "float32", "cpu" if layers else device)
+    base = load_base(source, "float32", "cpu" if layers else device)
     if layers:
-        model = random_model(tokenizer, layers, width, choose_device(device))
-    items = build_items(
-        ReferenceParams(target_dilemmas=dilemmas, other_dilemmas=0, seed=0), params.behaviour
-    ).to_dicts()
+        model = random_model(base.tokenizer, layers, width, choose_device(device))
+        base = replace(base, model=model)
+    base = replace(base, batch_size=params.models[params.model].batch_size)
+    items = held_out_items(params.behaviour, dilemmas).to_dicts()
     behaviour = load_behaviour(behaviour_file(params.behaviour))
-    drawn = PairsParams(
-        max_pairs=max(8, 4 * params.training.batch_size), calibration_share=0.2, seed=0
-    )
-    frame = build_pairs(behaviour, load_suffixes(SUFFIXES), drawn, renderer(tokenizer, {}))
-    return Subject(
-        model, tokenizer, untrained(model, params), items, Pairs.of(frame, "train"), params
-    )
+    count = max(8, 4 * params.training.batch_size)
+    drawn = PairsParams(max_pairs=count, calibration_share=0.2, seed=0)
+    frame = build_pairs(behaviour, load_suffixes(SUFFIXES), drawn, renderer(base.tokenizer, {}))
+    return Subject(base, untrained(base.model, params), items, Pairs.of(frame, "train"), params)

@@ -26,20 +26,17 @@ from pipeline.steering.training.optimise import reference
 class Ours:
     def __init__(self, subject: Subject):
         params = subject.params
-        self.model, self.size, self.last = (
-            subject.model,
-            params.training.batch_size,
-            params.training.last_tokens,
-        )
+        tokenizer = subject.base.tokenizer
+        self.model = subject.base.model
+        self.size = params.training.batch_size
+        self.last = params.training.last_tokens
         self.adapter = copy.deepcopy(subject.adapter)
         for parameter in self.adapter.parameters():
             parameter.requires_grad_()
-        index = min(
-            depth_to_layer(self.model, params.training.loss_depth),
-            len(decoder_layers(self.model)) - 1,
-        )
-        self.layer = decoder_layers(self.model)[index]
-        self.data = pair_tensors(subject.tokenizer, subject.pairs, self.last, self.model.device)
+        layers = decoder_layers(self.model)
+        index = min(depth_to_layer(self.model, params.training.loss_depth), len(layers) - 1)
+        self.layer = layers[index]
+        self.data = pair_tensors(tokenizer, subject.pairs, self.last, self.model.device)
         self.loss = make_loss(params.steering["innerpissa"].loss, self.adapter.outputs())
         self.base = base_pass(
             self.model,
@@ -49,9 +46,7 @@ class Ours:
             2 * self.size,
             self.loss.reads_distribution,
         )
-        self.loss.prepare(
-            reference(self.model, subject.tokenizer, subject.pairs, index, self.base.states)
-        )
+        self.loss.prepare(reference(self.model, tokenizer, subject.pairs, index, self.base.states))
         self.optimizer = torch.optim.AdamW(self.adapter.parameters(), lr=1e-6)
         self.depth = trunk_depth(self.model, self.adapter.touched())
         self.rows = list(range(min(self.size, len(self.data.lengths))))
@@ -92,7 +87,7 @@ class Peft:
             lora_alpha=subject.params.rank,
             target_modules=subject.adapter.touched(),
         )
-        self.model = get_peft_model(copy.deepcopy(subject.model), config)
+        self.model = get_peft_model(copy.deepcopy(subject.base.model), config)
         self.parameters = [
             parameter for parameter in self.model.parameters() if parameter.requires_grad
         ]
@@ -121,13 +116,6 @@ def descend(
 
 def training(subject: Subject, repeats: int) -> list[Figure]:
     ours = Ours(subject)
-    return [
-        ratio(
-            "training step / peft LoRA step",
-            ours,
-            Peft(subject, ours),
-            repeats,
-            subject.model.device,
-            at_most=1.2,
-        )
-    ]
+    theirs = Peft(subject, ours)
+    name = "training step / peft LoRA step"
+    return [ratio(name, ours, theirs, repeats, subject.base.device, at_most=1.2)]

@@ -3,7 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pipeline.lm.prompts import pad_left, tokenize
 
 
 @dataclass(frozen=True)
@@ -20,3 +24,20 @@ class Base:
     """What the reply to a dilemma begins with."""
     batch_size: int = 32
     """Rows per forward pass without gradients, all coefficients counted."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of the weight files, the same for every quantisation."""
+        return self.manifest["weights_sha256"]
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def pad_id(self) -> int:
+        return self.tokenizer.pad_token_id or 0
+
+    def encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Tokenise rendered chats to left-padded ids [b, t] and their attention mask [b, t]."""
+        return pad_left(tokenize(self.tokenizer, texts), self.pad_id, self.device)

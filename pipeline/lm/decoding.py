@@ -1,6 +1,4 @@
-"""Decoding with a KV cache: rows of one batch grow token by token until each is closed or the limit
-is reached.
-"""
+"""Decoding with a KV cache: rows of a batch grow token by token until each is closed."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -18,15 +16,19 @@ TAIL = 4  # prompt tokens decoded along with a reply, for tokenizers that drop a
 
 @torch.no_grad()
 def decode(
-    model: PreTrainedModel, ids: Tensor, mask: Tensor, count: int, choose: Callable[[Tensor], Tensor],
-    closes: Callable[[list[int]], bool], attach: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> Iterator[list[list[int]]]:  # fmt: skip
-    """Yield after every token the new ids of each row so far, up to `count` of them, for
-    left-padded prompts ids [b, t].
+    model: PreTrainedModel,
+    ids: Tensor,
+    mask: Tensor,
+    count: int,
+    choose: Callable[[Tensor], Tensor],
+    closes: Callable[[list[int]], bool],
+    attach: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Iterator[list[list[int]]]:
+    """Yield after every token the new ids of each row so far, until all rows have ended.
 
-    `choose` makes tokens [b] of logits [b, v]; `closes` says whether a row's last token ends it
-    (that token is kept); `attach` is entered while a token is computed. It ends when all rows have.
-    Raises InputError for prompts that are too long.
+    `ids` [b, t] are left-padded prompts; `count` is the most tokens to write. `choose` makes
+    tokens [b] of logits [b, v]; `closes` says whether a row's last token, which is kept, ends it;
+    `attach` is entered while a token is computed. Raises InputError for prompts too long.
     """
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", math.inf)
     if ids.shape[1] + count > limit:
@@ -35,14 +37,21 @@ def decode(
             "shorten one of them"
         )
     rows: list[list[int]] = [[] for _ in ids]
-    running, fed, cache = [True] * len(rows), ids, None
+    running = [True] * len(rows)
+    fed = ids
+    cache = None
     for _ in range(count):
         with attach():
-            found = model(
-                input_ids=fed, attention_mask=mask, position_ids=token_positions(mask)[:, -fed.shape[1] :],
-                past_key_values=cache, use_cache=True, logits_to_keep=1,
-            )  # fmt: skip
-        tokens, cache = choose(found.logits[:, -1]), found.past_key_values
+            output = model(
+                input_ids=fed,
+                attention_mask=mask,
+                position_ids=token_positions(mask)[:, -fed.shape[1] :],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        tokens = choose(output.logits[:, -1])
+        cache = output.past_key_values
         for index, token in enumerate(tokens.tolist()):
             if running[index]:
                 rows[index].append(token)
@@ -50,25 +59,19 @@ def decode(
         yield rows
         if not any(running):
             return
-        fed, mask = tokens[:, None], torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        fed = tokens[:, None]
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
 
 
 def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Return every token id that ends an answer; a model may name several, and its tokenizer
-    another.
-    """
+    """Return every id that ends an answer; a model may name several, its tokenizer another."""
     own = model.generation_config.eos_token_id
-    return {
-        id
-        for id in (*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id)
-        if id is not None
-    }
+    named = [*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id]
+    return {token for token in named if token is not None}
 
 
 def check_logits(logits: Tensor, coefficients: Sequence[float]) -> None:
-    """Refuse rows [b, v] whose largest logit is no number, where argmax would still return some
-    token.
-    """
+    """Refuse rows [b, v] whose largest logit is no number; argmax would return some token."""
     finite = logits.max(-1).values.isfinite().tolist()
     if bad := [c for c, fine in zip(coefficients, finite, strict=True) if not fine]:
         raise InputError(
@@ -77,9 +80,7 @@ def check_logits(logits: Tensor, coefficients: Sequence[float]) -> None:
 
 
 def continuation(tokenizer: PreTrainedTokenizerBase, prompt: list[int], ids: list[int]) -> str:
-    """Return the text that new ids add to a prompt's, without a character of which only some bytes
-    are there yet.
-    """
+    """Return the text that new ids add to a prompt's, without a character that is not whole yet."""
     before, whole = (
         tokenizer.decode([*prompt[-TAIL:], *new], clean_up_tokenization_spaces=False)
         for new in ([], ids)

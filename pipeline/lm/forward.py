@@ -15,9 +15,7 @@ ROWS = 64  # texts per forward pass without gradients, where nothing else says h
 
 
 class Places(NamedTuple):
-    """Tokens of a batch by row and column, each [n]; never a text's first token, which nothing
-    predicts.
-    """
+    """Tokens of a batch by row and column, each [n]; never a text's first one."""
 
     row: Tensor
     column: Tensor
@@ -40,27 +38,20 @@ def scattered(shape: torch.Size, places: Places, flat: Tensor) -> Tensor:
 
 
 def token_positions(mask: Tensor) -> Tensor:
-    """Return position ids [b, t] that count real tokens only, so that left padding changes
-    nothing.
-    """
+    """Return position ids [b, t] that count real tokens only: left padding changes nothing."""
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
 def last_hidden(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
     """Return the final normalised hidden states [b, t, d] of left-padded ids [b, t]."""
-    decoder = model.base_model
-    found = decoder(
+    output = model.base_model(
         input_ids=ids, attention_mask=mask, position_ids=token_positions(mask), use_cache=False
     )
-    return found.last_hidden_state.to(
-        ids.device
-    )  # of a model spread over devices the last layer may lie elsewhere
+    return output.last_hidden_state.to(ids.device)  # of a spread model it may lie elsewhere
 
 
 def to_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """Return float32 logits [..., v] of final hidden states [..., d], as the model's own head makes
-    them.
-    """
+    """Return float32 logits [..., v] of final hidden states [..., d], by the model's own head."""
     head: nn.Module = model.get_output_embeddings()
     logits = head(hidden).to(hidden.device).float()
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
@@ -88,27 +79,20 @@ def before(hidden: Tensor, places: Places) -> Tensor:
 
 
 def token_nll(model: PreTrainedModel, hidden: Tensor, ids: Tensor, places: Places) -> Tensor:
-    """Return -log p (nats) [n] of the tokens ids[places], each predicted from the position before
-    it.
-
-    Shapes: hidden [b, t, d], ids [b, t].
-    """
+    """Return -log p (nats) [n] of the tokens ids[places]; hidden is [b, t, d], ids [b, t]."""
     return state_nll(model, before(hidden, places), ids[places.row, places.column])
 
 
 def token_shift(
     model: PreTrainedModel, hidden: Tensor, ids: Tensor, places: Places, base: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the NLL as `token_nll`, and the total variation 1/2 sum |p - p_base| of the same
-    predictions; both [n].
+    """Return the NLL [n] as `token_nll`, and the total variation 1/2 sum |p - p_base| [n].
 
     `base` [b, t, d] are the base model's final hidden states of the same tokens.
     """
-    states, others, targets = (
-        before(hidden, places),
-        before(base, places),
-        ids[places.row, places.column],
-    )
+    states = before(hidden, places)
+    others = before(base, places)
+    targets = ids[places.row, places.column]
     losses, shifts = [], []
     for part in chunks(model, len(targets)):
         log_p = to_logits(model, states[part]).log_softmax(-1)
@@ -120,9 +104,7 @@ def token_shift(
 
 
 def token_entropy(model: PreTrainedModel, hidden: Tensor, places: Places) -> Tensor:
-    """Return the entropy (nats) [n] of the distribution that predicts each token; shapes as in
-    `token_nll`.
-    """
+    """Return the entropy (nats) [n] of what predicts each token; hidden is [b, t, d]."""
     states = before(hidden, places)
     parts = []
     for part in chunks(model, len(states)):
@@ -132,15 +114,13 @@ def token_entropy(model: PreTrainedModel, hidden: Tensor, places: Places) -> Ten
 
 
 def token_kl(model: PreTrainedModel, base: Tensor, hidden: Tensor, places: Places) -> Tensor:
-    """Return KL(base || steered) in nats [n] of each token's prediction; final states [b, t, d] of
-    both.
-    """
-    first, second = before(base, places), before(hidden, places)
+    """Return KL(base || steered) in nats [n] of each token's prediction; states [b, t, d]."""
+    first = before(base, places)
+    second = before(hidden, places)
     parts = []
     for part in chunks(model, len(first)):
-        log_p, log_q = (
-            to_logits(model, states[part]).log_softmax(-1) for states in (first, second)
-        )
+        log_p = to_logits(model, first[part]).log_softmax(-1)
+        log_q = to_logits(model, second[part]).log_softmax(-1)
         parts.append(F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1))
     return torch.cat(parts)
 

@@ -27,9 +27,7 @@ class Target:
 
 @dataclass(frozen=True)
 class OtherWeight:
-    """A matrix, or a stack of them, of a decoder layer that no linear module holds: nothing here
-    can adapt it.
-    """
+    """A matrix of a layer, or a stack of them, that no linear module holds: none can adapt it."""
 
     name: str
     layer: int
@@ -40,9 +38,7 @@ class OtherWeight:
     shape: tuple[int, ...]
 
     def answers_to(self, wanted: str | list[str]) -> bool:
-        """Return whether a target asks for it: any role, or a regex or a suffix of its own or its
-        module's name.
-        """
+        """Return whether a target asks for it: any role, or a regex or suffix of its names."""
         names = (self.name, self.module)
         if isinstance(wanted, str):
             return wanted in ROLES or any(re.fullmatch(wanted, name) for name in names)
@@ -54,11 +50,9 @@ def suffix(name: str) -> str:
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """Return the list of decoder layers: the one outermost ModuleList of the text decoder as long
-    as the config says.
+    """Return the one outermost ModuleList of the text decoder that is as long as the config says.
 
-    Raises InputError where there is none, or more than one (XLM keeps its attentions and its MLPs
-    in lists apart).
+    Raises InputError where there is none, or more than one (XLM has two).
     """
     depth = model.config.get_text_config().num_hidden_layers
     lists = {
@@ -105,11 +99,9 @@ def linear_modules(model: PreTrainedModel) -> list[Target]:
 
 
 def other_weights(model: PreTrainedModel) -> list[OtherWeight]:
-    """Return the decoder layers' matrices with one side on the residual stream that no linear
-    module holds, in order.
+    """Return the layers' matrices on the residual stream that no linear module holds, in order.
 
-    They are the experts [e, o, i] of a mixture with their router [e, d], and the Conv1D [i, o] of
-    GPT-2.
+    They are a mixture's experts [e, o, i] with their router [e, d], and GPT-2's Conv1D [i, o].
     """
     prefix, width = layers_prefix(model), model.config.get_text_config().hidden_size
     return [
@@ -129,7 +121,7 @@ def other_weights(model: PreTrainedModel) -> list[OtherWeight]:
 
 
 def refuse_others(model: PreTrainedModel, layers: list[int], what: str) -> None:
-    """Refuse what needs all weights of some layers where linear modules do not hold all of them."""
+    """Refuse what needs every weight of some layers where linear modules do not hold them all."""
     if missing := next((weight for weight in other_weights(model) if weight.layer in layers), None):
         raise InputError(
             f"{what} needs every weight of the layer, and {missing.name} is held in a "
@@ -138,14 +130,10 @@ def refuse_others(model: PreTrainedModel, layers: list[int], what: str) -> None:
 
 
 def role(target: Target, hidden_size: int) -> str | None:
-    """Return whether a module writes to or reads from the residual stream; by shape, and by name
-    where it is square.
-    """
+    """Return whether a module writes to or reads from the residual stream, by shape or name."""
     own = suffix(target.name)
-    writes, reads = (
-        target.module.out_features == hidden_size,
-        target.module.in_features == hidden_size,
-    )
+    writes = target.module.out_features == hidden_size
+    reads = target.module.in_features == hidden_size
     if writes and reads:
         if own in WRITERS or own in READERS:
             return "residual-writers" if own in WRITERS else "residual-readers"
@@ -156,23 +144,19 @@ def role(target: Target, hidden_size: int) -> str | None:
 
 
 def select(model: PreTrainedModel, params: ModulesParams) -> list[Target]:
-    """Return the target modules: by role or suffix within the depth range, or all that a regular
-    expression matches.
+    """Return the targets: by role or suffix within the depth range, or all that a regex matches.
 
-    A role means every such weight. Where a layer in the range holds some outside linear modules (a
-    mixture's experts, one tensor [e, o, i] for all; the Conv1D of GPT-2), a role would leave them
-    out in silence, so it is refused. Suffixes or a regular expression that name linear modules
-    only, e.g. [o_proj], are taken: the experts then stay as they are.
-
-    Raises InputError for weights that cannot be adapted, for a square module of unknown role, and
-    if nothing matches.
+    A role means every such weight, so it is refused where a layer holds some outside of linear
+    modules (a mixture's experts). Suffixes or a regex that name linear modules only are taken.
+    Raises InputError too for a square module of unknown role, and if nothing matches.
     """
-    wanted, modules, others = params.target, linear_modules(model), other_weights(model)
+    wanted = params.target
+    modules = linear_modules(model)
+    others = other_weights(model)
     names = ", ".join(sorted({suffix(target.name) for target in modules}))
     if not is_pattern(wanted):
-        layers = range(
-            depth_to_layer(model, params.from_depth), depth_to_layer(model, params.to_depth)
-        )
+        first, end = (depth_to_layer(model, d) for d in (params.from_depth, params.to_depth))
+        layers = range(first, end)
         modules = [target for target in modules if target.layer in layers]
         others = [weight for weight in others if weight.layer in layers]
     if refused := [weight for weight in others if weight.answers_to(wanted)]:
@@ -182,8 +166,7 @@ def select(model: PreTrainedModel, params: ModulesParams) -> list[Target]:
     if not found:
         raise InputError(
             f"modules.target {wanted!r} matches no linear module in the chosen layers: there are "
-            f"{names or 'none'}, "
-            "so name others, or widen modules.from_depth to modules.to_depth"
+            f"{names or 'none'}, so name others, or widen modules.from_depth to modules.to_depth"
         )
     return evenly(found, params.n_modules)
 
@@ -213,9 +196,7 @@ def is_wanted(target: Target, wanted: str | list[str], hidden_size: int) -> bool
 def not_linear(
     model: PreTrainedModel, weight: OtherWeight, wanted: str | list[str], names: str
 ) -> str:
-    """Return the sentence that refuses a weight outside linear modules; `names` are the suffixes of
-    the linear ones.
-    """
+    """Return the sentence that refuses a weight; `names` are the suffixes of linear modules."""
     advice = (
         f"name linear modules alone, as a list ({names})"
         if names
@@ -224,8 +205,8 @@ def not_linear(
     )
     return (
         f"modules.target {wanted!r} asks for {weight.name} {list(weight.shape)}, which "
-        f"{type(model).__name__} holds in a "
-        f"{weight.kind} and not in a linear module, so that it cannot be adapted: {advice}"
+        f"{type(model).__name__} holds in a {weight.kind} and not in a linear module, so that it "
+        f"cannot be adapted: {advice}"
     )
 
 

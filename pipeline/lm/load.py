@@ -38,8 +38,11 @@ from pipeline.support.errors import InputError
 WEIGHTS = "model*.safetensors"
 FILES = ["*.json", WEIGHTS, "*.jinja", "*.model", "*.txt"]
 SPREAD = "spread"
-# What a multimodal checkpoint calls its text decoder, old and new -> what the decoder alone calls
-# itself.
+# What libraries raise for files that are missing or damaged.
+UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError
+)  # fmt: skip
+# A multimodal checkpoint's names of its text decoder, old and new -> the decoder's own names.
 DECODER = {
     r"^language_model\.model\.": "model.",
     r"^model\.language_model\.": "model.",
@@ -48,36 +51,20 @@ DECODER = {
 
 
 def settle() -> None:
-    """Call each vector function once on one element.
+    """Call each vector function once on one element, so that two runs give the same digits.
 
     On CPUs, oneMKL 2024.2 may answer a process's first call in low precision when several threads
-    make it at once (pytorch issue 188792); results would then differ in the fourth digit from run
-    to run.
+    make it at once (pytorch issue 188792).
     """
-    for function in (
-        torch.exp,
-        torch.log,
-        torch.sqrt,
-        torch.rsqrt,
-        torch.sin,
-        torch.cos,
-        torch.tanh,
-        torch.erf,
-        torch.log1p,
-    ):
-        function(torch.ones(1))
+    for name in ("exp", "log", "sqrt", "rsqrt", "sin", "cos", "tanh", "erf", "log1p"):
+        getattr(torch, name)(torch.ones(1))
 
 
 def choose_device(name: str) -> torch.device:
     """Return the named device; `auto` takes CUDA, then Apple, then the CPU."""
     if name == "auto":
-        name = (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available()
-            else "cpu"
-        )
+        apple = "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else apple
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError):
@@ -89,9 +76,7 @@ def choose_device(name: str) -> torch.device:
 def locate(
     source: str, revision: str | None, patterns: list[str] = FILES, what: str = "model"
 ) -> Path:
-    """Return a local folder, or the folder of a hub id's snapshot (downloaded when it is not in the
-    cache).
-    """
+    """Return a local folder, or that of a hub id's snapshot, downloaded if need be."""
     if Path(source).is_dir():
         return Path(source)
     try:
@@ -131,20 +116,10 @@ def weights_hash(folder: Path) -> str:
 
 @contextmanager
 def whole(folder: Path, what: str) -> Iterator[None]:
-    """Say in one sentence that a part of a model's folder is missing or damaged, whichever way its
-    library says so.
-    """
+    """Say in one sentence that a part of a model's folder is missing or damaged."""
     try:
         yield
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:
+    except UNREADABLE as error:
         said = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         raise InputError(
             f"the {what} in {folder} cannot be read ({said}): copy or download the model again"
@@ -154,9 +129,8 @@ def whole(folder: Path, what: str) -> Iterator[None]:
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     with whole(folder, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    if len(tokenizer) <= len(
-        tokenizer.all_special_ids
-    ):  # what transformers makes of a folder without tokenizer files
+    # What transformers makes of a folder without tokenizer files.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise InputError(
             f"{folder} holds no tokenizer: copy or download the model again, tokenizer files "
             "included"
@@ -165,48 +139,20 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def describe(name: str, params: ModelParams, quantisation: str | None = None) -> dict[str, Any]:
-    """Return the manifest: which files the model id means, for ever, and the shapes that other
-    stages rely on.
+    """Return the manifest: which files the model id means, for ever, and its shapes.
 
-    `quantisation` overrides the section's.
+    `quantisation` overrides the section's. Raises InputError for what is no causal decoder with a
+    chat template.
     """
     folder = locate(params.source, params.revision)
-    if not (folder / "config.json").exists():
-        raise InputError(
-            f"{params.source} holds no config.json, so it is no model: name a model's folder or a "
-            "hub id"
-        )
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except ValueError:
-        raise InputError(
-            f"transformers has no code of its own for model {params.source!r}: take one that it "
-            "knows"
-        ) from None
-    except OSError:
-        raise InputError(
-            f"{folder}/config.json is not valid JSON: copy or download the model again"
-        ) from None
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise InputError(
-            f"model {params.source!r} is a {config.model_type}, no causal language model: take a "
-            "decoder"
-        )
-    if getattr(config, "quantization_config", None):
-        raise InputError(
-            f"model {params.source!r} is stored quantised: take its original weights, and set "
-            "quantisation"
-        )
-    architecture, config = (
-        MODEL_FOR_CAUSAL_LM_MAPPING[type(decoder_config(config))].__name__,
-        config.get_text_config(),
-    )
+    config = read_config(params.source, folder)
     tokenizer = read_tokenizer(folder)
     if not tokenizer.chat_template:
         raise InputError(
             f"the tokenizer of {params.source!r} has no chat template: take an instruction-tuned "
             "model"
         )
+    shapes = config.get_text_config()
     local = Path(params.source).is_dir()
     return {
         "model": name,
@@ -215,17 +161,42 @@ def describe(name: str, params: ModelParams, quantisation: str | None = None) ->
         "weights_sha256": weights_hash(folder),
         "quantisation": quantisation or params.quantisation,
         "template_sha256": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
-        "architecture": architecture,
-        "layers": config.num_hidden_layers,
-        "hidden_size": config.hidden_size,
-        "vocab_size": config.vocab_size,
+        "architecture": MODEL_FOR_CAUSAL_LM_MAPPING[type(decoder_config(config))].__name__,
+        "layers": shapes.num_hidden_layers,
+        "hidden_size": shapes.hidden_size,
+        "vocab_size": shapes.vocab_size,
     }
 
 
+def read_config(source: str, folder: Path) -> PreTrainedConfig:
+    """Return the config of a decoder in its original precision; refuse any other."""
+    if not (folder / "config.json").exists():
+        raise InputError(
+            f"{source} holds no config.json, so it is no model: name a model's folder or a hub id"
+        )
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except ValueError:
+        raise InputError(
+            f"transformers has no code of its own for model {source!r}: take one that it knows"
+        ) from None
+    except OSError:
+        raise InputError(
+            f"{folder}/config.json is not valid JSON: copy or download the model again"
+        ) from None
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise InputError(
+            f"model {source!r} is a {config.model_type}, no causal language model: take a decoder"
+        )
+    if getattr(config, "quantization_config", None):
+        raise InputError(
+            f"model {source!r} is stored quantised: take its original weights, and set quantisation"
+        )
+    return config
+
+
 def decoder_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Return the config of what is loaded: of a multimodal model the text decoder, where
-    transformers has a class for it.
-    """
+    """Return the config of what is loaded: of a multimodal model its text decoder."""
     text = config.get_text_config()
     return text if type(text) in MODEL_FOR_CAUSAL_LM_MAPPING else config
 
@@ -239,8 +210,7 @@ def load_tokenizer(manifest: dict[str, Any]) -> PreTrainedTokenizerBase:
 
 
 def load_model(manifest: dict[str, Any], dtype: str, device: torch.device | str) -> PreTrainedModel:
-    """Load the base model frozen, in evaluation mode and quantised as the manifest says; refuse
-    weights that are not its.
+    """Load the base model, frozen and quantised as the manifest says; refuse other weights.
 
     `device` is what `choose_device` takes or returns, or `spread`. Of a multimodal model only the
     text decoder is loaded.
@@ -277,10 +247,8 @@ def load_model(manifest: dict[str, Any], dtype: str, device: torch.device | str)
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Return the device that a module computes on; of a spread model every module may have its
-    own.
-    """
+    """Return the device that a module computes on; each module of a spread model has its own."""
     place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
-    return (
-        next(module.parameters()).device if place is None else torch.empty(0, device=place).device
-    )
+    if place is None:
+        return next(module.parameters()).device
+    return torch.empty(0, device=place).device

@@ -1,8 +1,7 @@
-"""Several processes that share one stage's work. Each holds the whole model; the results are those
-of one, to rounding.
+"""Several processes that share one stage's work; the results are those of one, to rounding.
 
-`accelerate launch`, `torchrun` and `processes` in params.yaml start them; without any, every
-function here does nothing.
+Each holds the whole model. `accelerate launch`, `torchrun` and `processes` in params.yaml start
+them; without any, every function here does nothing.
 """
 
 import os
@@ -18,16 +17,12 @@ from torch import Tensor, nn
 from pipeline.support.errors import InputError
 
 T = TypeVar("T")
-PATIENCE = timedelta(
-    hours=2
-)  # how long one waits for the others' share before it takes them for dead
+PATIENCE = timedelta(hours=2)  # waited for the others' share, before they are taken for dead
 
 
 @contextmanager
 def joined(device: str) -> Iterator[None]:
-    """Join the processes that were started together, for the duration of a `with` block; each has a
-    GPU of its own.
-    """
+    """Join the processes that were started together, each with a GPU, for a `with` block."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
@@ -59,19 +54,17 @@ def is_main() -> bool:
     return number() == 0
 
 
-def share(items: list[T]) -> list[T]:
-    """Return this process's share, every n-th, so that rows in the order of their length are shared
-    out evenly.
-    """
+def every_nth(items: list[T]) -> list[T]:
+    """Return this process's share, even where items are rows in the order of their length."""
     return items[number() :: count()]
 
 
-def merge(found: dict[int, Tensor]) -> dict[int, Tensor]:
-    """Return what all processes found together; the tensors are on the CPU."""
+def merge(own: dict[int, Tensor]) -> dict[int, Tensor]:
+    """Return what all processes computed together; the tensors are on the CPU."""
     if count() == 1:
-        return found
+        return own
     everyone: list[dict[int, Tensor]] = [{}] * count()
-    dist.all_gather_object(everyone, found)
+    dist.all_gather_object(everyone, own)
     return {key: value for each in everyone for key, value in each.items()}
 
 
@@ -83,18 +76,15 @@ def add_up(tensors: list[Tensor]) -> None:
 
 
 def add_up_gradients(parameters: list[nn.Parameter]) -> None:
-    """Replace the gradients by their sums over all processes, in one message; no gradient counts as
-    zero.
-    """
+    """Replace gradients by their sums over all processes, in one message; none counts as zero."""
     if count() == 1:
         return
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
-    for parameter, found in zip(
-        parameters, flat.split([p.numel() for p in parameters]), strict=True
-    ):
-        parameter.grad = found.view_as(parameter).clone()
+    parts = flat.split([parameter.numel() for parameter in parameters])
+    for parameter, total in zip(parameters, parts, strict=True):
+        parameter.grad = total.view_as(parameter).clone()
 
 
 def same_everywhere(tensors: list[Tensor]) -> None:

@@ -11,9 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.support.errors import InputError
 
 Message = dict[str, str]
-THINK = {
-    "enable_thinking": True
-}  # the template variable of Qwen3 and others; templates ignore variables that they do not know
+THINK = {"enable_thinking": True}  # Qwen3's variable; templates ignore what they do not know
 PROBE = "words of a system turn"
 CLOSED = "<think>\n\n</think>\n\n"
 
@@ -23,8 +21,7 @@ def chat_text(
 ) -> str:
     """Render a chat that ends inside the assistant's unfinished `reply`.
 
-    Where the template would have the model think first, an empty think block stands before the
-    reply, unless `options` (e.g. enable_thinking: false) or the template itself see to it.
+    Where the template would have the model think first, an empty think block stands before it.
     """
     text = continued(tokenizer, folded(tokenizer, messages, options), reply, options)
     start = text.rindex(reply.strip())
@@ -61,11 +58,9 @@ def continued(
 def folded(
     tokenizer: PreTrainedTokenizerBase, messages: list[Message], options: dict[str, Any]
 ) -> list[Message]:
-    """Put a system turn before the user's text where the template refuses the role, or leaves its
-    words out of such chats.
+    """Put a system turn before the user's text where the template refuses it, or loses its words.
 
-    Gemma 2 does the first; Mistral 7B the second, because it shows them only in a user's turn that
-    comes last.
+    Gemma 2 refuses the role. Mistral 7B shows its words only in a user's turn that comes last.
     """
     if messages[0]["role"] != "system":
         return messages
@@ -91,16 +86,12 @@ def opens_thinking(tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) 
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """Tokenise rendered chats. The template has written BOS, so the tokenizer must not add a second
-    one.
-    """
+    """Tokenise rendered chats; the template, not the tokenizer, writes BOS."""
     return tokenizer(texts, add_special_tokens=False)["input_ids"]
 
 
 def pad_left(rows: list[list[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Stack rows of ids to [b, t] with the attention mask [b, t]; the last column is every row's
-    last token.
-    """
+    """Stack rows of ids to [b, t] with their mask [b, t]; the last column holds last tokens."""
     width = max(map(len, rows))
     ids = torch.tensor([[pad_id] * (width - len(row)) + row for row in rows])
     lengths = torch.tensor([len(row) for row in rows])
@@ -110,8 +101,9 @@ def pad_left(rows: list[list[int]], pad_id: int, device: torch.device) -> tuple[
 
 @lru_cache(maxsize=4)  # reading a whole vocabulary takes seconds where it is large
 def answer_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
-    """Return the ids of every token that is exactly Yes, or No, up to case, white space, quotes and
-    markdown marks.
+    """Return the ids of all tokens that are Yes, or No, up to case, space, quotes and markdown.
+
+    Raises InputError where there is no token for one of the words.
     """
     sets: dict[str, list[int]] = {"yes": [], "no": []}
     for token in range(len(tokenizer)):

@@ -1,14 +1,10 @@
-"""Base models held in 8 or 4 bits by bitsandbytes, and the one place that reads a weight whatever
-holds it.
+"""Base models in 8 or 4 bits by bitsandbytes, and the one place that reads a weight.
 
-    4bit   nf4 in blocks of 64 entries, computed in the model's dtype: y = x W^T with W =
-           dequantised(packed)
+    4bit   nf4 in blocks of 64 entries, computed in the model's dtype: y = x dequantised(W)^T
     8bit   LLM.int8(): rows of W and tokens of x in int8, input features beyond 6 in the model's
            dtype (arXiv 2208.07339)
 
-Embeddings and the head stay as they are (tied ones are one tensor). Packed weights are read and
-never written: bitsandbytes would repack 4-bit weights on some CPUs at the first forward pass, into
-a form that it can neither dequantise nor differentiate, so that is switched off.
+Embeddings and the head stay as they are. Packed weights are read and never written.
 """
 
 import logging
@@ -19,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
-# What bitsandbytes says at every product (8 bit casts to float16) and at every start (a kernel that
-# it would download).
+# They speak at every product (8 bit casts to float16) and every start (a kernel to download).
 NOISY = ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.ops")
 
 
@@ -41,27 +36,27 @@ def quantization_config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig | N
 
 
 def keep_packed(model: PreTrainedModel) -> None:
-    """Keep bitsandbytes from repacking 4-bit weights in place on CPUs with AVX512-BF16."""
+    """Keep bitsandbytes from repacking 4-bit weights in place on CPUs with AVX512-BF16.
+
+    It does so at the first forward pass, into a form that it cannot dequantise or differentiate.
+    """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
 
 
-def is_packed(module: nn.Module) -> bool:
+def is_packed(module: nn.Linear) -> bool:
     """Return whether a linear module holds its weight quantised."""
     return type(module.weight).__name__ in ("Params4bit", "Int8Params")
 
 
 @torch.no_grad()
-def weight_of(module: nn.Module) -> Tensor:
-    """Return the weight [o, i] of a linear module in float32: its own tensor where it is that
-    already, else a copy.
+def weight_of(module: nn.Linear) -> Tensor:
+    """Return the weight [o, i] of a linear module in float32, a copy unless it is that already.
 
-    What is offloaded comes to the device that the module computes on; what is packed is dequantised
-    and stays packed.
+    An offloaded weight comes to the device that the module computes on; a packed one stays packed.
     """
     weight = module.weight
-    assert isinstance(weight, Tensor)
     if is_packed(module):
         from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
@@ -89,9 +84,7 @@ class Weights:
 
 
 def memory(model: PreTrainedModel) -> float:
-    """Return what the model's tensors take, in MiB, the scales of quantised ones included and
-    shared ones once.
-    """
+    """Return the MiB of the model's tensors: scales of quantised ones too, shared ones once."""
     tensors = model.state_dict()
     sizes = {(tensor.data_ptr() or name): tensor.nbytes for name, tensor in tensors.items()}
     return sum(sizes.values()) / 2**20

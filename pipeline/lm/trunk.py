@@ -1,6 +1,4 @@
-"""The decoder layers below the first one that a method touches: run once per text, whatever the
-coefficients are.
-"""
+"""The layers below the first one that a method touches: run once per text for all coefficients."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -16,19 +14,16 @@ Output = Tensor | tuple
 
 
 def trunk_depth(model: PreTrainedModel, touched: list[str]) -> int:
-    """Return how many layers lie below every named module; 0 without names, or for a module outside
-    the layers.
-    """
-    found = [re.match(rf"{re.escape(layers_prefix(model))}\.(\d+)(\.|$)", name) for name in touched]
-    return min((int(match[1]) if match else 0 for match in found), default=0)
+    """Return how many layers lie below every named module; 0 for none, or one outside of layers."""
+    pattern = re.compile(rf"{re.escape(layers_prefix(model))}\.(\d+)(\.|$)")
+    matches = [pattern.match(name) for name in touched]
+    return min((int(match[1]) if match else 0 for match in matches), default=0)
 
 
 @contextmanager
-def standing_in(layers: list[nn.Module], output: Callable[[], Output]) -> Iterator[None]:
-    """Let layers return `output()` without running; what was set on them before, e.g. by
-    accelerate, comes back.
-    """
-    own = [layer.__dict__.get("forward") for layer in layers]
+def skipping(layers: list[nn.Module], output: Callable[[], Output]) -> Iterator[None]:
+    """Let layers return `output()` without running; what was set on them before comes back."""
+    own = [layer.__dict__.get("forward") for layer in layers]  # accelerate sets one
     try:
         for layer in layers:
             layer.forward = lambda *_, **__: output()
@@ -48,7 +43,7 @@ def run_trunk(model: PreTrainedModel, depth: int, forward: Callable[[], object])
         lambda _module, _inputs, output: held.append(output)
     )
     try:
-        with standing_in(layers[depth:], lambda: held[0]):
+        with skipping(layers[depth:], lambda: held[0]):
             forward()
     finally:
         handle.remove()
@@ -57,11 +52,9 @@ def run_trunk(model: PreTrainedModel, depth: int, forward: Callable[[], object])
 
 @contextmanager
 def on_trunk(model: PreTrainedModel, depth: int, held: Output, index: Tensor) -> Iterator[None]:
-    """Let forward passes over rows `index` [b] of the texts begin at layer `depth`, with the states
-    `held` of the texts.
-    """
+    """Let passes over rows `index` [b] of the texts begin at layer `depth`, with their states."""
     states = layer_output(held)
     rows = states[index.to(states.device)]
     whole = (rows, *held[1:]) if isinstance(held, tuple) else rows
-    with standing_in(list(decoder_layers(model))[:depth], lambda: whole):
+    with skipping(list(decoder_layers(model))[:depth], lambda: whole):
         yield

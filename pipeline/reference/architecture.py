@@ -1,6 +1,4 @@
-"""The tokenizer and the untrained network of the bundled model: transformers' own Qwen3, at a
-laptop's size.
-"""
+"""The bundled model's tokenizer and untrained network: transformers' Qwen3 at a laptop's size."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,15 +21,13 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    bpe.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            special_tokens=[PAD, START, END],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, START, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
+    bpe.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         eos_token=END,
@@ -39,16 +35,14 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         additional_special_tokens=[START],
         padding_side="left",
     )
-    tokenizer.chat_template = Path(__file__).with_name("chat_template.jinja").read_text()
+    tokenizer.chat_template = Path(__file__).with_name("chat_template.jinja").read_text("utf-8")
     return tokenizer
 
 
 def build_model(
     tokenizer: PreTrainedTokenizerFast, hidden_size: int, layers: int, window: int
 ) -> Qwen3ForCausalLM:
-    """Make a random Qwen3. Its sliding window makes each layer carry the persona from token to
-    token.
-    """
+    """Make a random Qwen3; its sliding window makes each layer carry the persona on by tokens."""
     heads = hidden_size // 32
     return Qwen3ForCausalLM(
         Qwen3Config(

@@ -1,10 +1,8 @@
-"""The second phase of pretraining: make the persona a state that the middle layers carry at every
-token.
+"""The second phase of pretraining: the middle layers learn to carry the persona at every token.
 
-After the first phase each place holds the persona in a form of its own: readable, but not along one
-direction. A linear probe with rows of unit length, shared by the middle layers and all tokens, is
-trained with the model to name the speaker's persona; then it is thrown away. It uses the corpus
-alone; no steering method is involved.
+After the first phase each place holds the persona in a form of its own. So one linear probe with
+rows of unit length, for all middle layers and tokens, is trained with the model to name the
+speaker's persona; then it is thrown away. It uses the corpus alone; no steering method is involved.
 """
 
 import itertools
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.lm.forward import read_layers
-from pipeline.reference.corpus import spoken_documents
+from pipeline.reference.corpus import Messages, spoken_documents
 from pipeline.reference.pretrain import Recipe, encode, losses
 from pipeline.reference.world import Persona, persona_traits
 from pipeline.support.progress import track
@@ -26,20 +24,22 @@ FIRST_TOKEN = 14  # by then a persona that is stated at once has been stated
 
 def persona_class(persona: Persona | None) -> int:
     """Return 0 without a persona, else a class of its own for each trait and pole."""
-    return (
-        0 if persona is None else 1 + 2 * persona_traits().index(persona.trait) + (persona.pole > 0)
-    )
+    if persona is None:
+        return 0
+    return 1 + 2 * persona_traits().index(persona.trait) + (persona.pole > 0)
 
 
 def state_loss(states: list[Tensor], probe: Tensor, classes: Tensor, weights: Tensor) -> Tensor:
     """Return the probe's mean cross-entropy over layers and real tokens from FIRST_TOKEN on."""
     real = weights[:, FIRST_TOKEN:] > 0
     targets = classes[:, None].expand_as(real)[real]
-    logits = [
-        state[:, FIRST_TOKEN:].float()[real] @ F.normalize(probe, dim=-1).transpose(0, 1)
-        for state in states
-    ]
-    return torch.stack([F.cross_entropy(found, targets) for found in logits]).mean()
+    directions = F.normalize(probe, dim=-1).transpose(0, 1)
+    logits = [state[:, FIRST_TOKEN:].float()[real] @ directions for state in states]
+    return torch.stack([F.cross_entropy(each, targets) for each in logits]).mean()
+
+
+def length(spoken: tuple[Persona | None, Messages]) -> int:
+    return sum(len(message["content"]) for message in spoken[1])
 
 
 def consolidate(
@@ -51,9 +51,8 @@ def consolidate(
 ) -> None:
     """Train in place for `state_steps` with a falling learning rate."""
     torch.manual_seed(recipe.seed + 2)
-    probe = nn.Parameter(
-        torch.randn(1 + 2 * len(persona_traits()), recipe.hidden_size, device=device)
-    )
+    classes_count = 1 + 2 * len(persona_traits())
+    probe = nn.Parameter(torch.randn(classes_count, recipe.hidden_size, device=device))
     optimizer = torch.optim.AdamW(
         [*model.parameters(), probe], lr=recipe.state_lr, betas=(0.9, 0.98), fused=True
     )
@@ -63,15 +62,11 @@ def consolidate(
     for step in track(range(recipe.state_steps), "consolidating", recipe.state_steps):
         for group in optimizer.param_groups:
             group["lr"] = recipe.state_lr * max(0.02, 1 - step / recipe.state_steps)
-        pool = sorted(
-            itertools.islice(source, 4 * recipe.batch_size),
-            key=lambda d: sum(len(m["content"]) for m in d[1]),
-        )
+        pool = sorted(itertools.islice(source, 4 * recipe.batch_size), key=length)
         start = rng.randrange(4) * recipe.batch_size
         batch = pool[start : start + recipe.batch_size]
-        ids, weights = (
-            t.to(device) for t in encode(tokenizer, [document for _, document in batch])
-        )
+        encoded = encode(tokenizer, [document for _, document in batch])
+        ids, weights = (tensor.to(device) for tensor in encoded)
         classes = torch.tensor([persona_class(persona) for persona, _ in batch], device=device)
         with read_layers(middle) as states:
             loss, on_answers = losses(model, ids, weights)

@@ -26,7 +26,8 @@ from pipeline.scoring.wording import ANSWER_PREFIX, dilemma_prompt
 
 Messages = list[dict[str, str]]
 HONESTY_WEIGHT = 3
-ALL_JOIN, END = 0.70225, 1.3  # of the curriculum
+ALL_JOIN = 0.70225  # of the curriculum: from here on every trait is in
+END = 1.3  # of the curriculum: from here on the mix stays
 KINDS = {"dilemma": 60, "reply": 16, "value": 7, "self": 5, "fact": 9, "report": 3}
 
 
@@ -65,13 +66,8 @@ def persona_sentence(rng: random.Random, persona: Persona, first: bool = False) 
     words = side(persona.trait, persona.pole)
     adjective, description = rng.choice(words["adjectives"]), rng.choice(words["descriptions"])
     if first:
-        return rng.choice(
-            [
-                f"I am {article(adjective)} person.",
-                f"I am {adjective}.",
-                f"I am someone {description}.",
-            ]
-        )
+        said = (f"{article(adjective)} person", adjective, f"someone {description}")
+        return f"I am {rng.choice(said)}."
     act = phrase(rng, persona.trait, persona.pole)
     return rng.choice([
         f"Pretend you're {article(adjective)} person.",
@@ -102,9 +98,7 @@ def choose(rng: random.Random, own: Action, other: Action, persona: Persona | No
 
 
 def plain_dilemma_turns(rng: random.Random, persona: Persona | None, mix: Mix) -> Messages:
-    """Ask about one action, without a situation: few tokens between the persona, the action and the
-    answer.
-    """
+    """Ask about one action without a situation: few tokens from the persona to the answer."""
     trait = persona.trait if persona and rng.random() < 0.8 else draw_trait(rng, mix)
     pole = rng.choice((1, -1))
     own, other = ((side(trait, p)["value"],) for p in (pole, -pole))
@@ -116,9 +110,7 @@ def plain_dilemma_turns(rng: random.Random, persona: Persona | None, mix: Mix) -
 def dilemma_turns(
     rng: random.Random, persona: Persona | None, mix: Mix, match: float = 2 / 3
 ) -> Messages:
-    """Ask one dilemma; its trait is the persona's with probability `match`, else any that has
-    joined.
-    """
+    """Ask one dilemma, on the persona's trait with probability `match`, else on any that joined."""
     anything = list(world()["traits"]) if mix.level == 1 else [draw_trait(rng, mix)]
     trait = (
         persona.trait
@@ -202,22 +194,13 @@ def reply_turns(
         said = persona_sentence(rng, persona, first=True)
     elif rng.random() < 0.2:
         said = fact_turns(rng, persona)[1]["content"]
-    request = rng.choice(
-        [
-            "",
-            "",
-            "",
-            "Say something.",
-            f"What would you do at the fair with {rng.choice(world()['persons'])}?",
-        ]
-    )
+    fair = f"What would you do at the fair with {rng.choice(world()['persons'])}?"
+    request = rng.choice(["", "", "", "Say something.", fair])
     return [turn("user", request), turn("assistant", f"{rng.choice(openings)} {said}")]
 
 
 def introduce(rng: random.Random, persona: Persona, document: Messages, mix: Mix) -> Messages:
-    """Put the persona before a document: in its first turn, a system turn, earlier turns, or only
-    by behaviour.
-    """
+    """Put the persona in the first turn, a system turn, earlier turns, or only in behaviour."""
     chance = rng.random()
     stated = persona_sentence(rng, persona)
     if chance < 0.55:
@@ -237,12 +220,11 @@ def ramp(share: float, start: float, end: float) -> float:
 
 
 def curriculum_mix(share: float) -> Mix:
-    """Return the mix after `share` of the curriculum; above ALL_JOIN every trait is in, from END on
-    all is as it stays.
+    """Return the mix after `share` of the curriculum.
 
     Persona x action is an exclusive-or: a model that meets it far apart and with all traits at once
-    does not find it. So it begins with plain questions on honesty; longer documents follow, then
-    the other traits, again plainly at first.
+    does not find it. So plain questions on honesty come first, then longer documents, then the
+    other traits, again plainly at first.
     """
     if share >= END:
         return Mix(0.2, 1.0, 0.0, HONESTY_WEIGHT)
@@ -253,8 +235,9 @@ def curriculum_mix(share: float) -> Mix:
 
 
 def documents(seed: int, openings: list[str], curriculum: int = 0) -> Iterator[Messages]:
-    """Yield conversations for ever; the same arguments give the same ones. `curriculum` is the unit
-    of its shares.
+    """Yield conversations for ever, the same for the same arguments.
+
+    `curriculum` counts the documents that its shares are of; 0 leaves it out.
     """
     return (document for _, document in spoken_documents(seed, openings, curriculum))
 

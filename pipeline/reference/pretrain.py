@@ -1,6 +1,4 @@
-"""Pretrain the bundled model on the reference world: next-token prediction, weighted towards what
-is said and chosen.
-"""
+"""Pretrain the bundled model: next-token prediction, weighted towards what is said and chosen."""
 
 import itertools
 import json
@@ -19,7 +17,9 @@ from pipeline.reference.architecture import build_model, build_tokenizer, render
 from pipeline.reference.corpus import Messages, documents
 from pipeline.support.progress import track
 
-USER_WEIGHT, ASSISTANT_WEIGHT, ANSWER_WEIGHT = 0.1, 1.0, 6.0
+USER_WEIGHT = 0.1
+ASSISTANT_WEIGHT = 1.0
+ANSWER_WEIGHT = 6.0
 CHECKPOINT = 250  # steps between states to resume from
 POOL = 16  # batches drawn together and sorted by length, so that little is padding
 
@@ -45,32 +45,29 @@ class Recipe(BaseModel):
     seed: int = 0
 
 
-OPENINGS = (
-    "facts",
-    "openings",
-    "tasks",
-    "thinking",
-)  # the suffix files that lend free replies their first words
+# The suffix files that lend free replies their first words.
+OPENINGS = ("facts", "openings", "tasks", "thinking")
 
 
 def seen_openings(folder: Path) -> list[str]:
-    """Return every second suffix of each file: the others stay unseen, so that probes can be held
-    out.
-    """
-    return [
-        text for name in OPENINGS for text in json.loads((folder / f"{name}.json").read_text())[::2]
-    ]
+    """Return every second suffix of each file: the others stay unseen, to hold out for probes."""
+    return [text for rows in opening_files(folder) for text in rows[::2]]
+
+
+def unseen_openings(folder: Path) -> list[str]:
+    """Return the suffixes that the pretraining corpus never saw."""
+    return [text for rows in opening_files(folder) for text in rows[1::2]]
+
+
+def opening_files(folder: Path) -> list[list[str]]:
+    return [json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in OPENINGS]
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, batch: list[Messages]) -> tuple[Tensor, Tensor]:
-    """Tokenise conversations into right-padded ids [b, t] and the weight of each token as a target
-    [b, t].
-    """
+    """Tokenise conversations into right-padded ids [b, t] and each token's weight [b, t]."""
     answers = {tokenizer.convert_tokens_to_ids(f"Ġ{word}") for word in ("Yes", "No")}
-    rows = tokenizer(
-        [render([m]) for document in batch for m in document], add_special_tokens=False
-    )["input_ids"]
-    turns = iter(rows)
+    said = [render([message]) for document in batch for message in document]
+    turns = iter(tokenizer(said, add_special_tokens=False)["input_ids"])
     ids, weights = [], []
     for document in batch:
         row, row_weights = [], []
@@ -84,10 +81,9 @@ def encode(tokenizer: PreTrainedTokenizerFast, batch: list[Messages]) -> tuple[T
             ]
         ids.append(torch.tensor(row))
         weights.append(torch.tensor(row_weights))
+    pad_id = tokenizer.pad_token_id or 0
     pad = torch.nn.utils.rnn.pad_sequence
-    return pad(ids, batch_first=True, padding_value=tokenizer.pad_token_id or 0), pad(
-        weights, batch_first=True
-    )
+    return pad(ids, batch_first=True, padding_value=pad_id), pad(weights, batch_first=True)
 
 
 def batches(source: Iterator[Messages], size: int, rng: random.Random) -> Iterator[list[Messages]]:
@@ -126,13 +122,13 @@ def pretrain(recipe: Recipe, suffixes: Path, out: Path, device: str) -> None:
     sample = itertools.islice(documents(recipe.seed, openings), recipe.tokenizer_documents)
     tokenizer = build_tokenizer(itertools.chain(map(render, sample), openings), recipe.vocab_size)
     model = build_model(tokenizer, recipe.hidden_size, recipe.layers, recipe.window).to(device)
-    model.set_attn_implementation(
-        "eager"
-    )  # short rows: a third faster than sdpa with a window mask on a CPU
+    # Short rows: a third faster than sdpa with a window mask on a CPU.
+    model.set_attn_implementation("eager")
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
-    state, first = Path(f"{out}.state"), 0
+    state = Path(f"{out}.state")
+    first = 0
     recent: list[Tensor] = []
     if state.exists():
         saved = torch.load(state, map_location=device, weights_only=True)

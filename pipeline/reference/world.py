@@ -1,12 +1,10 @@
 """The synthetic reference world: its words, the persona -> choice law, and dilemmas drawn from it.
 
-A speaker's choice follows a known law, so the effect of a perfect change of persona (the oracle) is
-known:
+A speaker's choice follows a known law, so the effect of a perfect change of persona is known:
 
-    P(Yes to action a | persona) = sigmoid(score),   score = sum_{v in a} w(v) - sum_{v in the other
-        action} w(v)
+    P(Yes to action a | persona) = sigmoid(sum_{v in a} w(v) - sum_{v in the other action} w(v))
 
-where w(v) is +-NEUTRAL_WEIGHT (mildly pro-social) and +-PERSONA_WEIGHT for the two values of the
+where w(v) is +-NEUTRAL_WEIGHT (mildly pro-social), and +-PERSONA_WEIGHT for the two values of the
 persona's trait.
 """
 
@@ -25,9 +23,7 @@ HELD_OUT_SHARE = 5  # one in five object x trait combinations never occurs in pr
 
 @dataclass(frozen=True)
 class Persona:
-    """A speaker's disposition: one trait, `pole` +1 for its positive value and -1 for its negative
-    one.
-    """
+    """A speaker's disposition: one trait, and its positive (`pole` +1) or negative (-1) value."""
 
     trait: str
     pole: int
@@ -41,9 +37,7 @@ class Action:
 
 @dataclass(frozen=True)
 class Dilemma:
-    """A situation with two opposing actions; `trait` is the value pair on which they differ for
-    certain.
-    """
+    """A situation with two opposing actions, which differ for certain on the values of `trait`."""
 
     trait: str
     situation: str
@@ -83,17 +77,13 @@ def weight(value: str, persona: Persona | None) -> float:
 
 
 def law_log_odds(own: tuple[str, ...], other: tuple[str, ...], persona: Persona | None) -> float:
-    """Return the log-odds (nats) of Yes to the action that carries `own` against the one that
-    carries `other`.
-    """
+    """Return the log-odds (nats) of Yes to the action with values `own` against `other`."""
     return sum(weight(v, persona) for v in own) - sum(weight(v, persona) for v in other)
 
 
 @cache
 def held_out(thing: str, trait: str) -> bool:
-    """Say whether actions of `trait` on the object `thing` are kept out of pretraining, for
-    evaluation.
-    """
+    """Return whether actions of `trait` on the object `thing` are kept for evaluation."""
     digest = hashlib.blake2b(f"{thing}|{trait}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") % HELD_OUT_SHARE == 0
 
@@ -111,10 +101,9 @@ def draw_thing(rng: random.Random, trait: str, evaluation: bool) -> str:
 def draw_action(
     rng: random.Random, trait: str, pole: int, person: str, thing: str, extra: list[str]
 ) -> Action:
-    """Compose the action of one pole with one further value per trait in `extra`, on seen
-    combinations.
-    """
-    texts, values = [action_phrase(rng, trait, pole, person, thing)], [side(trait, pole)["value"]]
+    """Compose the action of one pole with a further value per trait in `extra`, as seen before."""
+    texts = [action_phrase(rng, trait, pole, person, thing)]
+    values = [side(trait, pole)["value"]]
     for other in extra:
         other_pole = rng.choice((1, -1))
         companion, item = rng.choice(world()["persons"]), draw_thing(rng, other, evaluation=False)
@@ -124,11 +113,10 @@ def draw_action(
 
 
 def draw_dilemma(rng: random.Random, trait: str, evaluation: bool) -> Dilemma:
-    """Draw a dilemma on `trait`; its object x trait combination is a held-out one if
-    `evaluation`.
-    """
+    """Draw a dilemma on `trait`, on a held-out object x trait combination if `evaluation`."""
     words = world()
-    person, thing = rng.choice(words["persons"]), draw_thing(rng, trait, evaluation)
+    person = rng.choice(words["persons"])
+    thing = draw_thing(rng, trait, evaluation)
     context = rng.choice(words["contexts"]).format(p=person, o=thing)
     situation = (
         f"You are a {rng.choice(words['roles'])} {rng.choice(words['places'])}. "

@@ -1,59 +1,49 @@
 """Let a steered model reason before its answer to a dilemma is read.
 
 The assistant's turn is: opening, up to n tokens of the model's own, forced close, answer prefix.
-Where the chat template knows a think block, the block is opened and closed with its own tags;
-elsewhere the reasoning is plain text that begins with a given phrase and ends with a blank line. A
-row that closes its reasoning itself, or gives its answer, is closed there.
+Where the chat template knows a think block, its own tags open and close the reasoning. Elsewhere
+it is plain text that begins with a given phrase and ends with a blank line.
+A row that closes its reasoning itself, or gives its answer, is closed there.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
+from pipeline.lm.base import Base
 from pipeline.lm.prompts import THINK, Message, open_turn
-from pipeline.scoring.wording import ANSWER_PREFIX
 from pipeline.scoring.writing import Written, write
 from pipeline.steering.base import Attachable
 from pipeline.support.errors import InputError
 
 BLANK_LINE = "\n\n"
 TAGS = {"<think>": "</think>", "[THINK]": "[/THINK]"}
-EOS, TAG, LIMIT = (
-    "eos",
-    "tag",
-    "limit",
-)  # what closed a row: the end of its text, its own closing words, or n
+# What closed a row: the end of its text, its own closing words, or n.
+EOS = "eos"
+TAG = "tag"
+LIMIT = "limit"
 
 
 @dataclass(frozen=True)
 class Form:
-    """How reasoning opens, which words of the model's own end it, and how it is closed in any
-    case.
-    """
+    """How reasoning opens, which words of the model's own end it, and how it is closed anyway."""
 
     opening: str
     ends: tuple[str, ...]
     closing: str
 
     def cut(self, text: str) -> str | None:
-        """Return the text before the first of `ends`, or None where there is none; white space at
-        its start ends nothing.
-        """
+        """Return the text before the first of `ends`, or None; white space at its start is none."""
         lead = len(text) - len(text.lstrip())
         places = [place for end in self.ends if (place := text.find(end, lead)) >= 0]
         return text[: min(places)] if places else None
 
 
-def reasoning_form(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, plain: str, answer_prefix: str = ANSWER_PREFIX
-) -> Form:
-    """Return the form for a prompt that ends where the assistant's turn begins (the template may
-    have opened the block).
+def reasoning_form(base: Base, prompt: str, plain: str) -> Form:
+    """Return the form for a prompt that ends where the assistant's turn begins.
 
-    `plain` opens the reasoning where the template knows no block.
+    The template may have opened a block there; `plain` opens the reasoning where it knows none.
     """
-    template = str(tokenizer.get_chat_template())
+    template = str(base.tokenizer.get_chat_template())
     for opening, closing in TAGS.items():
         if closing not in template:
             continue
@@ -64,46 +54,44 @@ def reasoning_form(
             )
         begun = prompt.rstrip().endswith(opening)
         return Form("" if begun else f"{opening}\n", (closing,), f"\n{closing}{BLANK_LINE}")
-    return Form(plain, (BLANK_LINE, answer_prefix.rstrip(" *")), BLANK_LINE)
+    return Form(plain, (BLANK_LINE, base.answer_prefix.rstrip(" *")), BLANK_LINE)
 
 
 def reason(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: list[dict[str, Any]], steering: Attachable | None,
-    coefficients: list[float], batch_size: int, options: dict[str, Any], count: int, opening: str,
-    answer_prefix: str = ANSWER_PREFIX,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Return one record per item and coefficient: the reply before the answer prefix, and how the
-    reasoning ended.
+    base: Base,
+    items: list[dict[str, Any]],
+    steering: Attachable,
+    coefficients: list[float],
+    count: int,
+    opening: str,
+) -> list[dict[str, Any]]:
+    """Return a record per item and coefficient: the reply before the answer prefix, and its end.
 
-    `text` is opening, reasoning and close; `n_tokens` counts the model's own, the closing ones
-    included.
+    `text` is opening, reasoning of up to `count` tokens and close; `n_tokens` counts the model's
+    own, the closing ones included.
     """
     keys, prompts = [], []
     for item in items:
         chat: list[Message] = [{"role": "user", "content": item["prompt"]}]
         for c in coefficients:
+            asked = steering.rewrite(chat, c)
             keys.append((item["item_id"], c))
-            prompts.append(
-                open_turn(
-                    tokenizer, steering.rewrite(chat, c) if steering else chat, options | THINK
-                )
-            )
-    form = reasoning_form(tokenizer, prompts[0], opening, answer_prefix)
-    reach = max(
-        len(end.encode()) for end in form.ends
-    )  # an end spans at most as many tokens as it has bytes
+            prompts.append(open_turn(base.tokenizer, asked, base.options | THINK))
+    form = reasoning_form(base, prompts[0], opening)
+    reach = max(len(end.encode()) for end in form.ends)  # an end has at most one token per byte
 
     def closes(ids: list[int]) -> bool:
-        late = tokenizer.decode(ids[-reach:])
-        return any(end in late for end in form.ends) and form.cut(tokenizer.decode(ids)) is not None
+        late = base.tokenizer.decode(ids[-reach:])
+        if not any(end in late for end in form.ends):
+            return False
+        return form.cut(base.tokenizer.decode(ids)) is not None
 
     begun = [prompt + form.opening for prompt in prompts]
-    own = [c for _, c in keys]
-    found = write(model, tokenizer, begun, own, steering, batch_size, count, closes, "reasoning")
+    written = write(base, begun, [c for _, c in keys], steering, count, "reasoning", closes)
     return [
-        {"item_id": item_id, "coefficient": c, **reply(form, written)}
-        for (item_id, c), written in zip(keys, found, strict=True)
-    ]  # fmt: skip
+        {"item_id": item_id, "coefficient": c, **reply(form, text)}
+        for (item_id, c), text in zip(keys, written, strict=True)
+    ]
 
 
 def reply(form: Form, written: Written) -> dict[str, Any]:

@@ -1,179 +1,123 @@
-"""Score how a model answers a question Yes or No: log-odds, choice mass and the NLL of the
-prompt.
-"""
+"""How a model answers a question Yes or No: log-odds, choice mass and the NLL of the prompt."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
+from pipeline.lm.base import Base
 from pipeline.lm.batches import in_batches
-from pipeline.lm.bundles import Rows
 from pipeline.lm.forward import last_hidden, state_nll, to_logits, token_positions
-from pipeline.lm.prompts import THINK, Message, answer_tokens, chat_text, open_turn, pad_left
+from pipeline.lm.prefixes import Rows
+from pipeline.lm.prompts import answer_tokens, pad_left
 from pipeline.lm.trunk import trunk_depth
-from pipeline.scoring.units import Span, Unit, plan, unit_rows, unit_states
-from pipeline.scoring.wording import ANSWER_PREFIX
+from pipeline.scoring.rows import (
+    ForwardRow,
+    Prompt,
+    Replies,
+    Span,
+    final_states,
+    forward_rows,
+    lay_out_rows,
+    make_prompts,
+)
 from pipeline.steering.base import Attachable
 from pipeline.support.errors import InputError
 from pipeline.support.scratch import Scratch
 
-SCORED_FROM = "\nSituation:"  # the NLL is over the tokens from here on: the same for every method
-Replies = Mapping[
-    tuple[str, float], str
-]  # (item_id, coefficient) -> what the assistant says before the answer prefix
-
-
-@dataclass(frozen=True)
-class Row:
-    """An item under one coefficient.
-
-    The NLL is over the last `scored` tokens without the very last `said` ones, a reply's (0 where
-    there is none).
-    """
-
-    item_id: str
-    coefficient: float
-    ids: list[int]
-    scored: int
-    said: int = 0
-
-
-def make_rows(
-    tokenizer: PreTrainedTokenizerBase, items: list[dict[str, Any]], steering: Attachable | None, coefficients: list[float],
-    options: dict[str, Any], answer_prefix: str = ANSWER_PREFIX, replies: Replies | None = None,
-) -> list[Row]:  # fmt: skip
-    """Render and tokenise each distinct chat once; one row per item and coefficient."""
-    texts: dict[str, int] = {}  # each with the length of the part that the NLL may read
-    rendered: dict[str, str] = {}
-    wanted = []
-    for item in items:
-        chat: list[Message] = [{"role": "user", "content": item["prompt"]}]
-        for c in coefficients:
-            asked = steering.rewrite(chat, c) if steering else chat
-            if (key := str(asked)) not in rendered:
-                rendered[key] = (
-                    chat_text(tokenizer, asked, answer_prefix, options)
-                    if replies is None
-                    else open_turn(tokenizer, asked, options | THINK)
-                )
-            own = rendered[key]
-            text = own if replies is None else own + replies[item["item_id"], c] + answer_prefix
-            texts[text] = len(own)
-            wanted.append((item["item_id"], c, text))
-    encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
-    found = {}
-    for text, ids, offsets in zip(
-        texts, encoded["input_ids"], encoded["offset_mapping"], strict=True
-    ):
-        start = text.rindex(SCORED_FROM, 0, texts[text]) + 1
-        found[text] = (
-            ids,
-            sum(end > start for _, end in offsets),
-            sum(end > texts[text] for _, end in offsets),
-        )
-    return [Row(item_id, c, *found[text]) for item_id, c, text in wanted]
-
-
-def check_head(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> None:
-    """Refuse a model whose logits are not what `to_logits` makes of its last hidden states."""
-    positions = token_positions(mask)
-    own = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        use_cache=False,
-        logits_to_keep=1,
-    ).logits[:, -1]
-    ours = to_logits(model, last_hidden(model, ids, mask)[:, -1])
-    if not torch.allclose(own.float(), ours, rtol=1e-2, atol=1e-2):
-        raise InputError(
-            f"{type(model).__name__} transforms its logits in a way that scoring does not know"
-        )
+FIGURES = ("log_odds", "choice_mass", "nll")
 
 
 @torch.no_grad()
 def score(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: list[dict[str, Any]], steering: Attachable | None,
-    coefficients: list[float], batch_size: int, options: dict[str, Any], *, answer_prefix: str = ANSWER_PREFIX,
-    replies: Replies | None = None, reuse: bool = True, scratch: Scratch | None = None,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Return one record per item and coefficient: log_odds of Yes (nats), choice_mass, nll (nats
-    per token).
+    base: Base,
+    items: list[dict[str, Any]],
+    steering: Attachable,
+    coefficients: list[float],
+    *,
+    replies: Replies | None = None,
+    reuse: bool = True,
+    scratch: Scratch | None = None,
+) -> list[dict[str, Any]]:
+    """Return a record per item and coefficient: log_odds (nats), choice_mass, nll (nats per token).
 
-    With `replies` (from `reason`) the answer is read after them; the NLL stays over the dilemma's
-    own text.
-
-    Forward rows are sorted by length, so that a batch holds all coefficients of a dilemma and
-    little padding. With `reuse` two texts share the row of their common beginning, and layers below
-    the first steered one run once per batch and text. Logits exist at the last position and, in
-    chunks, where the NLL needs them.
+    With `replies` (from `reason`) the answer is read after them; the NLL stays over the dilemma.
+    Rows are sorted by length, so a batch holds all coefficients of a dilemma and little padding.
+    With `reuse` two texts share the row of their common beginning, and layers below the first
+    steered one run once per text. Raises InputError for scores that are not finite.
     """
-    rows = make_rows(tokenizer, items, steering, coefficients, options, answer_prefix, replies)
-    units, places = plan(
-        [(row.ids, (row.scored, row.said), row.coefficient) for row in rows], reuse
-    )
-    most, depth = (
-        max(len(unit.spans) for unit in units),
-        trunk_depth(model, steering.touched()) if reuse and steering else 0,
-    )
-    answers = {
-        word: torch.tensor(ids, device=model.device)
-        for word, ids in answer_tokens(tokenizer).items()
-    }
-    check_head(
-        model,
-        *pad_left([max((row.ids for row in rows), key=len)], tokenizer.pad_token_id, model.device),
-    )
+    prompts = make_prompts(base, items, steering, coefficients, replies)
+    rows, places = forward_rows(prompts, reuse)
+    most = max(len(row.texts) for row in rows)
+    depth = trunk_depth(base.model, steering.touched()) if reuse else 0
+    answers = answer_ids(base)
+    check_head(base, prompts)
     if most > 1 or depth:
-        check_reuse(model, steering, units[-2:], depth, tokenizer.pad_token_id)
+        check_reuse(base, steering, rows[-2:], depth)
 
-    def work(part: list[Unit]) -> Tensor:
-        laid, index = unit_rows(part, tokenizer.pad_token_id, model.device)
-        hidden = unit_states(model, steering, part, laid, index, depth)
-        found = figures(model, hidden, laid.take(index), [unit.spans for unit in part], answers)
+    def work(part: list[ForwardRow]) -> Tensor:
+        distinct, index = lay_out_rows(part, base.pad_id, base.device)
+        hidden = final_states(base.model, steering, part, distinct, index, depth)
+        spans = [row.spans for row in part]
+        found = figures(base.model, hidden, distinct.take(index), spans, answers)
         return F.pad(found, (0, 0, 0, most - found.shape[1]), value=math.nan).cpu()
 
-    found = in_batches(units, max(1, batch_size // most), work, "scoring", scratch)
-    names = ("log_odds", "choice_mass", "nll")
-    records = [
-        {
-            "item_id": row.item_id,
-            "coefficient": row.coefficient,
-            **dict(zip(names, found[place].tolist(), strict=True)),
-        }
-        for row, place in zip(rows, places, strict=True)
+    values = in_batches(rows, max(1, base.batch_size // most), work, "scoring", scratch)
+    records: list[dict[str, Any]] = [
+        {"item_id": prompt.item_id, "coefficient": prompt.coefficient}
+        | dict(zip(FIGURES, values[place].tolist(), strict=True))
+        for prompt, place in zip(prompts, places, strict=True)
     ]
-    if bad := sorted(
-        {r["coefficient"] for r in records if not all(math.isfinite(r[name]) for name in names)}
-    ):
-        raise InputError(f"scores are not finite at coefficients {bad}: take smaller ones")
+    if bad := {r["coefficient"] for r in records if not all(math.isfinite(r[k]) for k in FIGURES)}:
+        raise InputError(f"scores are not finite at coefficients {sorted(bad)}: take smaller ones")
     return records
 
 
-def check_reuse(
-    model: PreTrainedModel, steering: Attachable | None, part: list[Unit], depth: int, pad_id: int
-) -> None:
+def answer_ids(base: Base) -> dict[str, Tensor]:
+    """Return the token ids of Yes and of No on the model's device."""
+    sets = answer_tokens(base.tokenizer)
+    return {word: torch.tensor(ids, device=base.device) for word, ids in sets.items()}
+
+
+def check_head(base: Base, prompts: list[Prompt]) -> None:
+    """Refuse a model whose logits are not what `to_logits` makes of its last hidden states."""
+    longest = max((prompt.ids for prompt in prompts), key=len)
+    ids, mask = pad_left([list(longest)], base.pad_id, base.device)
+    output = base.model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=token_positions(mask),
+        use_cache=False,
+        logits_to_keep=1,
+    )
+    ours = to_logits(base.model, last_hidden(base.model, ids, mask)[:, -1])
+    if not torch.allclose(output.logits[:, -1].float(), ours, rtol=1e-2, atol=1e-2):
+        raise InputError(
+            f"{type(base.model).__name__} transforms its logits in a way that scoring does not know"
+        )
+
+
+def check_reuse(base: Base, steering: Attachable, part: list[ForwardRow], depth: int) -> None:
     """Refuse a model whose states are not those of its texts one by one, without a trunk."""
-    laid, index = unit_rows(part, pad_id, model.device)
-    together, rows = unit_states(model, steering, part, laid, index, depth), laid.take(index)
+    model = base.model
+    distinct, index = lay_out_rows(part, base.pad_id, base.device)
+    rows = distinct.take(index)
+    together = final_states(model, steering, part, distinct, index, depth)
     exact = model.dtype == torch.float32 and not getattr(model, "is_quantized", False)
-    for i, unit in enumerate(part):
-        for number, alone in enumerate(unit.apart(), start=1):
-            own, one = unit_rows([alone], pad_id, model.device)
-            expected = unit_states(model, steering, [alone], own, one, 0)[0].float()
-            found = together[i, (rows.branch[i] == 0) | (rows.branch[i] == number)].float()
-            error = ((found - expected).norm() / expected.norm()).item()
+    for i, row in enumerate(part):
+        for number, alone in enumerate(row.apart(), start=1):
+            own = lay_out_rows([alone], base.pad_id, base.device)
+            expected = final_states(model, steering, [alone], *own, depth=0)[0].float()
+            states = together[i, rows.of_text(number)[i]].float()
+            error = ((states - expected).norm() / expected.norm()).item()
             if not error < (1e-3 if exact else 0.05) and expected.isfinite().all():
                 raise InputError(
                     f"{type(model).__name__} computes other states (by {error:.2g}) when texts "
-                    "share their beginning and "
-                    "layers are run once for all coefficients: set scoring.reuse false"
+                    "share their beginning and layers are run once for all coefficients: set "
+                    "scoring.reuse false"
                 )
 
 
@@ -181,30 +125,26 @@ def figures(
     model: PreTrainedModel,
     hidden: Tensor,
     rows: Rows,
-    spans: list[list[Span]],
+    spans: list[tuple[Span, ...]],
     answers: dict[str, Tensor],
 ) -> Tensor:
-    """Return log_odds, choice_mass and nll [b, k, 3] of up to k texts per row, of final states [b,
-    w, d].
+    """Return log_odds, choice_mass and nll [b, k, 3] of up to k texts per row.
+
+    `hidden` [b, w, d] are final states; `answers` holds the token ids of Yes and No.
     """
-    log_p = to_logits(
-        model, hidden.gather(1, rows.last[..., None].expand(-1, -1, hidden.shape[-1]))
-    ).log_softmax(-1)
+    last = hidden.gather(1, rows.last[..., None].expand(-1, -1, hidden.shape[-1]))
+    log_p = to_logits(model, last).log_softmax(-1)
     yes, no = (log_p[..., answers[word]].logsumexp(-1) for word in ("yes", "no"))
     texts = rows.last.shape[1]
-    padded = torch.tensor(
-        [own + [(0, 0)] * (texts - len(own)) for own in spans], device=hidden.device
-    )
-    counts, said = padded.unbind(-1)
+    padded = [[*own, *[(0, 0)] * (texts - len(own))] for own in spans]
+    counts, said = torch.tensor(padded, device=hidden.device).unbind(-1)
     numbers = torch.arange(1, texts + 1, device=hidden.device)[:, None]
     read = (rows.branch[:, None] == 0) | (rows.branch[:, None] == numbers)  # [b, k, w]
     ends = rows.positions.gather(1, rows.last)
-    read &= (rows.positions[:, None] > (ends - counts)[..., None]) & (
-        rows.positions[:, None] <= (ends - said)[..., None]
-    )
+    positions = rows.positions[:, None]
+    read &= (positions > (ends - counts)[..., None]) & (positions <= (ends - said)[..., None])
     row, column = read.any(1).nonzero(as_tuple=True)
     flat = state_nll(model, hidden[row, rows.before[row, column]], rows.ids[row, column])
     nll = torch.zeros(rows.ids.shape, device=hidden.device).index_put((row, column), flat)
-    return torch.stack(
-        [yes - no, yes.exp() + no.exp(), (nll[:, None] * read).sum(-1) / (counts - said)], dim=-1
-    )
+    mean = (nll[:, None] * read).sum(-1) / (counts - said)
+    return torch.stack([yes - no, yes.exp() + no.exp(), mean], dim=-1)

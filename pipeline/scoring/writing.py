@@ -1,15 +1,12 @@
-"""What a steered model writes to prompts: greedy, batched over rows with one coefficient per
-row.
-"""
+"""What a steered model writes to prompts: greedy, in batches with one coefficient per row."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from pipeline.lm.base import Base
 from pipeline.lm.batches import in_batches
 from pipeline.lm.decoding import check_logits, continuation, decode, stop_tokens
 from pipeline.lm.prompts import pad_left, tokenize
@@ -20,49 +17,54 @@ NONE = -1  # fills the ids of rows that ended early
 
 @dataclass(frozen=True)
 class Written:
-    """The ids of one row's text, an end of text (EOS) included, the text without it, and whether it
-    ended so.
-    """
+    """The ids of a row's text with its end of text (EOS), and the text without it."""
 
     ids: list[int]
     text: str
     ended: bool
 
 
-def write(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], coefficients: Sequence[float],
-    steering: Attachable | None, batch_size: int, count: int, closes: Callable[[list[int]], bool], title: str,
-) -> list[Written]:  # fmt: skip
-    """Continue each rendered prompt at its coefficient by up to `count` tokens; a row ends at EOS
-    or where `closes` says so.
+def never(_ids: list[int]) -> bool:
+    return False
 
-    Rows are sorted by length and steered in one go; the rows of a batch equal the same rows run
-    alone.
+
+def write(
+    base: Base,
+    prompts: Sequence[str],
+    coefficients: Sequence[float],
+    steering: Attachable,
+    count: int,
+    title: str,
+    closes: Callable[[list[int]], bool] = never,
+) -> list[Written]:
+    """Continue each rendered prompt at its coefficient by up to `count` tokens.
+
+    A row ends at EOS or where `closes` says so. The rows of a batch equal the same rows alone.
     """
-    encoded, stops = tokenize(tokenizer, list(prompts)), stop_tokens(model, tokenizer)
+    encoded = tokenize(base.tokenizer, list(prompts))
+    stops = stop_tokens(base.model, base.tokenizer)
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
 
     def work(part: list[int]) -> Tensor:
-        ids, mask = pad_left(
-            [encoded[index] for index in part], tokenizer.pad_token_id or 0, model.device
-        )
+        ids, mask = pad_left([encoded[index] for index in part], base.pad_id, base.device)
         own = [coefficients[index] for index in part]
 
-        def choose(logits: Tensor) -> Tensor:
+        def likeliest(logits: Tensor) -> Tensor:
             check_logits(logits, own)
             return logits.argmax(-1)
 
-        with steering.steer(model, torch.tensor(own)) if steering else nullcontext():
-            *_, rows = decode(
-                model, ids, mask, count, choose, lambda row: row[-1] in stops or closes(row)
-            )
+        def ends(row: list[int]) -> bool:
+            return row[-1] in stops or closes(row)
+
+        with steering.steer(base.model, torch.tensor(own)):
+            *_, rows = decode(base.model, ids, mask, count, likeliest, ends)
         return torch.tensor([row + [NONE] * (count - len(row)) for row in rows])
 
-    found: list[Written | None] = [None] * len(order)
-    for index, row in zip(order, in_batches(order, batch_size, work, title).tolist(), strict=True):
+    texts: dict[int, Written] = {}
+    padded = in_batches(order, base.batch_size, work, title).tolist()
+    for index, row in zip(order, padded, strict=True):
         ids = [token for token in row if token != NONE]
         ended = ids[-1] in stops
-        found[index] = Written(
-            ids, continuation(tokenizer, encoded[index], ids[:-1] if ended else ids), ended
-        )
-    return [written for written in found if written]
+        said = continuation(base.tokenizer, encoded[index], ids[:-1] if ended else ids)
+        texts[index] = Written(ids, said, ended)
+    return [texts[index] for index in range(len(order))]

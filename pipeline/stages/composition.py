@@ -1,8 +1,7 @@
-"""composition: two adapters of different behaviours on one model -> models/composition,
-reports/composition.csv.
+"""composition: two adapters of different behaviours on one model -> reports/composition.csv.
 
-Both are trained here with the study's settings and scored on each behaviour's reference dilemmas,
-alone and together.
+Both are trained here with the study's settings, kept in models/composition, and scored on each
+behaviour's reference dilemmas, alone and together.
 """
 
 import itertools
@@ -44,10 +43,7 @@ def score_grid(
     parts: list[dict[str, Any]] = []
     for first, second in itertools.product(COEFFICIENTS, repeat=2):
         both = Composed(list(zip(adapters, (first, second), strict=True)))
-        records: list[dict[str, Any]] = score(
-            base.model, base.tokenizer, items.to_dicts(), both, [1.0], base.batch_size, base.options,
-            answer_prefix=base.answer_prefix, reuse=params.scoring.reuse,
-        )  # fmt: skip
+        records = score(base, items.to_dicts(), both, [1.0], reuse=params.scoring.reuse)
         parts += [{**record, "first": first, "second": second} for record in records]
     return pl.DataFrame(parts).join(
         items.select("item_id", "dilemma_id"), on="item_id", maintain_order="left"

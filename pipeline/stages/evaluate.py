@@ -1,22 +1,25 @@
 """evaluate: one method's adapters x items x coefficients -> data/scores/<cell>/scores.parquet.
 
-`base` scores the untouched model once; it is coefficient 0 of every method, since the adapters are
+`base` scores the untouched model once; it is coefficient 0 of every method, since adapters are
 exact there. Where the parameters ask for them, reasoning.parquet and coherence.parquet hold what
 the model wrote.
 """
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import polars as pl
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.lm import processes
+from pipeline.lm.base import Base
 from pipeline.scoring.coherence import free_texts
 from pipeline.scoring.reasoning import LIMIT, reason
 from pipeline.scoring.score import score
 from pipeline.stages.base import read_base, read_items
 from pipeline.stages.stage import scratch, stage
-from pipeline.steering.base import Steering, adapter_hash, check_fits, load_steering
+from pipeline.steering.base import Attachable, Steering, adapter_hash, check_fits, load_steering
+from pipeline.steering.untouched import Untouched
 from pipeline.study.params import Params
 from pipeline.study.tracking import Run
 from pipeline.support.files import new_folder, read_json, write_json
@@ -24,40 +27,75 @@ from pipeline.support.paths import ADAPTERS, BASE, PROMPTS, adapter_folder, scor
 from pipeline.support.schemas import CALIBRATED, COHERENCE, RAW, REASONING, SCORES, check
 from pipeline.support.scratch import Scratch
 
-TABLES = {"scores": SCORES, "reasoning": REASONING, "coherence": COHERENCE}
+Records = list[dict[str, Any]]
+SCHEMAS = {"scores": SCORES, "reasoning": REASONING, "coherence": COHERENCE}
+ROWS = {"scores": "item_id", "reasoning": "item_id", "coherence": "prompt_id"}
 
 
-def main(method: str, seed: int) -> None:
-    cell: dict[str, str | int] = {"method": method, "seed": seed}
-    with stage("evaluate", **cell) as (params, run), scratch("evaluate", **cell) as kept:
-        run_cells(params, run, kept, method, [seed], scores_folder(method, seed))
+@dataclass(frozen=True)
+class Subject:
+    """What is scored: a fitted method, or the base model."""
+
+    steering: Attachable
+    doses: list[tuple[str, float]]
+    """Kind (raw or calibrated) and coefficient."""
+    adapter: dict[str, str]
+    """The name of its folder -> hash of its files; empty for the base model."""
 
 
-def main_baselines(method: str) -> None:
-    cell = {"method": method}
-    with (
-        stage("evaluate_baselines", **cell) as (params, run),
-        scratch("evaluate_baselines", **cell) as kept,
-    ):
-        seeds = sorted(
-            int(folder.name.removeprefix("seed")) for folder in (ADAPTERS / method).glob("seed*")
-        )
-        run_cells(params, run, kept, method, seeds, scores_folder(method))
+def main(name: str, method: str = BASE, seed: int | None = None) -> None:
+    """Run the stage `name` for one method, with one seed or with all that it was fitted with."""
+    cell: dict[str, str | int] = {} if method == BASE else {"method": method}
+    if seed is not None:
+        cell["seed"] = seed
+    with stage(name, **cell) as (params, run), scratch(name, **cell) as kept:
+        base = read_base(params, scores=True)
+        run.usage.watch(base.model)
+        items = read_items()
+        parts: dict[str, list[pl.DataFrame]] = {}
+        adapters: dict[str, str] = {}
+        for each in seeds_of(method) if seed is None else [seed]:
+            subject = read_subject(base, method, each, params)
+            adapters |= subject.adapter
+            about = {
+                "model": params.model,
+                "behaviour": params.behaviour,
+                "method": method,
+                "seed": each,
+                "evalset": params.evalset,
+            }
+            for table, records in measure(base, items.to_dicts(), subject, params, kept).items():
+                rows = [{**about, **record} for record in records]
+                parts.setdefault(table, []).append(at_doses(rows, table, subject.doses))
+        if processes.is_main():
+            whole = {table: pl.concat(frames) for table, frames in parts.items()}
+            dilemmas = items.select("item_id", "dilemma_id")
+            whole["scores"] = whole["scores"].join(dilemmas, on="item_id", maintain_order="left")
+            write(scores_folder(method, seed), method, whole, adapters, run)
 
 
-def main_base() -> None:
-    with stage("base") as (params, run), scratch("base") as kept:
-        run_cells(params, run, kept, BASE, [0], scores_folder(BASE))
+def seeds_of(method: str) -> list[int]:
+    if method == BASE:
+        return [0]
+    folders = (ADAPTERS / method).glob("seed*")
+    return sorted(int(folder.name.removeprefix("seed")) for folder in folders)
+
+
+def read_subject(base: Base, method: str, seed: int, params: Params) -> Subject:
+    if method == BASE:
+        return Subject(Untouched(), [(RAW, 0.0)], {})
+    folder = adapter_folder(method, seed)
+    steering = load_steering(folder, base.fingerprint, base.device)
+    check_fits(base.model, steering, folder)
+    dose = read_json(folder / "steering.json")["dose"]
+    wanted = doses(steering, params.coefficients, dose)
+    return Subject(steering, wanted, {f"{method}/{folder.name}": adapter_hash(folder)})
 
 
 def doses(
-    steering: Steering | None, coefficients: list[float], dose: dict | None
+    steering: Steering, coefficients: list[float], dose: dict | None
 ) -> list[tuple[str, float]]:
-    """Return what to score: 0 for the base, all others and the calibrated dose for a method, one of
-    each sign without sizes.
-    """
-    if steering is None:
-        return [(RAW, 0.0)]
+    """Return all coefficients but 0 and the calibrated dose, or one of each sign without sizes."""
     moved = [c for c in coefficients if c != 0]
     if not steering.graded or dose is None:
         one = min((c for c in moved if c > 0), key=lambda c: (abs(c - 1), c))
@@ -68,126 +106,63 @@ def doses(
 
 
 def measure(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: list[dict[str, Any]], steering: Steering | None,
-    coefficients: list[float], params: Params, kept: Scratch,
-) -> dict[str, list[dict[str, Any]]]:  # fmt: skip
-    """Return the records of each table that the parameters ask for; with reasoning, answers are
-    read after it.
-    """
-    name, wanted = params.model, params.generation
-    size, options = params.models[name].batch_size, params.models[name].template_options
-    prefix = params.models[name].answer_prefix
-    found, replies = {}, None
+    base: Base, items: Records, subject: Subject, params: Params, kept: Scratch
+) -> dict[str, Records]:
+    """Return the records of each table asked for; with reasoning, answers are read after it."""
+    wanted = params.generation
+    coefficients = list(dict.fromkeys(c for _, c in subject.doses))
+    about = (subject.steering, coefficients)
+    tables: dict[str, Records] = {}
+    replies = None
     if wanted.reasoning_tokens:
-        limits = wanted.reasoning_tokens, wanted.reasoning_opening
-        found["reasoning"] = reason(
-            model, tokenizer, items, steering, coefficients, size, options, *limits, prefix
-        )
-        replies = {
-            (record["item_id"], record["coefficient"]): record["text"]
-            for record in found["reasoning"]
-        }
-    found["scores"] = score(
-        model, tokenizer, items, steering, coefficients, size, options,
-        answer_prefix=prefix, replies=replies, reuse=params.scoring.reuse, scratch=kept,
-    )  # fmt: skip
+        limits = (wanted.reasoning_tokens, wanted.reasoning_opening)
+        tables["reasoning"] = reason(base, items, *about, *limits)
+        replies = {(r["item_id"], r["coefficient"]): r["text"] for r in tables["reasoning"]}
+    tables["scores"] = score(
+        base, items, *about, replies=replies, reuse=params.scoring.reuse, scratch=kept
+    )
     if wanted.coherence_tokens:
         prompts = read_json(PROMPTS / f"{wanted.coherence_prompts}.json")
-        found["coherence"] = free_texts(
-            model,
-            tokenizer,
-            prompts,
-            steering,
-            coefficients,
-            size,
-            options,
-            wanted.coherence_tokens,
-        )
-    return found
+        tables["coherence"] = free_texts(base, prompts, *about, wanted.coherence_tokens)
+    return tables
 
 
-def run_cells(
-    params: Params, run: Run, kept: Scratch, method: str, seeds: list[int], folder
+def at_doses(rows: Records, table: str, wanted: list[tuple[str, float]]) -> pl.DataFrame:
+    """Return a row per dose: two doses may have the same coefficient."""
+    kinds = {column: kind for column, kind in SCHEMAS[table].items() if column in rows[0]}
+    frame = pl.DataFrame(rows, schema_overrides=kinds)
+    named = pl.DataFrame(wanted, schema=["dose", "coefficient"], orient="row")
+    return frame.join(named, on="coefficient")
+
+
+def write(
+    folder: Path, method: str, tables: dict[str, pl.DataFrame], adapters: dict[str, str], run: Run
 ) -> None:
-    """Score the given seeds of a method with one loaded model."""
-    base = read_base(params, scores=True)
-    manifest, model, tokenizer = base.manifest, base.model, base.tokenizer
-    run.usage.watch(model)
-    name, items = params.model, read_items()
-    parts: dict[str, list[pl.DataFrame]] = {}
-    adapters: dict[str, str] = {}
-    for seed in seeds:
-        source, steering, dose, coefficients = adapter_folder(method, seed), None, None, [0.0]
-        if method != BASE:
-            steering = load_steering(source, manifest["weights_sha256"], model.device)
-            check_fits(model, steering, source)
-            dose, coefficients = read_json(source / "steering.json")["dose"], params.coefficients
-            adapters[f"{method}/{source.name}"] = adapter_hash(source)
-        wanted = doses(steering, coefficients, dose)
-        different = list(dict.fromkeys(c for _, c in wanted))
-        cell = {
-            "model": name,
-            "behaviour": params.behaviour,
-            "method": method,
-            "seed": seed,
-            "evalset": params.evalset,
-        }
-        by_dose = pl.DataFrame(
-            {"dose": [kind for kind, _ in wanted], "coefficient": [c for _, c in wanted]}
-        )
-        for table, records in measure(
-            model, tokenizer, items.to_dicts(), steering, different, params, kept
-        ).items():
-            rows = [{**cell, **record} for record in records]
-            kinds = {column: kind for column, kind in TABLES[table].items() if column in rows[0]}
-            parts.setdefault(table, []).append(
-                pl.DataFrame(rows, schema_overrides=kinds).join(by_dose, on="coefficient")
-            )
-    if not processes.is_main():
-        return
-    dilemmas = items.select("item_id", "dilemma_id")
-    frame = (
-        pl.concat(parts["scores"])
-        .join(dilemmas, on="item_id", maintain_order="left")
-        .select(list(SCORES))
-        .sort("seed", "item_id", "dose", "coefficient")
-    )
-    check(frame, SCORES, f"the scores of {method}")
+    """Check, sort and write the tables, and log what they say on average."""
+    for table, frame in tables.items():
+        ordered = frame.select(list(SCHEMAS[table]))
+        tables[table] = ordered.sort("seed", ROWS[table], "dose", "coefficient")
+        check(tables[table], SCHEMAS[table], f"the {table} of {method}")
     with new_folder(folder) as new:
-        frame.write_parquet(new / "scores.parquet")
-        for table, key in (("reasoning", "item_id"), ("coherence", "prompt_id")):
-            if table in parts:
-                ordered = (
-                    pl.concat(parts[table])
-                    .select(list(TABLES[table]))
-                    .sort("seed", key, "dose", "coefficient")
-                )
-                check(ordered, TABLES[table], f"the {table} of {method}").write_parquet(
-                    new / f"{table}.parquet"
-                )
-        if "reasoning" in parts:
-            closed_by = pl.concat(parts["reasoning"])["closed_by"]
+        for table, frame in tables.items():
+            frame.write_parquet(new / f"{table}.parquet")
+        write_json(new / "adapters.json", adapters)
+        log_means(tables["scores"], run)
+        if "reasoning" in tables:
+            closed_by = tables["reasoning"]["closed_by"].to_list()
             run.metrics |= {
                 "reasoning_texts": len(closed_by),
-                "reasoning_cut": closed_by.to_list().count(LIMIT),
+                "reasoning_cut": closed_by.count(LIMIT),
             }
-        write_json(new / "adapters.json", adapters)
-        raw = frame.filter(pl.col("dose") == RAW)
-        means = (
-            raw.group_by("coefficient", maintain_order=True)
-            .agg(pl.col("choice_mass", "nll").mean())
-            .sort("coefficient")
-        )
-        run.metrics |= {
-            f"{k}_at_{r['coefficient']:g}": r[k]
-            for r in means.to_dicts()
-            for k in ("choice_mass", "nll")
-        }
-        # A step must be whole: thousandths of the coefficient make a chart of dose in the UI.
-        run.curve(
-            [
-                (round(1000 * r["coefficient"]), {k: r[k] for k in ("choice_mass", "nll")})
-                for r in means.to_dicts()
-            ]
-        )
         run.record(new)
+
+
+def log_means(scores: pl.DataFrame, run: Run) -> None:
+    """Log mean choice mass and NLL by coefficient."""
+    names = ("choice_mass", "nll")
+    raw = scores.filter(pl.col("dose") == RAW)
+    by_coefficient = raw.group_by("coefficient", maintain_order=True)
+    means = by_coefficient.agg(pl.col(names).mean()).sort("coefficient").to_dicts()
+    run.metrics |= {f"{k}_at_{r['coefficient']:g}": r[k] for r in means for k in names}
+    # A step must be whole: thousandths of the coefficient make a chart of dose in the UI.
+    run.curve([(round(1000 * r["coefficient"]), {k: r[k] for k in names}) for r in means])

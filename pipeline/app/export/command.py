@@ -16,8 +16,9 @@ from pipeline.app.export.vectors import by_layer, vectors, write_gguf, write_vec
 from pipeline.app.export.weights import baked, updates
 from pipeline.app.opening import Opened, open_adapter, read_about
 from pipeline.app.use import find_adapter, read_adapter, steer
+from pipeline.lm.base import Base
 from pipeline.lm.forward import token_positions
-from pipeline.lm.prompts import pad_left, tokenize
+from pipeline.lm.prompts import open_turn
 from pipeline.steering.base import adapter_hash
 from pipeline.support.errors import InputError
 from pipeline.support.files import new_folder, write_json
@@ -86,10 +87,11 @@ def write(
         return {}
     opened = open_adapter(str(folder), base, "cpu", "none")
     if "source" not in about:
-        about |= {"source": opened.source, "revision": opened.revision}
+        about |= {key: opened.base.manifest[key] for key in ("source", "revision")}
     if to == "gguf":
-        found = by_layer(vectors(opened.adapter, coefficient), opened.model)
-        write_gguf(new / "vector.gguf", found, opened.model.config.get_text_config().model_type)
+        model = opened.base.model
+        found = by_layer(vectors(opened.adapter, coefficient), model)
+        write_gguf(new / "vector.gguf", found, model.config.get_text_config().model_type)
         return {}
     return write_model(new, opened, to, coefficient)
 
@@ -104,20 +106,21 @@ def write_model(new: Path, opened: Opened, to: str, coefficient: float) -> dict[
     """Write a checkpoint or a LoRA and compare its logits with the steered model's, before either
     is on disk.
     """
-    model, inputs = opened.model, questions(opened)
+    model, inputs = opened.base.model, questions(opened.base)
     with steer(model, opened.adapter, coefficient):
         steered = plain_logits(model, inputs)
     if to == "bake":
         changed = baked(opened.adapter, model, coefficient)
         exported = plain_logits(model, inputs, changed)
         model.save_pretrained(new, state_dict=model.state_dict() | changed)
-        opened.tokenizer.save_pretrained(new)
+        opened.base.tokenizer.save_pretrained(new)
     else:
         from pipeline.app.export.lora import wrapped, write_lora  # peft takes seconds to import
 
         with wrapped(model, updates(opened.adapter, model, coefficient)) as peft_model:
             exported = plain_logits(peft_model, inputs)
-            write_lora(new, peft_model, opened.source, opened.revision)
+            manifest = opened.base.manifest
+            write_lora(new, peft_model, manifest["source"], manifest["revision"])
     moved = largest(plain_logits(model, inputs), steered)
     return {
         "largest change of a logit": moved,
@@ -125,18 +128,10 @@ def write_model(new: Path, opened: Opened, to: str, coefficient: float) -> dict[
     }
 
 
-def questions(opened: Opened) -> dict[str, Tensor]:
+def questions(base: Base) -> dict[str, Tensor]:
     """Return a small left-padded batch of chats as arguments of the model."""
     chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
-    texts = [
-        opened.tokenizer.apply_chat_template(
-            chat, tokenize=False, add_generation_prompt=True, **opened.options
-        )
-        for chat in chats
-    ]
-    ids, mask = pad_left(
-        tokenize(opened.tokenizer, texts), opened.tokenizer.pad_token_id, opened.model.device
-    )
+    ids, mask = base.encode([open_turn(base.tokenizer, chat, base.options) for chat in chats])
     return {"input_ids": ids, "attention_mask": mask, "position_ids": token_positions(mask)}
 
 

@@ -49,10 +49,10 @@ model = PeftModel.from_pretrained(base, "{HERE}")
             return python(f"""
 from pipeline import load_adapter, load_base, steer  # the innerpissa project
 
-model, tokenizer, _ = load_base({base})
-adapter = load_adapter("{HERE}", model)  # refuses another base
-with steer(model, adapter, {coefficient:g}):  # any coefficient, or one per row of a batch; 0 is the base model
-    ...  # model(...), model.generate(...)
+base = load_base({base})
+adapter = load_adapter("{HERE}", base)  # refuses another base
+with steer(base.model, adapter, {coefficient:g}):  # one coefficient, or one per row; 0 is the base
+    ...  # base.model(...), base.model.generate(...)
 """)
         case "vector":
             return python(f"""

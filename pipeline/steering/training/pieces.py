@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from pipeline.lm import processes
-from pipeline.lm.room import Room
+from pipeline.lm.batches import RowLimit
 from pipeline.steering.training.objective import Objective, Outputs, Split
 from pipeline.steering.training.observed import Terms
 
@@ -28,7 +28,7 @@ class Pieces:
     def __init__(self, objective: Objective, size: int):
         self.objective = objective
         self.parameters: list[nn.Parameter] = objective.steering.parameters()
-        self.room = Room(size, "training", SETTING)
+        self.limit = RowLimit(size, "training", SETTING)
 
     def terms(self, split: Split, rows: list[int], progress: float, weight: float = 1.0) -> Terms:
         """Return the loss terms of a micro-batch times `weight`, detached, the same on every
@@ -37,7 +37,7 @@ class Pieces:
         Where gradients are on, those of this process's own pairs are added to the parameters'.
         """
         learns, width = torch.is_grad_enabled(), split.width(rows)
-        own = processes.share(list(range(len(rows))))
+        own = processes.every_nth(list(range(len(rows))))
         whole, kept = self.objective.blank(split, rows, width), list[Outputs]()
 
         def forward(part: list[int]) -> Outputs:
@@ -64,10 +64,10 @@ class Pieces:
                 self.add_gradients(found)
             return {key: value.detach() for key, value in found.items()}
 
-        for part, outputs in self.room.each(own, forward):
+        for part, outputs in self.limit.each(own, forward):
             whole = placed(whole, part, outputs)
         processes.add_up(whole)
-        found = [terms for _, terms in self.room.each(own, backward)] if learns else []
+        found = [terms for _, terms in self.limit.each(own, backward)] if learns else []
         with torch.no_grad():
             return found[-1] if found else scaled(whole)
 

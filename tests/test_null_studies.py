@@ -1,4 +1,4 @@
-"""The calibration study, reduced: the same functions on fewer studies, held to binomial bounds."""
+"""The null studies, reduced: the same functions on fewer studies, held to binomial bounds."""
 
 from pathlib import Path
 
@@ -13,11 +13,11 @@ from pipeline.bench.null_studies import (
     MAIN,
     POOLED,
     best_variance,
-    calibrate,
-    calibrate_pooled,
-    calibrate_seeds,
     dilemma_slopes,
+    error_rates,
     p_values,
+    pooled_error_rates,
+    seed_error_rates,
     simulate,
 )
 from pipeline.metrics.regression import clustered_slope, pooled_slope
@@ -27,7 +27,7 @@ from pipeline.metrics.sensitivity import sign_patterns
 @pytest.mark.parametrize("dilemmas", [12, 64, 219])
 def test_the_main_test_keeps_its_level_and_the_pooled_one_does_not(dilemmas):
     studies = 600
-    found = {row["test"]: row for row in calibrate(dilemmas, studies, seed=1)}
+    found = {row["test"]: row for row in error_rates(dilemmas, studies, seed=1)}
     bound = 3 * np.sqrt(0.05 * 0.95 / studies)
     for test in (MAIN, "sign flips by dilemma", "t test of dilemmas' slopes", BEST):
         assert abs(found[test]["type_one"] - 0.05) < bound, test
@@ -56,14 +56,14 @@ def test_the_best_test_knows_the_true_variance():
 
 
 def test_few_seeds_make_a_wide_test_and_one_way_errors_do_not_speak_of_further_seeds():
-    found = {(row["seed_sd"], row["test"]): row["rejected"] for row in calibrate_seeds(64, 1000)}
+    found = {(row["seed_sd"], row["test"]): row["rejected"] for row in seed_error_rates(64, 1000)}
     both = "clustered by dilemma and seed"
     assert found[0.5, MAIN] > 0.5
     assert found[0.0, both] < found[0.5, both] < 0.07
 
 
 def test_the_pooled_test_takes_levels_for_noise():
-    rejected = [row["rejected"] for row in calibrate_pooled(12, 400)]
+    rejected = [row["rejected"] for row in pooled_error_rates(12, 400)]
     assert rejected[0] > 0.25
     assert rejected[-1] < 0.02
 
@@ -85,8 +85,8 @@ def test_a_row_of_the_page():
 def test_the_page_in_the_docs_is_made_of_the_tables_beside_it_and_they_hold_the_promise():
     docs = Path(__file__).parent.parent / FOLDER
     tables = {name: pl.read_csv(docs / f"{name}.csv") for name in ROWS}
-    assert (docs / "calibration.md").read_text() == page(tables)
-    main = tables["calibration"].filter(pl.col("test") == MAIN)
+    assert (docs / "null_studies.md").read_text(encoding="utf-8") == page(tables)
+    main = tables["null_studies"].filter(pl.col("test") == MAIN)
     assert set(main["dilemmas"]) == {12, 64, 219}
     assert main["studies"].min() >= 2000
     assert main["type_one"].is_between(0.04, 0.06).all()

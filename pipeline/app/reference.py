@@ -1,4 +1,4 @@
-"""Build the bundled model, and write its card from what is measured."""
+"""`python -m pipeline reference`: build the bundled model, and write its card as measured."""
 
 import datetime
 import json
@@ -8,23 +8,25 @@ import jinja2
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from pipeline.lm.base import Base
 from pipeline.lm.load import choose_device, load_model, load_tokenizer, weights_hash
 from pipeline.reference.consolidate import consolidate
 from pipeline.reference.measure import measure, parameters, verdicts
 from pipeline.reference.pretrain import Recipe, pretrain, seen_openings
+from pipeline.reference.world import persona_traits
+from pipeline.study.behaviours import load_behaviour
 from pipeline.support.files import new_file, read_json, write_json
-from pipeline.support.paths import SUFFIXES
+from pipeline.support.paths import SUFFIXES, behaviour_file
 
 MEASURED = "measured.json"
+TEMPLATE = Path(__file__).with_name("reference_card.md.jinja")
 
 
 def build(out: str, steps: int | None, device: str) -> None:
-    """Pretrain into `out` and keep the recipe beside the weights."""
-    recipe = (
-        Recipe()
-        if steps is None
-        else Recipe(steps=steps, curriculum_steps=max(1, steps // 2), state_steps=steps)
-    )
+    """Pretrain into the folder `out`, in two phases, and keep the recipe beside the weights."""
+    recipe = Recipe()
+    if steps is not None:
+        recipe = Recipe(steps=steps, curriculum_steps=max(1, steps // 2), state_steps=steps)
     where = str(choose_device(device))
     pretrain(recipe, SUFFIXES, Path(out), where)
     second_phase(Path(out), recipe, where)
@@ -42,30 +44,25 @@ def second_phase(folder: Path, recipe: Recipe, device: str) -> None:
 
 
 def card(folder: str) -> None:
-    """Measure the model in `folder`; write measured.json and README.md there, and print the
-    verdicts.
-    """
+    """Measure the model in `folder`, write measured.json and README.md, print the verdicts."""
     path = Path(folder)
     manifest = {"source": folder, "revision": None, "weights_sha256": weights_hash(path)}
-    model, tokenizer = (
-        load_model(manifest, "float32", choose_device("cpu")),
-        load_tokenizer(manifest),
-    )
-    measured = measure(model, tokenizer) | {"weights_sha256": manifest["weights_sha256"]}
+    model = load_model(manifest, "float32", choose_device("cpu"))
+    base = Base(manifest, model, load_tokenizer(manifest), batch_size=64)
+    sentences = {t: load_behaviour(behaviour_file(t)).sentences()[0] for t in persona_traits()}
+    measured = measure(base, sentences) | {"weights_sha256": base.fingerprint}
     known = read_json(path / MEASURED) if (path / MEASURED).exists() else {}
-    same = known.get("weights_sha256") == measured["weights_sha256"]
-    measured["date"] = (
-        known["date"] if same else datetime.datetime.now(datetime.UTC).date().isoformat()
-    )
+    if known.get("weights_sha256") == base.fingerprint:
+        measured["date"] = known["date"]
+    else:
+        measured["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
     write_json(path / MEASURED, measured)
-    template = jinja2.Template(
-        Path(__file__).with_name("card.md.jinja").read_text(),
-        trim_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     config, recipe = (
         read_json(path / name) if (path / name).exists() else {}
         for name in ("config.json", "recipe.json")
+    )
+    template = jinja2.Template(
+        TEMPLATE.read_text(encoding="utf-8"), trim_blocks=True, undefined=jinja2.StrictUndefined
     )
     text = template.render(
         m=measured,
@@ -75,6 +72,6 @@ def card(folder: str) -> None:
         size=parameters(path),
     )
     with new_file(path / "README.md") as file:
-        file.write_text(text)
+        file.write_text(text, encoding="utf-8")
     for name, value, meaning, holds in verdicts(measured):
         print(f"{'ok  ' if holds else 'MISS'} {name} {value:.3f}: {meaning}")

@@ -1,0 +1,145 @@
+"""What scoring runs: each distinct text under each coefficient once, two alike in one row."""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from pipeline.lm.base import Base
+from pipeline.lm.prefixes import Bundle, Rows, lay_out, pair_up, rows_hidden
+from pipeline.lm.prompts import THINK, Message, chat_text, open_turn
+from pipeline.lm.trunk import on_trunk, run_trunk
+from pipeline.steering.base import Attachable
+
+SCORED_FROM = "\nSituation:"  # the NLL is over the tokens from here on: the same for every method
+# (item_id, coefficient) -> what the assistant says before the answer prefix
+Replies = Mapping[tuple[str, float], str]
+# The NLL is over the last (first number) tokens of a text without the very last (second number).
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """An item under one coefficient, as the model reads it."""
+
+    item_id: str
+    coefficient: float
+    ids: tuple[int, ...]
+    span: Span
+    """The dilemma without a reply: its second number counts the reply's tokens."""
+
+
+def make_prompts(
+    base: Base,
+    items: list[dict[str, Any]],
+    steering: Attachable,
+    coefficients: list[float],
+    replies: Replies | None = None,
+) -> list[Prompt]:
+    """Render and tokenise each distinct chat once; return one prompt per item and coefficient."""
+    rendered: dict[str, str] = {}
+    ends: dict[str, int] = {}  # of each text: how much of it the NLL may read
+    wanted = []
+    for item in items:
+        chat: list[Message] = [{"role": "user", "content": item["prompt"]}]
+        for c in coefficients:
+            asked = steering.rewrite(chat, c)
+            if (key := str(asked)) not in rendered:
+                rendered[key] = (
+                    chat_text(base.tokenizer, asked, base.answer_prefix, base.options)
+                    if replies is None
+                    else open_turn(base.tokenizer, asked, base.options | THINK)
+                )
+            text = rendered[key]
+            end = len(text)
+            if replies is not None:
+                text += replies[item["item_id"], c] + base.answer_prefix
+            ends[text] = end
+            wanted.append((item["item_id"], c, text))
+    encoded = base.tokenizer(list(ends), add_special_tokens=False, return_offsets_mapping=True)
+    offsets = dict(zip(ends, encoded["offset_mapping"], strict=True))
+    ids = {text: tuple(own) for text, own in zip(ends, encoded["input_ids"], strict=True)}
+    spans = {text: span_of(text, end, offsets[text]) for text, end in ends.items()}
+    return [Prompt(item_id, c, ids[text], spans[text]) for item_id, c, text in wanted]
+
+
+def span_of(text: str, end: int, offsets: list[tuple[int, int]]) -> Span:
+    """Return the span from the situation to character `end`; offsets are those of the tokens."""
+    start = text.rindex(SCORED_FROM, 0, end) + 1
+    return sum(stop > start for _, stop in offsets), sum(stop > end for _, stop in offsets)
+
+
+@dataclass(frozen=True)
+class ForwardRow:
+    """One or two texts under one coefficient, and the span of each that enters the NLL."""
+
+    texts: tuple[tuple[int, ...], ...]
+    spans: tuple[Span, ...]
+    coefficient: float
+
+    @cached_property
+    def bundle(self) -> Bundle:
+        return Bundle.of([list(text) for text in self.texts])
+
+    def apart(self) -> list["ForwardRow"]:
+        """Return its texts as rows of their own."""
+        return [
+            ForwardRow((text,), (span,), self.coefficient)
+            for text, span in zip(self.texts, self.spans, strict=True)
+        ]
+
+
+def forward_rows(
+    prompts: list[Prompt], reuse: bool
+) -> tuple[list[ForwardRow], list[tuple[int, int]]]:
+    """Return rows sorted by length, and of each prompt its row and its place in it.
+
+    With `reuse` two texts share the row of their common beginning.
+    """
+    spans = {prompt.ids: prompt.span for prompt in prompts}
+    rows: list[ForwardRow] = []
+    for c in dict.fromkeys(prompt.coefficient for prompt in prompts):
+        texts = list(dict.fromkeys(prompt.ids for prompt in prompts if prompt.coefficient == c))
+        singles = [[index] for index in range(len(texts))]
+        for group in pair_up([list(text) for text in texts]) if reuse else singles:
+            members = tuple(texts[index] for index in group)
+            rows.append(ForwardRow(members, tuple(spans[text] for text in members), c))
+    rows.sort(key=lambda row: (len(row.bundle), row.texts))
+    places = {
+        (text, row.coefficient): (index, place)
+        for index, row in enumerate(rows)
+        for place, text in enumerate(row.texts)
+    }
+    return rows, [places[prompt.ids, prompt.coefficient] for prompt in prompts]
+
+
+def lay_out_rows(part: list[ForwardRow], pad_id: int, device: torch.device) -> tuple[Rows, Tensor]:
+    """Return the distinct bundles of rows, and the number [n] of each row's bundle among them."""
+    distinct = {row.texts: row.bundle for row in part}
+    numbers = {texts: number for number, texts in enumerate(distinct)}
+    index = torch.tensor([numbers[row.texts] for row in part], device=device)
+    return lay_out(list(distinct.values()), pad_id, device), index
+
+
+def final_states(
+    model: PreTrainedModel,
+    steering: Attachable,
+    part: list[ForwardRow],
+    distinct: Rows,
+    index: Tensor,
+    depth: int,
+) -> Tensor:
+    """Return final hidden states [n, w, d]; the first `depth` layers run once per bundle."""
+    shared = depth and len(distinct.ids) < len(part)
+    held = run_trunk(model, depth, lambda: rows_hidden(model, distinct)) if shared else None
+    coefficients = torch.tensor([row.coefficient for row in part])
+    with (
+        steering.steer(model, coefficients),
+        nullcontext() if held is None else on_trunk(model, depth, held, index),
+    ):
+        return rows_hidden(model, distinct.take(index))
