@@ -178,7 +178,7 @@ CASES = [
     ("pairs", cut("models/base/manifest.json"), r"manifest\.json is not valid JSON \(.*: run `dvc repro model`"),
     ("pairs", change("models/base/manifest.json", lambda m: m.update(model="qwen")), r"is of 'qwen', params\.yaml says 'reference': run"),
     ("pairs", delete("data/raw/behaviours/honesty.yaml"), r"'honesty' has no file .*: take one of courage"),
-    ("pairs", write("data/raw/suffixes/world.json", "["), r"world\.json is not valid JSON"),
+    ("pairs", write("data/raw/suffixes/reference/world.json", "["), r"world\.json is not valid JSON"),
     ("pairs", params(lambda p: p["pairs"].update(calibration_share=0.01)), r"1 for calibration, both need 2: add"),
     ("svd", params(lambda p: p["modules"].update(from_depth=0.01, to_depth=0.02)), r"matches no linear module in the chosen layers.*, or widen modules\.from_depth"),
     ("svd", params(lambda p: p["modules"].update(target=["qproj"])), r"\['qproj'\] matches no linear module .*down_proj"),

@@ -90,7 +90,9 @@ def fit(kind: str) -> Form:
     base = load_base(PARAMS.models["reference"].source, "float32", "cpu", quantisation=kind)
     base = replace(base, batch_size=64)
     targets = select(base.model, PARAMS.modules)
-    frame = build_pairs(BEHAVIOUR, load_suffixes(SUFFIXES), PAIRS, renderer(base.tokenizer, {}))
+    frame = build_pairs(
+        BEHAVIOUR, load_suffixes(SUFFIXES, "reference"), PAIRS, renderer(base.tokenizer, {})
+    )
     train, calibration = Pairs.of(frame, "train"), Pairs.of(frame, "calibration")
     with tempfile.TemporaryDirectory() as folder:
         svd = Path(folder) / "svd"

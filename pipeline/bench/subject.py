@@ -85,5 +85,7 @@ def prepare(source: str, layers: int | None, width: int, device: str, dilemmas: 
     behaviour = load_behaviour(behaviour_file(params.behaviour))
     count = max(8, 4 * params.training.batch_size)
     drawn = PairsParams(max_pairs=count, calibration_share=0.2, seed=0)
-    frame = build_pairs(behaviour, load_suffixes(SUFFIXES), drawn, renderer(base.tokenizer, {}))
+    frame = build_pairs(
+        behaviour, load_suffixes(SUFFIXES, "reference"), drawn, renderer(base.tokenizer, {})
+    )
     return Subject(base, untrained(base.model, params), items, Pairs.of(frame, "train"), params)

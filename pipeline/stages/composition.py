@@ -31,7 +31,7 @@ COLUMNS = {"target": pl.String, "first": pl.Float64, "second": pl.Float64}
 def pairs_of(behaviour: Behaviour, tokenizer, params: Params) -> tuple[Pairs, Pairs]:
     options = params.models[params.model].template_options
     frame = build_pairs(
-        behaviour, load_suffixes(SUFFIXES), params.pairs, renderer(tokenizer, options)
+        behaviour, load_suffixes(SUFFIXES, params.model), params.pairs, renderer(tokenizer, options)
     )
     return Pairs.of(frame, "train"), Pairs.of(frame, "calibration")
 

@@ -15,7 +15,10 @@ def main() -> None:
         options = params.models[params.model].template_options
         behaviour = load_behaviour(behaviour_file(params.behaviour))
         frame = build_pairs(
-            behaviour, load_suffixes(SUFFIXES), params.pairs, renderer(tokenizer, options)
+            behaviour,
+            load_suffixes(SUFFIXES, params.model),
+            params.pairs,
+            renderer(tokenizer, options),
         )
         print(f"{frame.height} pairs; the first:\n{frame['positive'][0]}\n{frame['negative'][0]}")
         run.log(

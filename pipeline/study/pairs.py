@@ -22,10 +22,14 @@ FEWEST = 2  # pairs in a split: with one there is no spread, so no sign that can
 Render = Callable[[str, str], str]  # (user, suffix) -> a chat whose reply stops after the suffix
 
 
-def load_suffixes(folder: Path) -> dict[str, list[str]]:
-    """Return the suffixes of every JSON file in the folder, each a flat list of strings."""
+def load_suffixes(folder: Path, model: str | None = None) -> dict[str, list[str]]:
+    """Return the suffixes of every JSON file in the folder, each a flat list of strings.
+
+    A subfolder with the id of a model holds those for this model alone.
+    """
     suffixes = {}
-    for file in visible(folder, "*.json"):
+    own = visible(folder / model, "*.json") if model else []
+    for file in visible(folder, "*.json") + own:
         rows = read_json(file)
         if not isinstance(rows, list) or not rows:
             raise InputError(

@@ -33,6 +33,7 @@ def behaviours() -> str:
 
 def suffixes() -> str:
     files = visible(SUFFIXES, "*.json")
+    files += visible(SUFFIXES, "*/*.json") if files else []
     if not files:
         raise Wrong(f"{SUFFIXES} holds no *.json", f"`git checkout {SUFFIXES}`")
     for file in files:
