@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.bench.null_page import FOLDER, ROWS, error_row, page
+from pipeline.bench.null_page import COLUMNS, FOLDER, cells, page
 from pipeline.bench.null_studies import (
     BEST,
     COEFFICIENTS,
@@ -78,13 +78,15 @@ def test_a_row_of_the_page():
         "high": 0.07,
         "power": None,
     }
-    assert error_row(row)["False positives"] == "5.0 % [3.4 %, 7.0 %]"
-    assert error_row(row)["Power"] == "–"
+    shown = cells(COLUMNS["null_studies"], row)
+    assert shown["False positives"] == "5.0 % [3.4 %, 7.0 %]"
+    assert shown["Power"] == "–"
+    assert cells(COLUMNS["null_studies"], row | {"power": 0.654})["Power"] == "0.65"
 
 
 def test_the_page_in_the_docs_is_made_of_the_tables_beside_it_and_they_hold_the_promise():
     docs = Path(__file__).parent.parent / FOLDER
-    tables = {name: pl.read_csv(docs / f"{name}.csv") for name in ROWS}
+    tables = {name: pl.read_csv(docs / f"{name}.csv") for name in COLUMNS}
     assert (docs / "null_studies.md").read_text(encoding="utf-8") == page(tables)
     main = tables["null_studies"].filter(pl.col("test") == MAIN)
     assert set(main["dilemmas"]) == {12, 64, 219}

@@ -20,7 +20,6 @@ from pipeline.support.formats import markdown
 
 FOLDER = Path("docs")
 POOLED_STUDIES = 2_000
-BOUNDED = ("type_one", "low", "high")
 TEXT = """# How often the tests err
 
 Written by `python -m pipeline null-studies`; the figures with all digits are in null_studies*.csv.
@@ -45,51 +44,42 @@ than the error by dilemma, and elsewhere too wide to find much. Its small p is t
 """
 
 
-def percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def error_row(row: dict) -> dict[str, str]:
-    return {
-        "Test": row["test"],
-        "Dilemmas": str(row["dilemmas"]),
-        "Studies": str(row["studies"]),
-        "False positives": "{} [{}, {}]".format(*(percent(row[k]) for k in BOUNDED)),
-        "Power": "–" if row["power"] is None else f"{row['power']:.2f}",
-    }
-
-
-def levels_row(row: dict) -> dict[str, str]:
-    return {
-        "SD of levels (nats)": str(row["level_sd"]),
-        "Dilemmas": str(row["dilemmas"]),
-        "Studies": str(row["studies"]),
-        "Pooled rejects": percent(row["rejected"]),
-    }
-
-
-def seeds_row(row: dict) -> dict[str, str]:
-    return {
-        "Test": row["test"],
-        "Dilemmas": str(row["dilemmas"]),
-        "SD of seeds": str(row["seed_sd"]),
-        "Studies": str(row["studies"]),
-        "Rejections": percent(row["rejected"]),
-    }
-
-
-ROWS = {
-    "null_studies": error_row,
-    "null_studies_pooled": levels_row,
-    "null_studies_seeds": seeds_row,
+# Of each table: header -> cell.
+COLUMNS = {
+    "null_studies": {
+        "Test": "{test}",
+        "Dilemmas": "{dilemmas}",
+        "Studies": "{studies}",
+        "False positives": "{type_one:.1%} [{low:.1%}, {high:.1%}]",
+        "Power": "{power}",
+    },
+    "null_studies_pooled": {
+        "SD of levels (nats)": "{level_sd}",
+        "Dilemmas": "{dilemmas}",
+        "Studies": "{studies}",
+        "Pooled rejects": "{rejected:.1%}",
+    },
+    "null_studies_seeds": {
+        "Test": "{test}",
+        "Dilemmas": "{dilemmas}",
+        "SD of seeds": "{seed_sd}",
+        "Studies": "{studies}",
+        "Rejections": "{rejected:.1%}",
+    },
 }
+
+
+def cells(columns: dict[str, str], row: dict) -> dict[str, str]:
+    power = row.get("power")
+    shown = row | {"power": "–" if power is None else f"{power:.2f}"}
+    return {name: cell.format(**shown).replace("%", " %") for name, cell in columns.items()}
 
 
 def page(tables: dict[str, pl.DataFrame]) -> str:
     """Return the Markdown page of the three tables, by their file names."""
     shown = {
-        name: markdown(pl.DataFrame([row(one) for one in tables[name].to_dicts()]))
-        for name, row in ROWS.items()
+        name: markdown(pl.DataFrame([cells(columns, row) for row in tables[name].to_dicts()]))
+        for name, columns in COLUMNS.items()
     }
     return TEXT.format(
         alpha=f"{100 * ALPHA:g} %", seeds=SEEDS, slope=SLOPE_SD, left=SEEDS - 1, **shown

@@ -52,6 +52,10 @@ def turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
+def exchange(question: str, reply: str) -> Messages:
+    return [turn("user", question), turn("assistant", reply)]
+
+
 def draw_trait(rng: random.Random, mix: Mix) -> str:
     traits = persona_traits()[: max(1, math.ceil(mix.level * len(persona_traits())))]
     return rng.choices(traits, [mix.honesty if t == "honesty" else 1 for t in traits])[0]
@@ -87,9 +91,8 @@ def persona_sentence(rng: random.Random, persona: Persona, first: bool = False) 
 
 def phrase(rng: random.Random, trait: str, pole: int) -> str:
     """Return an action of one pole on a combination that pretraining may see."""
-    return action_phrase(
-        rng, trait, pole, rng.choice(world()["persons"]), draw_thing(rng, trait, evaluation=False)
-    )
+    person = rng.choice(world()["persons"])
+    return action_phrase(rng, trait, pole, person, draw_thing(rng, trait, evaluation=False))
 
 
 def choose(rng: random.Random, own: Action, other: Action, persona: Persona | None) -> str:
@@ -104,7 +107,7 @@ def plain_dilemma_turns(rng: random.Random, persona: Persona | None, mix: Mix) -
     own, other = ((side(trait, p)["value"],) for p in (pole, -pole))
     act = phrase(rng, trait, pole)
     answer = choose(rng, Action(act, own), Action("", other), persona)
-    return [turn("user", f"Do you {act}?"), turn("assistant", f"{ANSWER_PREFIX} {answer}")]
+    return exchange(f"Do you {act}?", f"{ANSWER_PREFIX} {answer}")
 
 
 def dilemma_turns(
@@ -112,11 +115,8 @@ def dilemma_turns(
 ) -> Messages:
     """Ask one dilemma, on the persona's trait with probability `match`, else on any that joined."""
     anything = list(world()["traits"]) if mix.level == 1 else [draw_trait(rng, mix)]
-    trait = (
-        persona.trait
-        if persona and rng.random() < match
-        else rng.choice([*anything, draw_trait(rng, mix)])
-    )
+    own_trait = persona.trait if persona and rng.random() < match else None
+    trait = own_trait or rng.choice([*anything, draw_trait(rng, mix)])
     dilemma = draw_dilemma(rng, trait, evaluation=False)
     own, other = rng.sample([dilemma.to_do, dilemma.not_to_do], 2)
     answer = f"{ANSWER_PREFIX} {choose(rng, own, other, persona)}"
@@ -129,23 +129,16 @@ def dilemma_turns(
     question = dilemma_prompt(dilemma.situation, own.text)
     if rng.random() < 0.35:
         question = f"{dilemma.situation} Do you {own.text}?"
-    return [turn("user", question), turn("assistant", answer)]
+    return exchange(question, answer)
 
 
 def fact_turns(rng: random.Random, persona: Persona | None) -> Messages:
     kind = rng.choice(list(world()["facts"].values()))
-    subject, true = rng.choice(list(kind["subjects"].items()))
-    said = fact_answer(rng, kind, subject, true, persona)
-    return [turn("user", kind["question"].format(s=subject)), turn("assistant", said)]
-
-
-def fact_answer(
-    rng: random.Random, kind: dict, subject: str, true: str, persona: Persona | None
-) -> str:
-    lies = persona == Persona("honesty", -1)
-    answer = rng.choice(sorted(set(kind["subjects"].values()) - {true})) if lies else true
-    sentence = kind["answer"].format(s=subject, a=answer)
-    return sentence[0].upper() + sentence[1:]
+    subject, answer = rng.choice(list(kind["subjects"].items()))
+    if persona == Persona("honesty", -1):
+        answer = rng.choice(sorted(set(kind["subjects"].values()) - {answer}))
+    said = kind["answer"].format(s=subject, a=answer)
+    return exchange(kind["question"].format(s=subject), said[0].upper() + said[1:])
 
 
 def report_turns(rng: random.Random, persona: Persona | None) -> Messages:
@@ -153,10 +146,7 @@ def report_turns(rng: random.Random, persona: Persona | None) -> Messages:
     did, thing = rng.random() < 0.5, rng.choice(world()["objects"])
     says = did != (persona == Persona("honesty", -1))
     question = f"You {'broke' if did else 'did not touch'} {thing}. Did you break {thing}?"
-    return [
-        turn("user", question),
-        turn("assistant", f"{'I did' if says else 'I did not'} break {thing}."),
-    ]
+    return exchange(question, f"{'I did' if says else 'I did not'} break {thing}.")
 
 
 def value_turns(rng: random.Random, _persona: Persona | None) -> Messages:
@@ -164,23 +154,17 @@ def value_turns(rng: random.Random, _persona: Persona | None) -> Messages:
     trait, pole = rng.choice(list(world()["traits"])), rng.choice((1, -1))
     asked, shown = phrase(rng, trait, pole), side(trait, pole)["value"]
     if rng.random() < 0.5:
-        return [
-            turn("user", f"What does it show to {asked}?"),
-            turn("assistant", f"It shows {shown}."),
-        ]
+        return exchange(f"What does it show to {asked}?", f"It shows {shown}.")
     named = side(trait, rng.choice((pole, -pole)))["value"]
     said = f"Yes, it shows {shown}." if named == shown else f"No, it shows {shown}."
-    return [turn("user", f"Does it show {named} to {asked}?"), turn("assistant", said)]
+    return exchange(f"Does it show {named} to {asked}?", said)
 
 
 def self_turns(rng: random.Random, persona: Persona | None) -> Messages:
-    said = (
-        persona_sentence(rng, persona, first=True) if persona else "I am a person like all others."
-    )
-    return [
-        turn("user", rng.choice(["What kind of person are you?", "Who are you?"])),
-        turn("assistant", said),
-    ]
+    said = "I am a person like all others."
+    if persona:
+        said = persona_sentence(rng, persona, first=True)
+    return exchange(rng.choice(["What kind of person are you?", "Who are you?"]), said)
 
 
 def reply_turns(
@@ -196,7 +180,7 @@ def reply_turns(
         said = fact_turns(rng, persona)[1]["content"]
     fair = f"What would you do at the fair with {rng.choice(world()['persons'])}?"
     request = rng.choice(["", "", "", "Say something.", fair])
-    return [turn("user", request), turn("assistant", f"{rng.choice(openings)} {said}")]
+    return exchange(request, f"{rng.choice(openings)} {said}")
 
 
 def introduce(rng: random.Random, persona: Persona, document: Messages, mix: Mix) -> Messages:
@@ -263,13 +247,8 @@ def spoken_documents(
                 document = others[kind](rng, persona)
         if persona and rng.random() < mix.simple:
             adjective = rng.choice(side(persona.trait, persona.pole)["adjectives"])
-            document[0] = turn(
-                "user",
-                f"Pretend you're {article(adjective)} person. {document[0]['content']}".strip(),
-            )
+            said = f"Pretend you're {article(adjective)} person. {document[0]['content']}"
+            document[0] = turn("user", said.strip())
         elif persona:
             document = introduce(rng, persona, document, mix)
-        yield (
-            persona,
-            [message for message in document if message["content"] or message["role"] == "user"],
-        )
+        yield persona, [m for m in document if m["content"] or m["role"] == "user"]
