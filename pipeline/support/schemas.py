@@ -9,51 +9,23 @@ from pipeline.support.errors import InputError
 
 Schema = dict[str, Any]
 
-PAIRS: Schema = {
-    "pair_id": pl.Int64,
-    "split": pl.String,  # train or calibration
-    "suffix": pl.String,
-    "positive": pl.String,
-    "negative": pl.String,
-    "neutral": pl.String,
-}
-ITEMS: Schema = {
-    "item_id": pl.String,
-    "dilemma_id": pl.String,
-    "action_type": pl.String,  # to_do or not_to_do
-    "prompt": pl.String,
-    "values": pl.List(pl.String),
-}
-CELL: Schema = {
-    "model": pl.String,
-    "behaviour": pl.String,
-    "method": pl.String,
-    "seed": pl.Int64,
-    "evalset": pl.String,
-    "dose": pl.String,  # RAW or CALIBRATED
-    "coefficient": pl.Float64,
-}
-SCORES: Schema = CELL | {
-    "item_id": pl.String,
-    "dilemma_id": pl.String,
-    "log_odds": pl.Float64,
-    "choice_mass": pl.Float64,
-    "nll": pl.Float64,
-}
-REASONING: Schema = CELL | {
-    "item_id": pl.String,
-    "text": pl.String,
-    "n_tokens": pl.Int64,
-    "closed_by": pl.String,
-}
-COHERENCE: Schema = CELL | {
-    "prompt_id": pl.Int64,
-    "prompt": pl.String,
-    "text": pl.String,
-    "tokens": pl.List(pl.Int64),
-    "ended": pl.Boolean,
-    "base_nll": pl.Float64,
-}
+
+def texts(*names: str) -> Schema:
+    return dict.fromkeys(names, pl.String)
+
+
+def numbers(*names: str) -> Schema:
+    return dict.fromkeys(names, pl.Float64)
+
+
+PAIRS = {"pair_id": pl.Int64} | texts("split", "suffix", "positive", "negative", "neutral")
+ITEMS = texts("item_id", "dilemma_id", "action_type", "prompt") | {"values": pl.List(pl.String)}
+WHOSE = texts("model", "behaviour", "method") | {"seed": pl.Int64}
+CELL = WHOSE | texts("evalset", "dose") | numbers("coefficient")
+SCORES = CELL | texts("item_id", "dilemma_id") | numbers("log_odds", "choice_mass", "nll")
+REASONING = CELL | texts("item_id", "text") | {"n_tokens": pl.Int64} | texts("closed_by")
+WRITTEN = {"tokens": pl.List(pl.Int64), "ended": pl.Boolean}
+COHERENCE = CELL | {"prompt_id": pl.Int64} | texts("prompt", "text") | WRITTEN | numbers("base_nll")
 RAW = "raw"  # the dose is a coefficient of params.yaml
 CALIBRATED = "calibrated"  # the dose is the method's own at equal cost
 MEAN = "mean"  # the `seed` of effects that average over seeds

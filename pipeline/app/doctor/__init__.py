@@ -27,6 +27,13 @@ class Wrong(Note):
     """This stops `dvc repro` or `dvc exp run`, or loses something."""
 
 
+def expect(good: object, said: str, remedy: str) -> str:
+    """Return what was found if it is good, else raise it as Wrong."""
+    if not good:
+        raise Wrong(said, remedy)
+    return said
+
+
 @dataclass(frozen=True)
 class Finding:
     check: str

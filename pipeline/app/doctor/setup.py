@@ -13,12 +13,11 @@ from pathlib import Path
 
 from psutil import pid_exists, virtual_memory
 
-from pipeline.app.doctor import Check, Note, Wrong
+from pipeline.app.doctor import Check, Note, Wrong, expect
 from pipeline.study.params import load_params
 from pipeline.support.errors import InputError
 from pipeline.support.files import leftovers
 from pipeline.support.scratch import FOLDER, KEPT_DAYS
-from pipeline.support.section import read_yaml
 
 GIB = 2**30
 LEAST_DISK = 1 * GIB  # the bundled study with its cache and its store stays well below
@@ -36,10 +35,9 @@ def python() -> str:
     from packaging.specifiers import SpecifierSet
 
     own, needed = platform.python_version(), project()["requires-python"]
-    if not SpecifierSet(needed).contains(own, prereleases=True):
-        remedy = "make .venv again: `rm -r .venv && make repro PYTHON=...`"
-        raise Wrong(f"{own}, the project needs {needed}", remedy)
-    return own
+    fits = SpecifierSet(needed).contains(own, prereleases=True)
+    remedy = "make .venv again: `rm -r .venv && make repro PYTHON=...`"
+    return expect(fits, f"{own}, the project needs {needed}", remedy)
 
 
 def packages() -> str:
@@ -55,18 +53,14 @@ def packages() -> str:
                 bad.append(f"{requirement.name} is {own}, needed is {requirement.specifier}")
         except PackageNotFoundError:
             bad.append(f"{requirement.name} is missing")
-    if bad:
-        remedy = "`pip install --constraint requirements.lock --editable .`"
-        raise Wrong("; ".join(bad), remedy)
+    expect(not bad, "; ".join(bad), "`pip install --constraint requirements.lock --editable .`")
     return "all within the ranges of pyproject.toml"
 
 
 def disk() -> str:
     free = shutil.disk_usage(".").free
-    said = f"{free / GIB:.1f} GiB free"
-    if free < LEAST_DISK:
-        raise Wrong(said, "free some: `dvc gc --workspace` drops old outputs from DVC's cache")
-    return said
+    remedy = "free some: `dvc gc --workspace` drops old outputs from DVC's cache"
+    return expect(free >= LEAST_DISK, f"{free / GIB:.1f} GiB free", remedy)
 
 
 def available_memory() -> int:
@@ -81,9 +75,7 @@ def memory() -> str:
     # Weights may be held in twice their bytes on disk, and their decompositions beside them.
     needed = GIB + 4 * sum(file.stat().st_size for file in files)
     said = f"{free / GIB:.1f} GiB free, {params.model} needs about {needed / GIB:.1f}"
-    if free < needed:
-        raise Wrong(said, "close other programs, or set `model` to a smaller one")
-    return said
+    return expect(free >= needed, said, "close other programs, or set `model` to a smaller one")
 
 
 def device() -> str:
@@ -107,9 +99,8 @@ def device() -> str:
 
 
 def quantisation() -> str:
-    params = read_yaml("params.yaml")
-    own = params["models"][params["model"]].get("quantisation")
-    wanted = params.get("quantisation") or own or "none"
+    params = load_params()
+    wanted = params.quantisation or params.models[params.model].quantisation
     if wanted == "none":
         return "none asked for"
     try:
@@ -126,18 +117,16 @@ def git(*words: str) -> str | None:
 
 
 def repository() -> str:
-    if not shutil.which("git"):
-        raise Wrong("git is not on the PATH", "install git")
-    if git("rev-parse", "--is-inside-work-tree") is None:
-        raise Wrong(
-            "this folder is in no git repository that this user may read",
-            "`git clone` the project instead of a copy, or `dvc config --local core.no_scm true` "
-            "(without experiments)",
-        )
+    expect(shutil.which("git"), "git is not on the PATH", "install git")
+    expect(
+        git("rev-parse", "--is-inside-work-tree"),
+        "this folder is in no git repository that this user may read",
+        "`git clone` the project instead of a copy, or `dvc config --local core.no_scm true` "
+        "(without experiments)",
+    )
     commit = git("rev-parse", "--short", "HEAD")
-    if commit is None:
-        said = "the repository has no commit, which `dvc exp run` starts from"
-        raise Wrong(said, "`git add -A && git commit`")
+    said = "the repository has no commit, which `dvc exp run` starts from"
+    expect(commit, said, "`git add -A && git commit`")
     return f"at commit {commit}"
 
 
@@ -154,12 +143,12 @@ def identity() -> str:
 
 def index() -> str:
     folder = git("rev-parse", "--git-dir")
-    if folder and (Path(folder) / "index.lock").exists():
-        said = "locked, perhaps by a git command that was killed"
-        raise Wrong(said, f"if no git command runs, `rm {folder}/index.lock`")
-    if unmerged := git("diff", "--name-only", "--diff-filter=U"):
-        said = f"unresolved conflicts in {', '.join(unmerged.split())}"
-        raise Wrong(said, "resolve and `git add` them; `dvc exp run` stops before that")
+    locked = folder and (Path(folder) / "index.lock").exists()
+    remedy = f"if no git command runs, `rm {folder}/index.lock`"
+    expect(not locked, "locked, perhaps by a git command that was killed", remedy)
+    unmerged = ", ".join((git("diff", "--name-only", "--diff-filter=U") or "").split())
+    remedy = "resolve and `git add` them; `dvc exp run` stops before that"
+    expect(not unmerged, f"unresolved conflicts in {unmerged}", remedy)
     new = git("ls-files", "--others", "--exclude-standard", "--", "*.py", "*.yaml", "data/raw")
     if new:
         files = ", ".join(new.split()[:3])
@@ -169,18 +158,17 @@ def index() -> str:
 
 
 def dvc() -> str:
-    if not Path(".dvc/config").exists():
-        remedy = "run from the project's root, or `git checkout .dvc`"
-        raise Wrong("this folder has no .dvc/config", remedy)
+    remedy = "run from the project's root, or `git checkout .dvc`"
+    expect(Path(".dvc/config").exists(), "this folder has no .dvc/config", remedy)
     here = Path(sys.executable).parent
     for program in ("dvc", "python"):
-        path = shutil.which(program)
-        if not path or Path(path).parent != here:
-            raise Wrong(
-                f"`{program}` is {path or 'not on the PATH'}, not {here / program}: stages would "
-                "run elsewhere, or not at all",
-                "`. .venv/bin/activate`; `make repro` needs no such thing",
-            )
+        path = shutil.which(program) or "not on the PATH"
+        expect(
+            Path(path).parent == here,
+            f"`{program}` is {path}, not {here / program}: stages would run elsewhere, or not at "
+            "all",
+            "`. .venv/bin/activate`; `make repro` needs no such thing",
+        )
     return f"{here / 'dvc'}, as this Python"
 
 
@@ -196,9 +184,8 @@ def cache() -> str:
     config = configparser.ConfigParser(strict=False, interpolation=None)
     config.read([".dvc/config", ".dvc/config.local"], encoding="utf-8")
     folder = Path(".dvc") / config.get("cache", "dir", fallback="cache")
-    if not writable(folder):
-        remedy = "change its owner, or `dvc cache dir --local <folder>`"
-        raise Wrong(f"{folder} cannot be written", remedy)
+    remedy = "change its owner, or `dvc cache dir --local <folder>`"
+    expect(writable(folder), f"{folder} cannot be written", remedy)
     return str(folder)
 
 
