@@ -1,7 +1,9 @@
 """Control items: sums and preferences without labels, scored beside a set and never as its items."""
 
+import json
 import operator
 import re
+import shutil
 
 import polars as pl
 import pytest
@@ -10,8 +12,11 @@ from pipeline.evalsets.controls import build_controls
 from pipeline.support.errors import InputError
 from pipeline.support.paths import CONTROLS
 from pipeline.support.schemas import ITEMS, labels
-from tests.conftest import ROOT
+from tests.conftest import ROOT, make_tiny
+from tests.project import shrink
+from tests.test_bad_input_stages import STAGES, arguments, edit, run
 
+TABLES = ("scores", "controls")
 SIGNS = {"+": operator.add, "-": operator.sub, "x": operator.mul}
 
 
@@ -51,3 +56,37 @@ def test_a_damaged_file_is_refused(tmp_path):
     file.write_text("id,kind,situation,to_do,not_to_do\n" + rows)
     with pytest.raises(InputError, match="row 1: column 'kind' holds 'feeling', must be sum or"):
         build_controls(True, file)
+
+
+def test_a_study_scores_controls_beside_the_set_and_counts_them_in_no_effect(tmp_path, monkeypatch):
+    """The everyday set on a tiny random model, by the stages' own commands."""
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "data/raw", tmp_path / "data/raw")
+    (tmp_path / "pipeline").symlink_to(ROOT / "pipeline")
+    make_tiny(tmp_path / "models/reference")
+    shrink(tmp_path / "params.yaml", [], ["mean_diff"])
+
+    def small(params) -> None:
+        params.update(evalset="everyday")
+        params["composition"].update(behaviours=[])
+        params["evalsets"]["everyday"].update(max_dilemmas=8)
+
+    edit(tmp_path / "params.yaml", small)
+    for stage in STAGES:
+        if stage not in ("train", "evaluate"):
+            assert run(monkeypatch, tmp_path, arguments(stage)) == 0
+    about = json.loads((tmp_path / "data/items/source.json").read_text(encoding="utf-8"))
+    assert (about["evalset"], about["split"]) == ("everyday", "report")
+    assert (about["dilemmas"], about["controls"]) == (8, 160)
+    for cell, doses in (("base", 1), ("mean_diff", 4)):
+        tables = [pl.read_parquet(tmp_path / f"data/scores/{cell}/{n}.parquet") for n in TABLES]
+        assert [table.height for table in tables] == [16 * doses, 160 * doses]
+        assert tables[1]["item_id"].str.contains("^(sum|preference)-").all()
+        assert tables[0]["item_id"].str.contains(r"^\d+-").all()
+    effects = pl.read_csv(tmp_path / "reports/effects.csv")
+    assert effects["n_dilemmas"].max() <= 8
+    flips = pl.read_csv(tmp_path / "reports/flips.csv")
+    assert (flips["control_change"] > 0).all()
+    shown = pl.read_csv(tmp_path / "reports/tables/flips.csv")
+    assert "Controls moved (nats)" in shown.columns

@@ -1,6 +1,7 @@
 """Hand-computed and planted answers for the further statistics: sensitivity, differences, budget, answers, flips, curves."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -287,6 +288,28 @@ def test_saying_yes_to_everything_earns_no_steering_f1_and_honesty_does():
         100 * 2 * 0.5 / 1.5
     )  # all that was wrong is right, nothing else moves
     assert (found[1]["right_way"], found[1]["focus"], found[1]["off_target_flips"]) == (1, None, 0)
+
+
+def test_control_items_take_the_place_of_off_target_rows_and_are_a_side_effect_of_their_own():
+    items = make_items(6)
+    scores, base = study(items, lambda r, c: (0.3 + c) * r["label_Value/truth"], seeds=(0, 1))
+    tasks = make_items(2)
+    moved, still = study(tasks, lambda r, c: 0.5 if c < 0 else 0.5 + 2 * c, seeds=(0, 1))
+    named = [moved.with_columns(method=pl.lit("m")), still.with_columns(method=pl.lit("base"))]
+    controls = pl.concat(named, how="diagonal")
+    plain, told = (
+        flip_table({"m": scores}, replace(ask(base, items), controls=rows)).to_dicts()[0]
+        for rows in (None, controls)
+    )
+    assert plain["control_change"] is None
+    assert (plain["off_target_flips"], plain["off_target"]) == (None, None)  # all are on target
+    assert told["control_change"] == pytest.approx((0 + 2) / 2)
+    assert (told["off_target_flips"], told["off_target"]) == (0, 0)  # they move, and none turns
+    kept = ("fixed", "broken", "flips", "right_way")
+    assert {name: told[name] for name in kept} == {name: plain[name] for name in kept}
+    turned = controls.with_columns(pl.col("log_odds") - 1)
+    after = flip_table({"m": scores}, replace(ask(base, items), controls=turned)).to_dicts()[0]
+    assert (after["off_target_flips"], after["focus"]) == (1, after["flips"])
 
 
 def test_the_shape_of_planted_curves():

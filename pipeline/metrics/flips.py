@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipeline.metrics.scores import Evaluation, compared, signed_scores
+from pipeline.metrics.scores import COLUMNS, Evaluation, compared, signed_scores
+from pipeline.support.paths import BASE
 from pipeline.support.schemas import LABEL
 
 MEASURES = (
     "steering_f1", "fixed", "broken", "off_target", "flips", "right_way", "off_target_flips",
-    "focus",
+    "focus", "control_change",
 )  # fmt: skip
 
 
@@ -80,29 +81,48 @@ def off_target_items(evaluation: Evaluation) -> pl.DataFrame:
     return evaluation.items.filter(pl.all_horizontal(pl.col(columns) == 0)).select("item_id")
 
 
-def seed_measures(rows: pl.DataFrame, evaluation: Evaluation) -> dict[str, float | None]:
-    """Return one seed's measures; F1 is null where an arm's choice mass is below the gate."""
+def control_rows(method: str, dose: str, seed: int, evaluation: Evaluation) -> pl.DataFrame | None:
+    """Return the control items' scores at (-c, 0, +c); None where the set goes without them."""
+    if evaluation.controls is None:
+        return None
+    by_method = evaluation.controls.partition_by("method", as_dict=True)
+    own = compared(by_method[(method,)])[dose].filter(pl.col("seed") == seed)
+    return pl.concat([by_method[(BASE,)].select(COLUMNS), own.select(COLUMNS)])
+
+
+def seed_measures(
+    rows: pl.DataFrame, controls: pl.DataFrame | None, evaluation: Evaluation
+) -> dict[str, float | None]:
+    """Return one seed's measures; F1 is null where an arm's choice mass is below the gate.
+
+    control_change is the mean |change of log-odds| of the controls over both signs, null without.
+    """
     whole = evaluation.with_base(rows)
-    off = whole.join(off_target_items(evaluation), on="item_id", how="semi", maintain_order="left")
+    off = controls
+    if off is None:
+        others = off_target_items(evaluation)
+        off = whole.join(others, on="item_id", how="semi", maintain_order="left")
     down, base, up = by_sign(whole, "choice_mass").mean(0)
     least = min(down, up)
     ratio = least / base if least >= evaluation.params.min_choice_mass else None
     target = signed_scores(whole, evaluation.items, [evaluation.target])
-    return flip_measures(by_sign(target, "y"), by_sign(off, "log_odds"), ratio)
+    around = by_sign(off, "log_odds")
+    moved = None if controls is None else float(np.abs(around[:, [0, 2]] - around[:, [1]]).mean())
+    return flip_measures(by_sign(target, "y"), around, ratio) | {"control_change": moved}
 
 
 def flip_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.DataFrame:
     """Return every measure's mean over seeds, and the spread of F1, at ±1 and at equal cost.
 
-    Off-target rows are the items that concern neither the target nor its opposite; the paper takes
-    sums and preferences. A measure is null if any seed has none.
+    Off-target rows are the control items, sums and preferences, as in the paper; without them the
+    items that concern neither the target nor its opposite. A measure is null if any seed has none.
     """
     records = []
     for method, scores in cells.items():
         for dose, rows in compared(scores).items():
             seeds = [
-                seed_measures(own, evaluation)
-                for _, own in rows.group_by("seed", maintain_order=True)
+                seed_measures(own, control_rows(method, dose, seed, evaluation), evaluation)
+                for (seed,), own in rows.group_by("seed", maintain_order=True)
             ]
             record: dict[str, Any] = {"method": method, "dose": dose, "n_seeds": len(seeds)}
             for name in MEASURES:

@@ -30,6 +30,8 @@ class Evaluation:
     opposite: list[str]
     """Labels that count neither as target nor as side effect."""
     params: StatisticsParams
+    controls: pl.DataFrame | None = None
+    """The base's and every method's scores of the control items; None without any."""
 
     def with_base(self, scores: pl.DataFrame) -> pl.DataFrame:
         """Return the base's rows, coefficient 0, above a method's."""

@@ -57,6 +57,7 @@ FLIPS: dict[str, Cell] = {
     "Flips off target": show("off_target_flips", percent),
     "Focus": show("focus", digits(2)),
 }
+CONTROLS: dict[str, Cell] = {"Controls moved (nats)": show("control_change")}
 CURVES: dict[str, Cell] = {
     "Method": method,
     "Coefficients": show("n_coefficients", str),
@@ -76,7 +77,9 @@ def sensitivity(results: Results) -> pl.DataFrame:
 
 
 def flips(results: Results) -> pl.DataFrame:
-    return build(compared_rows(results.tables["flips"]), FLIPS)
+    rows = compared_rows(results.tables["flips"])
+    asked = any(row["control_change"] is not None for row in rows)
+    return build(rows, FLIPS | CONTROLS if asked else FLIPS)
 
 
 def answers(results: Results) -> pl.DataFrame:

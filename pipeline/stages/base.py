@@ -53,6 +53,12 @@ def read_pairs() -> pl.DataFrame:
     return check(read_table(file, "pairs"), schemas.PAIRS, str(file))
 
 
+def read_controls() -> pl.DataFrame:
+    """Return the control items; none where the set goes without them."""
+    file = ITEMS / "controls.parquet"
+    return check(read_table(file, "evalset"), schemas.ITEMS, str(file))
+
+
 def read_items() -> pl.DataFrame:
     file = ITEMS / "items.parquet"
     return check_items(read_table(file, "evalset"), str(file))

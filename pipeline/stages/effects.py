@@ -8,7 +8,7 @@ import polars as pl
 from pipeline.metrics.coherence import TABLE, coherence_table
 from pipeline.metrics.scores import Evaluation
 from pipeline.metrics.study import analyse, headline
-from pipeline.stages.base import read_items
+from pipeline.stages.base import read_controls, read_items
 from pipeline.stages.stage import stage
 from pipeline.study.behaviours import target_of
 from pipeline.support.files import new_file, read_json, write_json
@@ -34,9 +34,12 @@ def main() -> None:
         every = list(itertools.chain(*folders.values()))
         scores = {method: pl.concat(map(read_scores, own)) for method, own in folders.items()}
         base = read_scores(scores_folder(BASE))
-        study = analyse(
-            scores, Evaluation(base, items, target.label, target.opposite, params.statistics)
-        )
+        controls = None
+        if read_controls().height:
+            cells = [scores_folder(BASE), *every]
+            controls = pl.concat(read_cell(own, "controls", SCORES) for own in cells)
+        asked = (items, target.label, target.opposite, params.statistics, controls)
+        study = analyse(scores, Evaluation(base, *asked))
         coherence = pl.DataFrame(schema=TABLE)
         if params.generation.coherence_tokens:
             texts = [

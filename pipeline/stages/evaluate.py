@@ -1,8 +1,8 @@
 """evaluate: one method's adapters x items x coefficients -> data/scores/<cell>/scores.parquet.
 
 `base` scores the untouched model once; it is coefficient 0 of every method, since adapters are
-exact there. Where the parameters ask for them, reasoning.parquet and coherence.parquet hold what
-the model wrote.
+exact there. controls.parquet holds the scores of the control items, where the set has some; where
+the parameters ask for them, reasoning.parquet and coherence.parquet hold what the model wrote.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from pipeline.lm.base import Base
 from pipeline.scoring.coherence import free_texts
 from pipeline.scoring.reasoning import LIMIT, reason
 from pipeline.scoring.score import score
-from pipeline.stages.base import read_base, read_items
+from pipeline.stages.base import read_base, read_controls, read_items
 from pipeline.stages.stage import scratch, stage
 from pipeline.steering.base import Attachable, Steering, adapter_hash, check_fits, load_steering
 from pipeline.steering.untouched import Untouched
@@ -28,8 +28,13 @@ from pipeline.support.schemas import CALIBRATED, COHERENCE, RAW, REASONING, SCOR
 from pipeline.support.scratch import Scratch
 
 Records = list[dict[str, Any]]
-SCHEMAS = {"scores": SCORES, "reasoning": REASONING, "coherence": COHERENCE}
-ROWS = {"scores": "item_id", "reasoning": "item_id", "coherence": "prompt_id"}
+SCHEMAS = {"scores": SCORES, "controls": SCORES, "reasoning": REASONING, "coherence": COHERENCE}
+ROWS = {
+    "scores": "item_id",
+    "controls": "item_id",
+    "reasoning": "item_id",
+    "coherence": "prompt_id",
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ def main(name: str, method: str = BASE, seed: int | None = None) -> None:
     with stage(name, **cell) as (params, run), scratch(name, **cell) as kept:
         base = read_base(params, scores=True)
         run.usage.watch(base.model)
-        items = read_items()
+        controls = read_controls()
+        items = pl.concat([read_items().select(controls.columns), controls])
         parts: dict[str, list[pl.DataFrame]] = {}
         adapters: dict[str, str] = {}
         for each in seeds_of(method) if seed is None else [seed]:
@@ -71,6 +77,7 @@ def main(name: str, method: str = BASE, seed: int | None = None) -> None:
             whole = {table: pl.concat(frames) for table, frames in parts.items()}
             dilemmas = items.select("item_id", "dilemma_id")
             whole["scores"] = whole["scores"].join(dilemmas, on="item_id", maintain_order="left")
+            set_apart(whole, controls)
             write(scores_folder(method, seed), method, whole, adapters, run)
 
 
@@ -125,6 +132,14 @@ def measure(
         prompts = read_json(PROMPTS / f"{wanted.coherence_prompts}.json")
         tables["coherence"] = free_texts(base, prompts, *about, wanted.coherence_tokens)
     return tables
+
+
+def set_apart(tables: dict[str, pl.DataFrame], controls: pl.DataFrame) -> None:
+    """Move the scores of the control items, where there are some, to a table of their own."""
+    if controls.height:
+        apart = pl.col("item_id").is_in(controls["item_id"].to_list())
+        tables["controls"] = tables["scores"].filter(apart)
+        tables["scores"] = tables["scores"].filter(~apart)
 
 
 def at_doses(rows: Records, table: str, wanted: list[tuple[str, float]]) -> pl.DataFrame:
