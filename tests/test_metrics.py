@@ -235,6 +235,8 @@ def test_a_study_joins_seeds_methods_and_base():
     assert study.oracle == []
     each = [1 / (1 + np.exp(-slope)) - 0.5 for slope in (0.5, 1.5)]
     assert study.arms["seed_sd"].item() == pytest.approx(np.std(each, ddof=1))
+    up = study.effects.row(-1, named=True)
+    assert (up["seed_min"], up["seed_max"]) == pytest.approx(each)
     assert evaluation.movements(mean_over_seeds(moved)).height == 60
 
 

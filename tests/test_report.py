@@ -61,9 +61,9 @@ def planted() -> dict[str, pl.DataFrame]:
     ]  # fmt: skip
     seeds = pl.DataFrame(
         {
-            "method": ["innerpissa", "innerpissa", "random"],
-            "seed": [0, 1, 0],
-            "effect": [0.04, 0.06, 0.01],
+            "method": ["innerpissa", "innerpissa", "random", "random"],
+            "seed": [0, 1, 0, 1],
+            "effect": [0.04, 0.06, 0.01, -0.02],
         }
     )
     frames = {
@@ -214,7 +214,7 @@ def text(tmp_path, dilemmas) -> str:
         "params": {
             "behaviour": "honesty", "evalset": "reference", "seeds": [0, 1],
             "generation": {"reasoning_tokens": 0, "coherence_tokens": 0}, "model": "tiny", "methods": ["innerpissa"],
-            "statistics": {"nll_budget": 0.2},
+            "statistics": {"nll_budget": 0.2, "coherent_share": 0.8},
         }, "manifest": {"model": "reference"},
         "synthetic": "All of it.", "target": "Value/honesty", "oracle": [], "unit": 1.0, "n_dilemmas": 6, "budget": Dose, "measure": "KL", "opposite": [], "ahead": 10.0, "unreached": ["S-space"], "guessed": "", "sure": 2.0, "change": change,
         "pair": None, "examples": examples("innerpissa", moved, evaluation(dilemmas), 1.0),
@@ -274,6 +274,7 @@ def test_the_headline_says_who_stands_out():
     assert any(
         "prompting, +0.500" in line and "10 times as much as the best" in line for line in said
     )
+    assert said[-3].endswith("single directions from −0.020 to +0.010.")
     assert said[-2].endswith(
         "beyond every single random direction: InnerPiSSA; AntiPaSTO, norotation."
     )

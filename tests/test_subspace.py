@@ -15,6 +15,7 @@ from pipeline.steering.training.subspace import (
     intersection,
     loss_subspace,
     orthonormal,
+    task,
 )
 from pipeline.study.sections import SUBSPACES
 from pipeline.support.errors import InputError
@@ -92,6 +93,15 @@ def test_a_tiny_difference_has_no_vote():
     planted.states = planted.states[:6]
     assert_axis(loss_subspace(["task"], planted, 1, centred=False)[:, 0], 5)
     assert loss_subspace(["task"], planted, None, centred=False).shape == (D, 1)
+
+
+def test_a_difference_of_a_hundredth_of_the_median_counts_half():
+    """Each of 40 differences d is d / (|d| + 0.01), as the median is 1: 39 of 1 / 1.01, one of 1 / 2."""
+    large, small = constant(1.0).clone(), torch.zeros(N, 2)
+    large[0], small[0] = 0.0, constant(0.01)[0]
+    moment = task(evidence({(3, 5): large, (3, 9): small}), centred=False)
+    assert moment[5, 5].item() == pytest.approx(39 / 1.01**2)
+    assert moment[9, 9].item() == pytest.approx(0.25)
 
 
 def test_suppressed_is_what_is_written_and_later_undone_and_change_is_what_stays():

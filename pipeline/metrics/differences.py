@@ -38,9 +38,9 @@ def difference_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> 
     adjusted over all pairs at one `dose` (unit or equal_cost).
     """
     records = []
-    for dose in (UNIT, EQUAL_COST):
+    for comparison in (UNIT, EQUAL_COST):
         effects = {
-            method: dilemma_effects(compared(scores)[dose], evaluation)
+            method: dilemma_effects(compared(scores)[comparison], evaluation)
             for method, scores in cells.items()
         }
         rows = []
@@ -50,7 +50,7 @@ def difference_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> 
             test = with_p(float(difference), float(error), degrees)
             reach = float(stats.t.ppf(0.975, degrees)) * test.stderr
             rows.append({
-                "dose": dose, "method": method, "other": other, "n_dilemmas": len(sizes),
+                "dose": comparison, "method": method, "other": other, "n_dilemmas": len(sizes),
                 "difference": test.slope, "ci_low": test.slope - reach,
                 "ci_high": test.slope + reach, "stderr": test.stderr, "df": degrees, "p": test.p,
             })  # fmt: skip

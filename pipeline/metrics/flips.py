@@ -119,12 +119,12 @@ def flip_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.Dat
     """
     records = []
     for method, scores in cells.items():
-        for dose, rows in compared(scores).items():
+        for comparison, rows in compared(scores).items():
             seeds = [
                 seed_measures(own, control_rows(method, dose, seed, evaluation), evaluation)
                 for (seed,), own in rows.group_by("seed", maintain_order=True)
             ]
-            record: dict[str, Any] = {"method": method, "dose": dose, "n_seeds": len(seeds)}
+            record: dict[str, Any] = {"method": method, "dose": comparison, "n_seeds": len(seeds)}
             for name in MEASURES:
                 values = [value for row in seeds if (value := row[name]) is not None]
                 complete = len(values) == len(seeds)

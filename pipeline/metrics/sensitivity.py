@@ -110,7 +110,7 @@ def sensitivity_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) ->
     """Return the slope from -c to +c and its p by every test, at ±1 and at equal cost."""
     params, records = evaluation.params, []
     for method, scores in cells.items():
-        for dose, rows in compared(scores).items():
+        for comparison, rows in compared(scores).items():
             frame = evaluation.movements(mean_over_seeds(rows))
             own = own_slopes(frame, "dilemma_id")
             signs, exact = sign_patterns(own.height, params.permutations, params.seed)
@@ -120,7 +120,7 @@ def sensitivity_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) ->
             ]
             both = two_way_slope(seeds)
             records.append({
-                "method": method, "dose": dose, "n_seeds": len(seeds), "n_dilemmas": own.height,
+                "method": method, "dose": comparison, "n_seeds": len(seeds), "n_dilemmas": own.height,
                 **clustered_slope(frame).named("clustered"),
                 "p_permutation": float(sign_flip_p(contributions, signs, exact)),
                 "permutation_exact": exact, **mixed_slope(frame),

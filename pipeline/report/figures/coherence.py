@@ -30,8 +30,8 @@ def effect_vs_coherence(
     inner = arms.filter(dosed)["target_effect"].to_list()
     reached = [*inner, *equal.filter("calibrated")["target_effect"], *band["low"], *band["high"]]
     said = (
-        f"{caption}. Doses rise along each line, rings mark equal cost. Frontier: best of all "
-        "doses and rings but random."
+        f"{caption}. |c| rises along each line, rings mark equal cost. Frontier: best of all "
+        "points and rings but random."
     )
     with figure(folder, "effect_vs_coherence", said, 4.6) as drawing:
         far = [*reached, *arms["target_effect"]]
