@@ -120,7 +120,8 @@ def sensitivity_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) ->
             ]
             both = two_way_slope(seeds)
             records.append({
-                "method": method, "dose": comparison, "n_seeds": len(seeds), "n_dilemmas": own.height,
+                "method": method, "dose": comparison, "n_seeds": len(seeds),
+                "n_dilemmas": own.height,
                 **clustered_slope(frame).named("clustered"),
                 "p_permutation": float(sign_flip_p(contributions, signs, exact)),
                 "permutation_exact": exact, **mixed_slope(frame),

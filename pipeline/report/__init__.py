@@ -1,3 +1,1 @@
-"""The report: tables, page and manifest from what the stages before it wrote; it computes no
-statistics.
-"""
+"""The report: tables, figures, page and manifest from what the stages before it wrote."""

@@ -121,17 +121,13 @@ def ablation(results: Results) -> pl.DataFrame:
     """Every variant beside the whole method, at ±1 and at equal cost; none where none was run."""
     roots = whole_methods(results.params.methods, results.params.steering)
     varied = {root for method, root in roots.items() if method != root}
-    shown = sorted(
-        (m for m in roots if roots[m] in varied), key=lambda m: (roots[m], m != roots[m])
-    )
-    pairs = pl.DataFrame(
-        {"method": shown, "whole": [roots[m] for m in shown]},
-        schema=dict.fromkeys(("method", "whole"), pl.String),
-    )
+    pairs = [(method, root) for method, root in roots.items() if root in varied]
+    pairs.sort(key=lambda pair: (pair[1], pair[0] != pair[1]))
+    frame = pl.DataFrame(pairs, {"method": pl.String, "whole": pl.String}, orient="row")
     equal = results.tables["equal_cost"].select("method", "target_effect", "seed_sd", "used")
     both = at_one(results.tables["arms"]).join(equal, on="method", suffix="_equal")
     of_whole = both.select(pl.col("method").alias("whole"), "target_effect", "target_effect_equal")
-    rows = pairs.join(both, on="method", maintain_order="left")
+    rows = frame.join(both, on="method", maintain_order="left")
     return build(rows.join(of_whole, on="whole", suffix="_whole", maintain_order="left"), ABLATION)
 
 
@@ -147,14 +143,11 @@ def certificates(results: Results) -> pl.DataFrame:
 def composition(results: Results) -> pl.DataFrame:
     """Two adapters alone and together: effects on each one's target, and what does not add up."""
     rows = results.tables["composition"]
-    words, behaviours = (
-        short_labels(rows["target"].unique().to_list()),
-        results.params.composition.behaviours,
-    )
-    coefficients = zip(behaviours, ("first", "second"), strict=False)
+    words = short_labels(rows["target"].unique().to_list())
+    behaviours = zip(results.params.composition.behaviours, ("first", "second"), strict=False)
     return build(rows, {
         "Effect on": show("target", words.__getitem__),
-        **{f"c of {behaviour}": show(name, coefficient) for behaviour, name in coefficients},
+        **{f"c of {behaviour}": show(name, coefficient) for behaviour, name in behaviours},
         "Effect": show("effect"),
         "95 % interval": interval("effect_low", "effect_high"),
         "Interaction": together(show("interaction")),

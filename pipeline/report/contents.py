@@ -33,8 +33,8 @@ TABLES = {
 
 def all_tables(results: Results) -> dict[str, pl.DataFrame]:
     """Return name -> table of strings, without those that have no rows."""
-    found = {name: table(results) for name, table in TABLES.items()}
-    return {name: table for name, table in found.items() if table.height}
+    built = {name: table(results) for name, table in TABLES.items()}
+    return {name: table for name, table in built.items() if table.height}
 
 
 def draw(results: Results, folder: Path) -> dict[str, str]:

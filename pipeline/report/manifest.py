@@ -47,8 +47,8 @@ def digest(content: Any) -> str:
 def edited() -> list[str]:
     """Return the files of code and raw data that differ from the commit."""
     command = ["git", "status", "--porcelain", "--", *CODE]
-    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    return [line[3:] for line in found.splitlines()]
+    status = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return [line[3:] for line in status.splitlines()]
 
 
 def manifest(model: dict[str, Any], params: Params, auto: str) -> dict[str, str]:

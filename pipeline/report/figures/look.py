@@ -1,6 +1,4 @@
-"""What all figures share: one colour and marker per method (safe for colour-blind eyes), sizes,
-captions, files.
-"""
+"""What all figures share: one colour and marker per method, sizes, captions, files."""
 
 import math
 import textwrap
@@ -37,9 +35,9 @@ BAND = "#d9d9d9"
 COLUMNS = 4  # panels in a row
 WIDTH = 7.2  # inches: two columns of a paper, so that the type below is printed at its size
 SETTINGS = {
-    "svg.hashsalt": "innerpissa", "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7,
-    "legend.frameon": False, "xtick.labelsize": 7, "ytick.labelsize": 7, "axes.linewidth": 0.6,
-    "axes.spines.top": False, "axes.spines.right": False,
+    "svg.hashsalt": "innerpissa", "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8,
+    "legend.fontsize": 7, "legend.frameon": False, "xtick.labelsize": 7, "ytick.labelsize": 7,
+    "axes.linewidth": 0.6, "axes.spines.top": False, "axes.spines.right": False,
 }  # fmt: skip
 # a method without a dose that reaches this many times as far as all others gets an axis of its own
 OUTLIER = 3
@@ -52,11 +50,8 @@ def figure(folder: Path, name: str, caption: str, height: float) -> Iterator[Fig
     with mpl.rc_context(SETTINGS):
         drawing = Figure(figsize=(WIDTH, height), layout="constrained")
         yield drawing
-        drawing.supxlabel(
-            "\n".join(textwrap.wrap(caption, 130, break_on_hyphens=False)),
-            fontsize=6.5,
-            color="#444444",
-        )
+        lines = textwrap.wrap(caption, 130, break_on_hyphens=False)
+        drawing.supxlabel("\n".join(lines), fontsize=6.5, color="#444444")
         drawing.savefig(folder / f"{name}.svg", metadata={"Date": None})
         drawing.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
 
@@ -95,39 +90,27 @@ def methods_of(rows: pl.DataFrame) -> list[str]:
 
 
 def stacked(
-    drawing: Figure,
-    inner: list[float],
-    all_values: list[float],
-    along: str,
-    sizes: tuple[float, float],
+    drawing: Figure, inner: list[float], every: list[float], along: str, sizes: tuple[float, float]
 ) -> list[Any]:
-    """Return axes for `inner`, and where other values lie far outside of them a second one, with
-    the break marked.
+    """Return axes for `inner`, and second ones where other values lie far outside of it.
 
     `along` is the axis with the values: "y" puts the second axes above with a break, "x" below with
     a scale of its own.
     """
     span = max(map(abs, inner), default=0.0)
-    if not inner or max(map(abs, all_values)) <= OUTLIER * span:
+    if not inner or max(map(abs, every)) <= OUTLIER * span:
         return [drawing.subplots()]
     if along == "x":
         return list(drawing.subplots(2, 1, height_ratios=sizes))
     outer, main = drawing.subplots(2, 1, sharex=True, height_ratios=sizes)
     low, high = limits(inner)
-    far = [value for value in all_values if not low <= value <= high]
+    far = [value for value in every if not low <= value <= high]
     main.set_ylim(low, high)
     outer.set_ylim(*limits(far, share=0.4, least=0.05))
     outer.spines["bottom"].set_visible(False)
     outer.tick_params(axis="x", which="both", length=0)
-    cut = {
-        "marker": [(-1, -0.6), (1, 0.6)],
-        "markersize": 8,
-        "ls": "none",
-        "color": "k",
-        "mec": "k",
-        "mew": 0.8,
-        "clip_on": False,
-    }
+    cut = {"marker": [(-1, -0.6), (1, 0.6)], "markersize": 8, "mew": 0.8}
+    cut |= {"ls": "none", "color": "k", "mec": "k", "clip_on": False}
     outer.plot([0], [0], transform=outer.transAxes, **cut)
     main.plot([0], [1], transform=main.transAxes, **cut)
     return [main, outer]
