@@ -81,12 +81,14 @@ def off_target_items(evaluation: Evaluation) -> pl.DataFrame:
     return evaluation.items.filter(pl.all_horizontal(pl.col(columns) == 0)).select("item_id")
 
 
-def control_rows(method: str, dose: str, seed: int, evaluation: Evaluation) -> pl.DataFrame | None:
+def control_rows(
+    method: str, comparison: str, seed: int, evaluation: Evaluation
+) -> pl.DataFrame | None:
     """Return the control items' scores at (-c, 0, +c); None where the set goes without them."""
     if evaluation.controls is None:
         return None
     by_method = evaluation.controls.partition_by("method", as_dict=True)
-    own = compared(by_method[(method,)])[dose].filter(pl.col("seed") == seed)
+    own = compared(by_method[(method,)])[comparison].filter(pl.col("seed") == seed)
     return pl.concat([by_method[(BASE,)].select(COLUMNS), own.select(COLUMNS)])
 
 
@@ -121,7 +123,7 @@ def flip_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.Dat
     for method, scores in cells.items():
         for comparison, rows in compared(scores).items():
             seeds = [
-                seed_measures(own, control_rows(method, dose, seed, evaluation), evaluation)
+                seed_measures(own, control_rows(method, comparison, seed, evaluation), evaluation)
                 for (seed,), own in rows.group_by("seed", maintain_order=True)
             ]
             record: dict[str, Any] = {"method": method, "dose": comparison, "n_seeds": len(seeds)}
