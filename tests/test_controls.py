@@ -90,3 +90,5 @@ def test_a_study_scores_controls_beside_the_set_and_counts_them_in_no_effect(tmp
     assert (flips["control_change"] > 0).all()
     shown = pl.read_csv(tmp_path / "reports/tables/flips.csv")
     assert "Controls moved (nats)" in shown.columns
+    page = (tmp_path / "reports/report.html").read_text(encoding="utf-8")
+    assert "data/raw/everyday, 8 dilemmas" in page

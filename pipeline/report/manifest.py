@@ -51,8 +51,13 @@ def edited() -> list[str]:
     return [line[3:] for line in status.splitlines()]
 
 
-def manifest(model: dict[str, Any], params: Params, auto: str) -> dict[str, str]:
-    """Return name -> value, given the base model's manifest and which device `auto` is here."""
+def manifest(
+    model: dict[str, Any], items: dict[str, Any], params: Params, auto: str
+) -> dict[str, str]:
+    """Return name -> value, given the records of the base model and of the items.
+
+    `auto` is the device that it means here.
+    """
     lock, changed = locked(params.methods, params.baselines, params.seeds), edited()
     outs = [out for stage in lock.values() for out in stage.get("outs", [])]
     hashes = {out["path"]: out["md5"] for out in outs if "md5" in out}
@@ -64,6 +69,8 @@ def manifest(model: dict[str, Any], params: Params, auto: str) -> dict[str, str]
         else "none: not run by DVC",
         "model": f"{model['source']}, revision {model['revision'] or 'none (a local folder)'}",
         "weights (sha256)": model["weights_sha256"],
+        "evaluation set": f"{items['source']}, {items['dilemmas']} dilemmas"
+        + (f", commit {items['commit']}" if items.get("commit") else ""),
         **{f"{path} (md5)": hashes[path] for path in HASHED if path in hashes},
         "seeds": ", ".join(map(str, params.seeds)),
         "device": params.device + (f", here {auto}" if params.device == "auto" else ""),

@@ -113,7 +113,8 @@ def main() -> None:
                 write_table(folder, name, table)
         with new_folder(REPORTS / "figures") as folder:
             figures = draw(results, folder)
-        made_by = manifest(results.manifest, params, str(choose_device("auto")))
+        items = read_json(ITEMS / "source.json", "evalset")
+        made_by = manifest(results.manifest, items, params, str(choose_device("auto")))
         with new_file(REPORTS / "report.html") as file:
             file.write_text(
                 render(tables, figures, context(results, made_by, Path("params.yaml").read_text()))
