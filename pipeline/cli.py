@@ -52,6 +52,7 @@ def plain(name: str, module: str, text: str) -> None:
 
 
 plain("code", "stages.code", "Write the hashes of the code that each stage and method runs.")
+plain("sources", "stages.sources", "Hash the local files that params.yaml names.")
 plain("model", "stages.model", "Resolve the model id to weights with a hash.")
 plain("pairs", "stages.pairs", "Write the contrast pairs.")
 plain("svd", "stages.svd", "Decompose the target modules.")

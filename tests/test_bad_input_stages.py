@@ -185,7 +185,7 @@ CASES = [
     ("svd", params(lambda p: p["modules"].update(target="(")), r"no valid regex: "),
     ("svd", params(lambda p: p["modules"].update(n_modules=500)), r"n_modules 500 is above the \d+ modules that match: lower it"),
     ("svd", params(lambda p: p.update(device="abacus")), r"device 'abacus' cannot be used here: take auto"),
-    ("svd", other_model, r"the weights in models/reference are \w+, the manifest says \w+: run `dvc repro model`"),
+    ("svd", other_model, r"the weights in models/reference are now \w+, the manifest says \w+: run `dvc repro`"),
     ("evalset", charm, r"behaviour 'charm' is no persona of the reference world: "),
     ("evalset", hub(source="nowhere/at/all"), r"'nowhere/at/all' is neither a folder nor reachable on the hub: connect"),
     ("evalset", change("data/raw/behaviours/honesty.yaml", lambda b: b["targets"].pop("reference")), r"has no target for 'reference': add"),

@@ -51,7 +51,7 @@ def test_a_loaded_model_is_frozen(model):
 
 
 def test_other_weights_than_the_manifests_are_refused(manifest):
-    with pytest.raises(InputError, match="the manifest says 000000000000: run `dvc repro model`"):
+    with pytest.raises(InputError, match="the manifest says 000000000000: run `dvc repro`"):
         load_model(manifest | {"weights_sha256": "0" * 64}, "float32", torch.device("cpu"))
 
 

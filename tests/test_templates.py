@@ -5,10 +5,11 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from pipeline.lm.base import Base
-from pipeline.lm.prompts import chat_text, open_turn, tokenize
+from pipeline.lm.prompts import chat_text, check_template, open_turn, tokenize
 from pipeline.scoring.rows import make_prompts
 from pipeline.scoring.wording import dilemma_prompt
 from pipeline.steering.untouched import Untouched
+from tests.refusals import refused
 
 TURN = "{{ '<' + m['role'] + '>' + m['content'] + '<end>' }}"
 PLAIN = (
@@ -111,3 +112,35 @@ def test_the_answer_begins_as_the_model_is_told(with_template):
         base = Base({}, None, tokenizer, answer_prefix=prefix)
         (prompt,) = make_prompts(base, [item], Untouched(), [0.0])
         assert tokenizer.decode(prompt.ids).endswith(f"<assistant>{prefix}")
+
+
+USER = "{% for m in messages %}{% if m['role'] == 'user' %}" + TURN + "{% endif %}{% endfor %}"
+PARTS = "{% for m in messages %}{% for part in m['content'] %}{{ part['text'] }}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(("template", "said"), [
+    (USER + "<assistant>", "fails .*: mend the template"),
+    (PLAIN.replace("m['content']", "m['content'] | replace('\\\n', ' ')"), "fails|drops or alters"),
+    (PLAIN.replace("m['content']", "(m['content'] if m['role'] == 'assistant' else m['content'] | upper)"), "drops or alters"),
+    (PARTS, "fails|drops or alters"),
+    ({"tool_use": PLAIN, "rag": PLAIN}, "fails"),
+    (PLAIN + "{{ nothing.at.all }}", "fails"),
+])  # fmt: skip
+def test_a_template_that_drops_or_alters_words_is_refused(with_template, template, said):
+    refused(said, check_template, with_template(template), {})
+
+
+def test_a_reply_of_one_word_is_not_taken_from_the_users_turn(with_template):
+    chat = [{"role": "user", "content": "Do you know what I did?"}]
+    refused("fails|drops or alters", chat_text, with_template(USER), chat, "I", {})
+
+
+@pytest.mark.parametrize("template", [PLAIN, REFUSES, LOSES, THINKS, SWITCH, CLOSES])
+def test_templates_of_the_real_families_pass(with_template, template):
+    check_template(with_template(template), {})
+
+
+@pytest.mark.parametrize(("template", "head"), [(PLAIN, ""), (THINKS, EMPTY), (SWITCH, EMPTY)])
+def test_a_reply_may_begin_with_nothing(with_template, template, head):
+    text = chat_text(with_template(template), SYSTEM[1:], "", {})
+    assert text == f"<user>Hi<end><assistant>{head}"

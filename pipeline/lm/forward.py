@@ -1,6 +1,7 @@
 """Forward passes that compute only the logits somebody reads."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -9,8 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from pipeline.support.errors import InputError
+
 CHUNK = 4096  # tokens whose logits exist at once,
 LOGITS = 1 << 26  # unless they are more than this many: 256 MiB in float32
+LIMITS = ("max_position_embeddings", "max_seq_len", "n_positions")  # a config's, by family
 ROWS = 64  # texts per forward pass without gradients, where nothing else says how many
 
 
@@ -44,18 +48,64 @@ def token_positions(mask: Tensor) -> Tensor:
 
 def last_hidden(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
     """Return the final normalised hidden states [b, t, d] of left-padded ids [b, t]."""
-    output = model.base_model(
+    check_length(model, ids.shape[1])
+    output = model.get_decoder()(
         input_ids=ids, attention_mask=mask, position_ids=token_positions(mask), use_cache=False
     )
     return output.last_hidden_state.to(ids.device)  # of a spread model it may lie elsewhere
 
 
+def position_limit(model: PreTrainedModel) -> float:
+    """Return how many tokens a text may have; infinity where the config names no limit."""
+    config = model.config.get_text_config()
+    named = (getattr(config, name, None) for name in LIMITS)
+    return next((limit for limit in named if isinstance(limit, int) and limit > 0), math.inf)
+
+
+def check_length(model: PreTrainedModel, tokens: int) -> None:
+    """Refuse a text that is longer than the model has positions for."""
+    if tokens > (limit := position_limit(model)):
+        raise InputError(
+            f"a text of {tokens} tokens is too long for the {limit} positions of "
+            f"{type(model).__name__}: shorten it, or take a model with more"
+        )
+
+
+class States(dict[str, Tensor]):
+    """A decoder's output with final hidden states and nothing else."""
+
+    def __getitem__(self, key: object) -> Tensor | None:  # type: ignore[override]
+        return self.get("last_hidden_state") if key == 0 else self.get(str(key))
+
+    __getattr__ = __getitem__
+
+
 def to_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """Return float32 logits [..., v] of final hidden states [..., d], by the model's own head."""
-    head: nn.Module = model.get_output_embeddings()
-    logits = head(hidden).to(hidden.device).float()
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    return cap * torch.tanh(logits / cap) if cap else logits
+    """Return float32 logits [..., v] of final hidden states [..., d].
+
+    The model's own forward pass makes them, over a decoder that only returns the states: heads
+    scale, cap and shift logits in many ways (Gemma 2, Granite, Cohere).
+    """
+    states = hidden.reshape(1, -1, hidden.shape[-1])
+    with skipping([model.get_decoder()], lambda: States(last_hidden_state=states)):
+        ids = torch.zeros(states.shape[:2], dtype=torch.long, device=hidden.device)
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=0).logits
+    return logits.to(hidden.device).float().reshape(*hidden.shape[:-1], -1)
+
+
+@contextmanager
+def skipping(modules: list[nn.Module], output: Callable[[], object]) -> Iterator[None]:
+    """Let modules return `output()` without running; what was set on them before comes back."""
+    own = [module.__dict__.get("forward") for module in modules]
+    try:
+        for module in modules:
+            module.forward = lambda *_, **__: output()
+        yield
+    finally:
+        for module, forward in zip(modules, own, strict=True):
+            del module.forward
+            if forward is not None:
+                module.forward = forward
 
 
 def chunks(model: PreTrainedModel, count: int) -> list[slice]:

@@ -30,9 +30,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from pipeline.lm.checks import check_model
+from pipeline.lm.gguf import cached, dequantise, file_hash, is_gguf
+from pipeline.lm.prompts import check_template
 from pipeline.lm.quantisation import keep_packed, quantization_config
 from pipeline.study.sections import ModelParams
 from pipeline.support.errors import InputError
+from pipeline.support.paths import resolve_source
 
 # what transformers reads; Mistral's repositories hold a second copy of another name
 WEIGHTS = "model*.safetensors"
@@ -77,8 +81,13 @@ def locate(
     source: str, revision: str | None, patterns: list[str] = FILES, what: str = "model"
 ) -> Path:
     """Return a local folder, or that of a hub id's snapshot, downloaded if need be."""
-    if Path(source).is_dir():
-        return Path(source)
+    local = resolve_source(source)
+    if is_gguf(source):
+        if local is None:
+            raise InputError(f"{what} {source!r} does not exist: correct its path")
+        return cached(local)
+    if local and local.is_dir():
+        return local
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
     except HFValidationError:
@@ -135,16 +144,33 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             f"{folder} holds no tokenizer: copy or download the model again, tokenizer files "
             "included"
         )
+    if not tokenizer.is_fast:
+        raise InputError(f"the tokenizer in {folder} has no fast form: save its tokenizer.json too")
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise InputError(
+                f"the tokenizer in {folder} has neither a padding nor an end token: name eos_token "
+                "in its tokenizer_config.json"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def describe(name: str, params: ModelParams, quantisation: str | None = None) -> dict[str, Any]:
+def describe(
+    name: str, params: ModelParams, quantisation: str | None = None, keep: Path | None = None
+) -> dict[str, Any]:
     """Return the manifest: which files the model id means, for ever, and its shapes.
 
-    `quantisation` overrides the section's. Raises InputError for what is no causal decoder with a
+    `quantisation` overrides the section's. `keep` is a new folder for the weights of a GGUF file;
+    without it they go to the user's cache. Raises InputError for what is no causal decoder with a
     chat template.
     """
-    folder = locate(params.source, params.revision)
+    local = resolve_source(params.source)
+    if keep and local and is_gguf(local):
+        dequantise(local, keep)
+        folder = keep
+    else:
+        folder = locate(params.source, params.revision)
     config = read_config(params.source, folder)
     tokenizer = read_tokenizer(folder)
     if not tokenizer.chat_template:
@@ -152,20 +178,21 @@ def describe(name: str, params: ModelParams, quantisation: str | None = None) ->
             f"the tokenizer of {params.source!r} has no chat template: take an instruction-tuned "
             "model"
         )
+    check_template(tokenizer, params.template_options)
     shapes = config.get_text_config()
-    local = Path(params.source).is_dir()
+    of_file = {"gguf_sha256": file_hash(local)} if local and is_gguf(local) else {}
     return {
         "model": name,
         "source": params.source,
         "revision": None if local else folder.name,  # the snapshot's folder is named by its commit
         "weights_sha256": weights_hash(folder),
         "quantisation": quantisation or params.quantisation,
-        "template_sha256": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
+        "template_sha256": template_hash(tokenizer),
         "architecture": MODEL_FOR_CAUSAL_LM_MAPPING[type(decoder_config(config))].__name__,
         "layers": shapes.num_hidden_layers,
         "hidden_size": shapes.hidden_size,
         "vocab_size": shapes.vocab_size,
-    }
+    } | of_file
 
 
 def read_config(source: str, folder: Path) -> PreTrainedConfig:
@@ -201,12 +228,30 @@ def decoder_config(config: PreTrainedConfig) -> PreTrainedConfig:
     return text if type(text) in MODEL_FOR_CAUSAL_LM_MAPPING else config
 
 
+def folder_of(manifest: dict[str, Any]) -> Path:
+    """Return the folder of a manifest's weights: its own copy of a GGUF file's, else the source."""
+    folder = manifest.get("folder")
+    return Path(folder) if folder else locate(manifest["source"], manifest["revision"])
+
+
+def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    return hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
+
+
 def load_tokenizer(manifest: dict[str, Any]) -> PreTrainedTokenizerBase:
-    folder = locate(manifest["source"], manifest["revision"])
-    tokenizer = read_tokenizer(folder)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    """Load the tokenizer; refuse another chat template than the manifest's."""
+    tokenizer = read_tokenizer(folder_of(manifest))
+    check_same(manifest, "template_sha256", template_hash(tokenizer), "words of the chat template")
     return tokenizer
+
+
+def check_same(manifest: dict[str, Any], key: str, found: str, what: str) -> None:
+    """Refuse files that have changed since the manifest was written."""
+    if found != manifest.get(key, found):
+        raise InputError(
+            f"the {what} in {manifest['source']} are now {found[:12]}, the manifest says "
+            f"{manifest[key][:12]}: run `dvc repro`"
+        )
 
 
 def load_model(manifest: dict[str, Any], dtype: str, device: torch.device | str) -> PreTrainedModel:
@@ -216,13 +261,8 @@ def load_model(manifest: dict[str, Any], dtype: str, device: torch.device | str)
     text decoder is loaded.
     """
     settle()
-    folder = locate(manifest["source"], manifest["revision"])
-    found = weights_hash(folder)
-    if found != manifest["weights_sha256"]:
-        raise InputError(
-            f"the weights in {manifest['source']} are {found[:12]}, the manifest says "
-            f"{manifest['weights_sha256'][:12]}: run `dvc repro model` first"
-        )
+    folder = folder_of(manifest)
+    check_same(manifest, "weights_sha256", weights_hash(folder), "weights")
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "output_loading_info": True}
     config = AutoConfig.from_pretrained(folder)
     if (text := decoder_config(config)) is not config:
@@ -243,7 +283,9 @@ def load_model(manifest: dict[str, Any], dtype: str, device: torch.device | str)
     keep_packed(model)
     if "device_map" not in options:
         model = model.to(choose_device(str(device)))
-    return model.eval().requires_grad_(False)
+    model = model.eval().requires_grad_(False)
+    check_model(model)
+    return model
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -142,7 +142,7 @@ def visible(rows: Rows, window: int | None, dtype: torch.dtype) -> Tensor:
 def rows_hidden(model: PreTrainedModel, rows: Rows) -> Tensor:
     """Return the final normalised hidden states [b, w, d]."""
     mask = attention_mask(model, rows)
-    output = model.base_model(
+    output = model.get_decoder()(
         input_ids=rows.ids, attention_mask=mask, position_ids=rows.positions, use_cache=False
     )
     return output.last_hidden_state

@@ -4,7 +4,6 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -13,6 +12,8 @@ from pipeline.support.errors import InputError
 Message = dict[str, str]
 THINK = {"enable_thinking": True}  # Qwen3's variable; templates ignore what they do not know
 PROBE = "words of a system turn"
+LINES = "One line,\nanother one:\n\n- and a part,  with two spaces"
+MEND = "mend the template in its folder, or take a model whose template is whole"
 CLOSED = "<think>\n\n</think>\n\n"
 
 
@@ -23,11 +24,23 @@ def chat_text(
 
     Where the template would have the model think first, an empty think block stands before it.
     """
-    text = continued(tokenizer, folded(tokenizer, messages, options), reply, options)
-    start = text.rindex(reply.strip())
+    chat = folded(tokenizer, messages, options)
+    if not reply.strip():
+        return closed(open_turn(tokenizer, messages, options))
+    text = continued(tokenizer, chat, reply, options)
+    start = text.rfind(reply.strip())
+    ends = text.rstrip().endswith(reply.strip())
+    if not ends or chat[-1]["content"].strip() not in text[:start]:
+        raise altered(tokenizer)
     if opens_thinking(tokenizer, options) and not text[:start].rstrip().endswith("</think>"):
         return text[:start] + CLOSED + text[start:]
     return text
+
+
+def closed(text: str) -> str:
+    """Return an opened turn whose think block, if it has one, is empty."""
+    begun = text.rstrip()
+    return f"{begun}{CLOSED.removeprefix('<think>')}" if begun.endswith("<think>") else text
 
 
 def open_turn(
@@ -35,24 +48,42 @@ def open_turn(
 ) -> str:
     """Render a chat that ends where the assistant's turn begins."""
     chat = folded(tokenizer, messages, options)
-    return tokenizer.apply_chat_template(
-        chat, tokenize=False, add_generation_prompt=True, **options
-    )
+    text = rendered(tokenizer, chat, options, add_generation_prompt=True)
+    if chat[-1]["content"].strip() not in text:
+        raise altered(tokenizer)
+    return text
 
 
 def continued(
     tokenizer: PreTrainedTokenizerBase, messages: list[Message], reply: str, options: dict[str, Any]
 ) -> str:
     chat = [*messages, {"role": "assistant", "content": reply}]
+    return rendered(tokenizer, chat, options, continue_final_message=True)
+
+
+def rendered(
+    tokenizer: PreTrainedTokenizerBase, chat: list[Message], options: dict[str, Any], **how: bool
+) -> str:
     try:
-        return tokenizer.apply_chat_template(
-            chat, tokenize=False, continue_final_message=True, **options
-        )
-    except TemplateError as error:
+        text = tokenizer.apply_chat_template(chat, tokenize=False, **how, **options)
+    except Exception as error:  # a template is a program, and may fail in any way
+        said = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         raise InputError(
-            f"the chat template of {tokenizer.name_or_path} fails ({error}): take a model whose "
-            "template is whole"
+            f"the chat template of {tokenizer.name_or_path} fails ({said}): {MEND}"
         ) from None
+    return str(text)
+
+
+def altered(tokenizer: PreTrainedTokenizerBase) -> InputError:
+    return InputError(
+        f"the chat template of {tokenizer.name_or_path} drops or alters the words of a turn: {MEND}"
+    )
+
+
+def check_template(tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> None:
+    """Refuse a chat template that fails, or that drops or alters a user's turn or a reply."""
+    chat_text(tokenizer, [{"role": "user", "content": LINES}], f"Reply: {LINES}", options)
+    open_turn(tokenizer, [{"role": "user", "content": LINES}], options)
 
 
 def folded(
@@ -79,9 +110,7 @@ def folded(
 def opens_thinking(tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> bool:
     """Return whether an answer begins inside a think block."""
     chat = [{"role": "user", "content": "-"}]
-    text = tokenizer.apply_chat_template(
-        chat, tokenize=False, add_generation_prompt=True, **options
-    )
+    text = rendered(tokenizer, chat, options, add_generation_prompt=True)
     return text.rstrip().endswith("<think>")
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from pipeline.lm.forward import layer_output
+from pipeline.lm.forward import layer_output, skipping
 from pipeline.lm.layers import decoder_layers, layers_prefix
 
 Output = Tensor | tuple
@@ -18,21 +18,6 @@ def trunk_depth(model: PreTrainedModel, touched: list[str]) -> int:
     pattern = re.compile(rf"{re.escape(layers_prefix(model))}\.(\d+)(\.|$)")
     matches = [pattern.match(name) for name in touched]
     return min((int(match[1]) if match else 0 for match in matches), default=0)
-
-
-@contextmanager
-def skipping(layers: list[nn.Module], output: Callable[[], Output]) -> Iterator[None]:
-    """Let layers return `output()` without running; what was set on them before comes back."""
-    own = [layer.__dict__.get("forward") for layer in layers]  # accelerate sets one
-    try:
-        for layer in layers:
-            layer.forward = lambda *_, **__: output()
-        yield
-    finally:
-        for layer, forward in zip(layers, own, strict=True):
-            del layer.forward
-            if forward is not None:
-                layer.forward = forward
 
 
 def run_trunk(model: PreTrainedModel, depth: int, forward: Callable[[], object]) -> Output:

@@ -12,7 +12,7 @@ from pipeline.app.doctor.setup import writable
 from pipeline.study.behaviours import load_behaviour
 from pipeline.study.params import load_params
 from pipeline.support.files import visible
-from pipeline.support.paths import SUFFIXES, behaviour_file
+from pipeline.support.paths import SUFFIXES, behaviour_file, resolve_source
 
 
 def parameters() -> str:
@@ -48,8 +48,19 @@ def suffixes() -> str:
 def model() -> str:
     params = load_params()
     entry = params.models[params.model]
-    folder = Path(entry.source)
-    return local_model(folder) if folder.is_dir() else hub_model(entry.source, entry.revision)
+    local = resolve_source(entry.source)
+    if entry.source.endswith(".gguf"):
+        return gguf_model(entry.source, local)
+    return local_model(local) if local else hub_model(entry.source, entry.revision)
+
+
+def gguf_model(source: str, file: Path | None) -> str:
+    if file is None:
+        raise Wrong(f"{source} does not exist", "correct its path; SmolLM2: `make smollm2`")
+    with file.open("rb") as handle:
+        if handle.read(4) != b"GGUF":
+            raise Wrong(f"{file} is no GGUF file", "copy or download it again")
+    return f"{file}, {file.stat().st_size / 2**20:.0f} MiB"
 
 
 def local_model(folder: Path) -> str:
