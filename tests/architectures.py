@@ -71,6 +71,8 @@ FAMILIES = {
     "mixtral": Family("MixtralConfig", WINDOW | {"num_local_experts": 4}, None, NAMED),
     "qwen3-moe": Family("Qwen3MoeConfig", WIDE | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}, None, NAMED),
     "olmoe": Family("OlmoeConfig", GROUPED | {"num_experts": 4, "num_experts_per_tok": 2}, None, NAMED),
+    "granite": Family("GraniteConfig", GROUPED | {"logits_scaling": 8.0, "embedding_multiplier": 12.0}),
+    "cohere": Family("CohereConfig", GROUPED | {"logit_scale": 0.0625}),
     "gpt2": Family("GPT2Config", GPT2, None, None),
 }  # fmt: skip
 CPU = torch.device("cpu")

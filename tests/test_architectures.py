@@ -18,7 +18,7 @@ WINDOWED = [
     "phi3",
     "mixtral",
 ]  # already in the first layer
-TIED = ["qwen2", "gemma2", "gemma3", "gemma3-multimodal", "gpt2"]
+TIED = ["qwen2", "gemma2", "gemma3", "gemma3-multimodal", "cohere", "gpt2"]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -11,6 +11,6 @@ from pipeline.support.paths import SOURCES
 
 def main() -> None:
     params = stage_params("sources").view()
-    model, evalset = params.models[params.model], params.evalsets[params.evalset]
+    model, evalset = params.models[params.model], getattr(params.evalsets, params.evalset)
     for name, source in (("model", model.source), ("evalset", getattr(evalset, "source", None))):
         write_json(SOURCES / f"{name}.json", {"source": source, "files": fingerprint(source)})
