@@ -28,19 +28,10 @@ def make_items(dilemmas: int) -> pl.DataFrame:
     for d in range(dilemmas):
         for action in ("to_do", "not_to_do"):
             honest = (action == "to_do") == bool(d % 2)
-            rows.append(
-                {
-                    "item_id": f"{d}-{action}",
-                    "dilemma_id": str(d),
-                    "action_type": action,
-                    "prompt": "?",
-                    "values": [],
-                }
-            )
-            carried.append(
-                (["Value/truth"] if honest else ["Value/lie"])
-                + (["Value/kindness"] if action == "to_do" else [])
-            )
+            ids = {"item_id": f"{d}-{action}", "dilemma_id": str(d)}
+            rows.append(ids | {"action_type": action, "prompt": "?", "values": []})
+            own = "Value/truth" if honest else "Value/lie"
+            carried.append([own, *(["Value/kindness"] if action == "to_do" else [])])
     return add_labels(pl.DataFrame(rows, schema_overrides={"values": pl.List(pl.String)}), carried)
 
 
@@ -170,15 +161,8 @@ def table(slopes: np.ndarray, items_per_dilemma: int, rng) -> pl.DataFrame:
     for d, slope in enumerate(slopes):
         for i in range(items_per_dilemma):
             level = rng.normal(0, 2)
-            rows += [
-                {
-                    "item_id": f"{d}-{i}",
-                    "dilemma_id": str(d),
-                    "coefficient": c,
-                    "y": level + slope * c,
-                }
-                for c in COEFFICIENTS
-            ]
+            ids = {"item_id": f"{d}-{i}", "dilemma_id": str(d)}
+            rows += [ids | {"coefficient": c, "y": level + slope * c} for c in COEFFICIENTS]
     return pl.DataFrame(rows)
 
 

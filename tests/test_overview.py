@@ -44,13 +44,11 @@ def test_the_effect_by_coefficient_has_whole_steps_and_passes_the_base_model():
 
 def test_figures_have_four_digits_and_the_effect_at_equal_cost_comes_first():
     found = overview.figures(HEADLINE, EQUAL)
-    assert list(found) == [
-        "equal_cost_effect/a",
-        "equal_cost_effect/b",
-        "a/target_effect",
-        "a/side_effect",
-        "b/target_effect",
-    ]
+    effects, others = (
+        ["equal_cost_effect/a", "equal_cost_effect/b"],
+        ["a/side_effect", "b/target_effect"],
+    )
+    assert list(found) == [*effects, "a/target_effect", *others]
     assert found["equal_cost_effect/a"] == 0.1235
     assert found["a/side_effect"] == 0.3333
 
@@ -93,22 +91,11 @@ def store(tmp_path_factory):
 def test_the_parent_run_says_what_it_is(store):
     parent = store[1]["mine"]
     tags = parent.data.tags
-    shown = {
-        key: tags[key]
-        for key in (
-            "kind",
-            "model",
-            "behaviour",
-            "evalset",
-            "synthetic",
-            "commit",
-            "pipeline.complete",
-        )
-    }
-    assert shown == {
+    expected = {
         "kind": "pipeline", "model": "reference", "behaviour": "honesty", "evalset": "reference", "synthetic": "true",
         "commit": "0123456789", "pipeline.complete": "true",
     }  # fmt: skip
+    assert expected.items() <= tags.items()
     assert "7 dilemmas" in tags["mlflow.note.content"]
     assert "| a | 0.123 |" in tags["mlflow.note.content"]
     assert parent.info.status == "FINISHED"

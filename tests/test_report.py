@@ -104,25 +104,20 @@ def test_every_figure_names_its_methods_and_comes_out_the_same_twice(tmp_path):
         assert {name_of(method) for method in REACH} <= said, file.name
         assert any("a caption" in text for text in said)
     counted = re.findall(r"<!-- (\d+) -->", (tmp_path / "one/choice_mass.svg").read_text())
-    assert counted.count("50") == sum(
-        2 if method == "prompting" else 4 for method in REACH
-    )  # a quarter of 200 items is excluded
-    assert (
-        "<!-- budget of Δ NLL: 0.2 nats -->"
-        in (tmp_path / "one/effect_vs_coherence.svg").read_text()
-    )
+    # A quarter of 200 items is excluded.
+    assert counted.count("50") == sum(2 if method == "prompting" else 4 for method in REACH)
+    drawn_text = (tmp_path / "one/effect_vs_coherence.svg").read_text()
+    assert "<!-- budget of Δ NLL: 0.2 nats -->" in drawn_text
 
 
 def test_training_curves_have_a_panel_per_method(tmp_path):
     history = pl.DataFrame(
         {"split": ["train", "train", "calibration"], "step": [1, 2, 2], "loss": [1.0, 0.5, 0.7]}
     )
-    figures.training_curves(
-        tmp_path, {"lora": {0: history, 1: history}, "lora_antiparallel": {0: history}}, "a caption"
-    )
-    assert {"LoRA", "LoRA, antiparallel", "seed 1"} <= set(
-        re.findall(r"<!-- (.*?) -->", (tmp_path / "training.svg").read_text())
-    )
+    histories = {"lora": {0: history, 1: history}, "lora_antiparallel": {0: history}}
+    figures.training_curves(tmp_path, histories, "a caption")
+    said = re.findall(r"<!-- (.*?) -->", (tmp_path / "training.svg").read_text())
+    assert {"LoRA", "LoRA, antiparallel", "seed 1"} <= set(said)
 
 
 @pytest.mark.parametrize(("far", "axes"), [(0.1, 1), (0.5, 2)])
@@ -138,15 +133,8 @@ def dilemmas() -> pl.DataFrame:
     for index in range(6):
         for action, carries in (("to_do", ["Value/honesty"]), ("not_to_do", ["Value/deceit"])):
             prompt = f"Situation {index}.\nAction: {action} of {index}"
-            rows.append(
-                {
-                    "item_id": f"{index}-{action}",
-                    "dilemma_id": str(index),
-                    "action_type": action,
-                    "prompt": prompt,
-                    "values": [],
-                }
-            )
+            ids = {"item_id": f"{index}-{action}", "dilemma_id": str(index)}
+            rows.append(ids | {"action_type": action, "prompt": prompt, "values": []})
             carried.append(carries)
     return add_labels(pl.DataFrame(rows, schema_overrides={"values": pl.List(pl.String)}), carried)
 

@@ -157,9 +157,8 @@ def test_the_sensitivity_table_agrees_with_itself():
     unit = found.row(0, named=True)
     assert unit["p_permutation"] == pytest.approx(unit["p_clustered"], abs=0.02)
     assert unit["p_two_way"] > unit["p_clustered"]
-    assert (
-        unit["mixed_note"] is not None
-    )  # mirrored items with one slope leave no variance within a dilemma
+    # Mirrored items with one slope leave no variance within a dilemma.
+    assert unit["mixed_note"] is not None
     assert found["dose"].to_list() == ["unit", "equal_cost"]
 
 
@@ -183,12 +182,10 @@ def test_two_methods_are_compared_on_the_same_dilemmas():
         for extra in (0, 0.1)
     ]
     expected = stats.ttest_rel(*effects)
-    assert (own["difference"], own["p"]) == pytest.approx(
-        (np.mean(effects[0] - effects[1]), expected.pvalue)
-    )
-    assert (own["ci_low"], own["ci_high"]) == pytest.approx(
-        tuple(expected.confidence_interval(0.95))
-    )
+    limits = expected.confidence_interval(0.95)
+    assert own["difference"] == pytest.approx(np.mean(effects[0] - effects[1]))
+    assert own["p"] == pytest.approx(expected.pvalue)
+    assert (own["ci_low"], own["ci_high"]) == pytest.approx(tuple(limits))
     assert own["p_holm"] == pytest.approx(min(1, 3 * own["p"]))
     assert rows["weak", "same"]["p"] == 1
 
@@ -216,9 +213,8 @@ def test_the_effect_at_an_nll_budget_with_its_interval():
     assert [row["effect"] for row in short] == [None] * 3
     assert "0.200 at most" in short[0]["reason"]
     prompt, _ = study(items, lambda r, c: c, doses=[-1.0, 1.0], dose=None)
-    assert set(budget_table({"prompt": prompt}, ask(base, items))["reason"]) == {
-        "the coefficient has no size"
-    }
+    no_size = budget_table({"prompt": prompt}, ask(base, items))
+    assert set(no_size["reason"]) == {"the coefficient has no size"}
 
 
 def test_yes_bias_swap_consistency_and_the_gate_by_hand():
@@ -238,30 +234,23 @@ def test_yes_bias_swap_consistency_and_the_gate_by_hand():
     )
     assert (untouched["swap_consistency"], untouched["yes_log_odds"]) == (1, 0)
     assert (steady["yes_shift"], steady["target_effect"]) == pytest.approx((0, 0))
-    assert (
-        biased["yes_shift"],
-        biased["yes_rate"],
-        biased["swap_consistency"],
-        biased["n_excluded"],
-    ) == (1.5, 1, 0, 0)
+    names = ("yes_shift", "yes_rate", "swap_consistency", "n_excluded")
+    assert [biased[name] for name in names] == [1.5, 1, 0, 0]
     assert (gated["n_rows"], gated["n_excluded"]) == (8, 2)
-    assert gated["target_effect_answered"] == pytest.approx(
-        gated["target_effect"]
-    )  # every dilemma has lost the same
+    # Every dilemma has lost the same.
+    assert gated["target_effect_answered"] == pytest.approx(gated["target_effect"])
 
 
 def test_steering_f1_of_planted_flips():
-    target = np.array(
-        [[-3, -2, 1], [-1, 1, 2], [1, 1, -1], [-2, -4, -3]], dtype=float
-    )  # fixed 2/8, steady, broken 1/8, steady
+    # Fixed 2/8, steady, broken 1/8, steady.
+    target = np.array([[-3, -2, 1], [-1, 1, 2], [1, 1, -1], [-2, -4, -3]], dtype=float)
     off = np.array([[1, 1, -1], [3, 3, 3]], dtype=float)  # a quarter of the weight turns
     found = flip_measures(target, off, 2.0)
     assert (found["fixed"], found["broken"], found["off_target"]) == (0.25, 0.125, 0.25)
     net = 0.125
     precision = net / (net + 0.25)
-    assert found["steering_f1"] == pytest.approx(
-        100 * 2 * precision * net / (precision + net)
-    )  # the mass ratio counts as 1
+    # The mass ratio counts as 1.
+    assert found["steering_f1"] == pytest.approx(100 * 2 * precision * net / (precision + net))
     assert (found["flips"], found["off_target_flips"], found["focus"]) == (0.75, 0.5, 1.5)
     assert found["right_way"] == pytest.approx(2 / 3)
     assert steering_f1(0.1, 0.2, 0.0, 1.0) == 0
@@ -277,16 +266,12 @@ def test_saying_yes_to_everything_earns_no_steering_f1_and_honesty_does():
     )])  # fmt: skip
     yes, base = study(items, lambda r, c: -0.5 + 2 * c)
     honest, _ = study(items, lambda r, c: -0.5 + 2 * c * r["label_Value/truth"])
-    found = (
-        flip_table({"yes": yes, "honest": honest}, ask(base, items))
-        .filter(pl.col("dose") == "unit")
-        .to_dicts()
-    )
+    table = flip_table({"yes": yes, "honest": honest}, ask(base, items))
+    found = table.filter(pl.col("dose") == "unit").to_dicts()
     assert (found[0]["fixed"], found[0]["broken"], found[0]["steering_f1"]) == (0.5, 0.5, 0)
     assert found[0]["right_way"] == 0.5
-    assert found[1]["steering_f1"] == pytest.approx(
-        100 * 2 * 0.5 / 1.5
-    )  # all that was wrong is right, nothing else moves
+    # All that was wrong is right, nothing else moves.
+    assert found[1]["steering_f1"] == pytest.approx(100 * 2 * 0.5 / 1.5)
     assert (found[1]["right_way"], found[1]["focus"], found[1]["off_target_flips"]) == (1, None, 0)
 
 
@@ -325,18 +310,10 @@ def test_the_shape_of_planted_curves():
     half, _ = study(
         items, lambda r, c: c * (1 if r["dilemma_id"] in "012" else -1) * r["label_Value/truth"]
     )
-    found = {
-        r["method"]: r
-        for r in curve_table(
-            {"straight": straight, "bent": bent, "half": half}, ask(base, items)
-        ).to_dicts()
-    }
-    assert (found["straight"]["monotone"], found["straight"]["spearman"]) == pytest.approx((1, 1))
-    assert (
-        found["straight"]["symlog_slope"],
-        found["straight"]["r2"],
-        found["straight"]["score"],
-    ) == pytest.approx((0.5, 1, 0.5))
+    cells = {"straight": straight, "bent": bent, "half": half}
+    found = {row["method"]: row for row in curve_table(cells, ask(base, items)).to_dicts()}
+    names = ("monotone", "spearman", "symlog_slope", "r2", "score")
+    assert [found["straight"][name] for name in names] == pytest.approx([1, 1, 0.5, 1, 0.5])
     assert (found["bent"]["monotone"], found["bent"]["valid"]) == pytest.approx((0, 5 / 7))
     assert found["bent"]["symlog_slope"] == pytest.approx(0, abs=1e-12)
     assert (found["half"]["monotone"], found["half"]["spearman"]) == (0.5, None)
