@@ -9,7 +9,9 @@ from types import CodeType, FrameType
 
 import pytest
 from ruamel.yaml import YAML
+from typer.testing import CliRunner
 
+from pipeline.cli import app
 from pipeline.steering import METHODS
 from pipeline.study.code import CALM, STAGES, Code, entry
 from tests.conftest import ROOT, make_tiny
@@ -31,6 +33,10 @@ MODULES = {
 }
 
 
+GRAPH = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+LAUNCHERS = ("pipeline.cli", "pipeline.stages.launch")
+
+
 class Called:
     """Collects the project's definitions that run outside of the calm modules."""
 
@@ -39,7 +45,8 @@ class Called:
 
     def __call__(self, frame: FrameType, event: str, argument: object) -> None:
         code = frame.f_code
-        if event != "call" or code in self.codes or code.co_filename not in MODULES:
+        module = MODULES.get(code.co_filename)
+        if event != "call" or code in self.codes or module in (None, *LAUNCHERS):
             return
         if not code.co_flags & inspect.CO_OPTIMIZED:  # a module or a class that is being made
             return
@@ -88,12 +95,11 @@ def test_every_definition_that_runs_is_hashed(folder, monkeypatch):
         wanted += [("methods", "innerpissa")] if stage == "composition" else []
         wanted += [("evalsets", "reference")] if stage == "evalset" else []
         hashed = {key for each in wanted for key in code.closure(entry(*each))}
-        module, _, function = entry("stages", stage).rpartition(".")
-        called = Called()
-        arguments = [method] if method in PLAIN else [method, 0] if method else []
+        command = GRAPH[stage]["cmd"].replace("${item.method}", str(method))
+        words, called = command.replace("${item.seed}", "0").split()[3:], Called()
         sys.setprofile(called)
         try:
-            getattr(import_module(module), function)(*arguments)
+            CliRunner().invoke(app, words, catch_exceptions=False)
         finally:
             sys.setprofile(None)
         names = [defined(each, code) for each in called.codes]

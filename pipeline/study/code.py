@@ -39,11 +39,11 @@ STAGES = {
 
 
 def entry(kind: str, name: str) -> str:
-    """Return the dotted name of what a stage, an evaluation set or a method begins with."""
+    """Return the dotted name of a stage's function, an evaluation set's module, a method's class."""
     if kind == "stages":
         return f"pipeline.stages.{STAGES[name]}"
     if kind == "evalsets":
-        return f"pipeline.evalsets.{name}.build_items"
+        return f"pipeline.evalsets.{name}"
     return f"pipeline.steering.methods.{METHODS[name].code.replace(':', '.')}"
 
 
