@@ -39,7 +39,7 @@ STAGES = {
 
 
 def entry(kind: str, name: str) -> str:
-    """Return the dotted name of a stage's function, an evaluation set's module, a method's class."""
+    """Return the dotted name of a stage's function, a set's module or a method's class."""
     if kind == "stages":
         return f"pipeline.stages.{STAGES[name]}"
     if kind == "evalsets":
