@@ -125,14 +125,14 @@ def table(texts: list[str], coefficients: list[float]) -> Table:
 def dial(words: tuple[str, ...]) -> list[float]:
     """Return the coefficients to show: -c, 0 and c for one number c, several as they are."""
     try:
-        found = [float(word) for word in words]
+        numbers = [float(word) for word in words]
     except ValueError:
         raise InputError(
             f"/c takes numbers, not {' '.join(words)}: say /c -1, or /c -1 0 1"
         ) from None
-    if not all(map(math.isfinite, found)):
+    if not all(map(math.isfinite, numbers)):
         raise InputError(f"/c takes finite numbers, not {' '.join(words)}: say /c -1, or /c -1 0 1")
-    shown = [-found[0], 0.0, found[0]] if len(found) == 1 else found
+    shown = [-numbers[0], 0.0, numbers[0]] if len(numbers) == 1 else numbers
     return list(dict.fromkeys(c + 0.0 for c in shown))  # + 0.0 makes nought of minus nought
 
 

@@ -35,7 +35,7 @@ def main(
         )
     subject = prepare(source, layers, width, device, dilemmas)
     # Memory last: it is the peak of all before.
-    found = [
+    figures = [
         *evaluation(subject, repeats),
         *training(subject, repeats),
         *decoding(subject, repeats, tokens),
@@ -47,17 +47,17 @@ def main(
         f"{'random model' if layers else source}, {shape}, on {subject.base.device}, median "
         f"of {repeats} pairs of runs"
     )
-    Console().print(table(found, title))
+    Console().print(table(figures, title))
     if out:
         with new_file(Path(out)) as file:
-            write_json(file, {"title": title, "figures": [figure.record() for figure in found]})
+            write_json(file, {"title": title, "figures": [figure.record() for figure in figures]})
 
 
-def table(found: list[Figure], title: str) -> Table:
+def table(figures: list[Figure], title: str) -> Table:
     drawn = Table(title=title)
     for name in ("measure", "median", "range", "goal", ""):
         drawn.add_column(name, justify="left" if name == "measure" else "right")
-    for one in found:
+    for one in figures:
         span = "" if one.low is None or one.high is None else f"{one.low:.3g} to {one.high:.3g}"
         at_least = f"at least {one.at_least:g}" if one.at_least else ""
         goal = f"at most {one.at_most:g}" if one.at_most else at_least

@@ -23,27 +23,27 @@ POOLED_STUDIES = 2_000
 TEXT = """# How often the tests err
 
 Written by `python -m pipeline null-studies`; the figures with all digits are in null_studies*.csv.
-Simulated studies, as described at the head of `pipeline/bench/null_studies.py`; nominal level {alpha}, an effect that the
-best possible test, a weighted mean by the true variances, finds with power 0.80. Brackets: 95 % interval of the simulation.
+Simulated studies, as described at the head of `pipeline/bench/null_studies.py`; nominal level
+{alpha}, an effect that the best possible test, a weighted mean by the true variances, finds with
+power 0.80. Brackets: 95 % interval of the simulation.
 
 {null_studies}
-The main test is of the item-weighted slope, because the effects are means over items. Where sizes are equal, as in both
-evaluation sets, it is the t test of the dilemmas' slopes. How far off the pooled test is depends on how much items differ in
-level, which it takes for noise:
+The main test is of the item-weighted slope, because the effects are means over items. Where sizes
+are equal, as in both evaluation sets, it is the t test of the dilemmas' slopes. How far off the
+pooled test is depends on how much items differ in level, which it takes for noise:
 
 {null_studies_pooled}
 ## Over further seeds
 
-The p of the tables speaks of the adapters that were trained, not of others that could be. Here every study has {seeds} seeds
-whose true effects differ (SD in nats per unit of c, beside {slope} between dilemmas) around a mean of zero; rejections of that
-zero:
+The p of the tables speaks of the adapters that were trained, not of others that could be. Here
+every study has {seeds} seeds whose true effects differ (SD in nats per unit of c, beside {slope}
+between dilemmas) around a mean of zero; rejections of that zero:
 
 {null_studies_seeds}
-Clustering both ways leaves {left} degrees of freedom with {seeds} seeds: it is near its level only where seeds differ far more
-than the error by dilemma, and elsewhere too wide to find much. Its small p is to be believed, its large p says little.
+Clustering both ways leaves {left} degrees of freedom with {seeds} seeds: it is near its level only
+where seeds differ far more than the error by dilemma, and elsewhere too wide to find much. Its
+small p is to be believed, its large p says little.
 """
-
-
 # Of each table: header -> cell.
 COLUMNS = {
     "null_studies": {

@@ -65,8 +65,8 @@ def log_odds(
 def effect(base: Base, adapter: Attachable) -> float:
     """Return half the span of the signed log-odds between c = +1 and c = -1, mean over items."""
     labels = dict(zip(ITEMS["item_id"], ITEMS[LABEL], strict=True))
-    found = log_odds(base, adapter, [-1.0, 1.0])
-    return sum(labels[item] * c * value for (item, c), value in found.items()) / 2 / len(ITEMS)
+    values = log_odds(base, adapter, [-1.0, 1.0])
+    return sum(labels[item] * c * value for (item, c), value in values.items()) / 2 / len(ITEMS)
 
 
 @torch.no_grad()

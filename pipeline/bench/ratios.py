@@ -68,5 +68,5 @@ def ratio(
     """
     for work in (first, second):
         seconds(work, device)
-    found = [scale * seconds(first, device) / seconds(second, device) for _ in range(repeats)]
-    return Figure(name, statistics.median(found), min(found), max(found), **bounds)
+    ratios = [scale * seconds(first, device) / seconds(second, device) for _ in range(repeats)]
+    return Figure(name, statistics.median(ratios), min(ratios), max(ratios), **bounds)

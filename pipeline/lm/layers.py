@@ -12,7 +12,8 @@ from pipeline.support.errors import InputError
 ROLES = ("residual-writers", "residual-readers", "residual-all")
 WRITERS = ("o_proj", "down_proj", "out_proj", "dense", "fc2", "c_proj", "dense_4h_to_h")
 READERS = (
-    "q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "gate_proj", "up_proj", "gate_up_proj", "fc1", "dense_h_to_4h",
+    "q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "gate_proj", "up_proj",
+    "gate_up_proj", "fc1", "dense_h_to_4h",
 )  # fmt: skip
 
 
@@ -29,13 +30,18 @@ class Target:
 class OtherWeight:
     """A matrix of a layer, or a stack of them, that no linear module holds: none can adapt it."""
 
-    name: str
-    layer: int
     module: str
     """The name of the module that holds it."""
+    key: str
+    """Its name in that module."""
+    layer: int
     kind: str
     """That module's class."""
     shape: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.module}.{self.key}"
 
     def answers_to(self, wanted: str | list[str]) -> bool:
         """Return whether a target asks for it: any role, or a regex or suffix of its names."""
@@ -55,20 +61,17 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     Raises InputError where there is none, or more than one (XLM has two).
     """
     depth = model.config.get_text_config().num_hidden_layers
+    others = re.compile(r"vision|visual|audio|expert")
     lists = {
         name: module
         for name, module in model.get_decoder().named_modules()
-        if isinstance(module, nn.ModuleList)
-        and len(module) == depth
-        and not re.search(r"vision|visual|audio|expert", name)
+        if isinstance(module, nn.ModuleList) and len(module) == depth and not others.search(name)
     }
     outermost = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
     if len(outermost) != 1:
-        how = (
-            f"keeps its {depth} decoder layers in several lists ({', '.join(outermost)})"
-            if lists
-            else f"has no list of {depth} layers"
-        )
+        how = f"has no list of {depth} layers"
+        if lists:
+            how = f"keeps its {depth} decoder layers in several lists ({', '.join(outermost)})"
         raise InputError(
             f"{type(model).__name__} {how}, and its layout is not supported: take a decoder with "
             "one list of layers"
@@ -105,13 +108,7 @@ def other_weights(model: PreTrainedModel) -> list[OtherWeight]:
     """
     prefix, width = layers_prefix(model), model.config.get_text_config().hidden_size
     return [
-        OtherWeight(
-            f"{prefix}.{index}.{name}.{key}",
-            index,
-            f"{prefix}.{index}.{name}",
-            type(module).__name__,
-            tuple(weight.shape),
-        )
+        OtherWeight(f"{prefix}.{index}.{name}", key, index, type(module).__name__, weight.shape)
         for index, layer in enumerate(decoder_layers(model))
         for name, module in layer.named_modules()
         if not isinstance(module, nn.Linear)
@@ -162,13 +159,13 @@ def select(model: PreTrainedModel, params: ModulesParams) -> list[Target]:
     if refused := [weight for weight in others if weight.answers_to(wanted)]:
         raise InputError(not_linear(model, refused[0], wanted, names))
     width = model.config.get_text_config().hidden_size
-    found = [target for target in modules if is_wanted(target, wanted, width)]
-    if not found:
+    targets = [target for target in modules if is_wanted(target, wanted, width)]
+    if not targets:
         raise InputError(
             f"modules.target {wanted!r} matches no linear module in the chosen layers: there are "
             f"{names or 'none'}, so name others, or widen modules.from_depth to modules.to_depth"
         )
-    return evenly(found, params.n_modules)
+    return evenly(targets, params.n_modules)
 
 
 def is_pattern(wanted: str | list[str]) -> bool:
@@ -197,12 +194,8 @@ def not_linear(
     model: PreTrainedModel, weight: OtherWeight, wanted: str | list[str], names: str
 ) -> str:
     """Return the sentence that refuses a weight; `names` are the suffixes of linear modules."""
-    advice = (
-        f"name linear modules alone, as a list ({names})"
-        if names
-        else "its layers have no linear module, so take a method that needs none (mean_diff, pca, "
-        "gradient)"
-    )
+    none = "its layers have none, so take a method that needs none (mean_diff, pca, gradient)"
+    advice = f"name linear modules alone, as a list ({names})" if names else none
     return (
         f"modules.target {wanted!r} asks for {weight.name} {list(weight.shape)}, which "
         f"{type(model).__name__} holds in a {weight.kind} and not in a linear module, so that it "
@@ -210,13 +203,13 @@ def not_linear(
     )
 
 
-def evenly(found: list[Target], count: int | None) -> list[Target]:
+def evenly(targets: list[Target], count: int | None) -> list[Target]:
     """Return `count` evenly spaced targets."""
     if count is None:
-        return found
-    if count > len(found):
+        return targets
+    if count > len(targets):
         raise InputError(
-            f"modules.n_modules {count} is above the {len(found)} modules that match: lower it, or "
-            "null for all"
+            f"modules.n_modules {count} is above the {len(targets)} modules that match: lower it, "
+            "or null for all"
         )
-    return [found[index * len(found) // count] for index in range(count)]
+    return [targets[index * len(targets) // count] for index in range(count)]

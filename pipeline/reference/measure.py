@@ -125,8 +125,7 @@ def persona_as_state(base: Base, sentences: Sentences) -> dict[str, Any]:
         for layer in range(1, len(decoder_layers(base.model)) - 1)
     ]
     best = max(
-        layers,
-        key=lambda found: min(found["probe_accuracy"] - 0.9, found["suffix_dilemma_cosine"] - 0.6),
+        layers, key=lambda one: min(one["probe_accuracy"] - 0.9, one["suffix_dilemma_cosine"] - 0.6)
     )
     return {"by_layer": layers, **best}
 

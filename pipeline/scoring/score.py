@@ -62,13 +62,13 @@ def score(
         distinct, index = lay_out_rows(part, base.pad_id, base.device)
         hidden = final_states(base.model, steering, part, distinct, index, depth)
         spans = [row.spans for row in part]
-        found = figures(base.model, hidden, distinct.take(index), spans, answers)
-        return F.pad(found, (0, 0, 0, most - found.shape[1]), value=math.nan).cpu()
+        values = figures(base.model, hidden, distinct.take(index), spans, answers)
+        return F.pad(values, (0, 0, 0, most - values.shape[1]), value=math.nan).cpu()
 
-    values = in_batches(rows, max(1, base.batch_size // most), work, "scoring", scratch)
+    whole = in_batches(rows, max(1, base.batch_size // most), work, "scoring", scratch)
     records: list[dict[str, Any]] = [
         {"item_id": prompt.item_id, "coefficient": prompt.coefficient}
-        | dict(zip(FIGURES, values[place].tolist(), strict=True))
+        | dict(zip(FIGURES, whole[place].tolist(), strict=True))
         for prompt, place in zip(prompts, places, strict=True)
     ]
     if bad := {r["coefficient"] for r in records if not all(math.isfinite(r[k]) for k in FIGURES)}:
