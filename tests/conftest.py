@@ -15,8 +15,9 @@ import torch
 
 from pipeline.lm.base import Base
 from pipeline.lm.layers import select
-from pipeline.lm.load import load_model, load_tokenizer, weights_hash
+from pipeline.lm.load import load_model, load_tokenizer
 from pipeline.lm.prompts import chat_text
+from pipeline.lm.sources import weights_hash
 from pipeline.reference.architecture import build_model, build_tokenizer, render
 from pipeline.reference.corpus import documents
 from pipeline.steering.base import Context, Pairs

@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from pipeline.lm.layers import select
-from pipeline.lm.load import choose_device, describe, load_model, locate, weights_hash
+from pipeline.lm.load import choose_device, describe, load_model
+from pipeline.lm.sources import locate, weights_hash
 from pipeline.study.sections import ModelParams
 from pipeline.support.errors import InputError
 from tests.architectures import FAMILIES, modules, save_tiny
@@ -105,7 +106,7 @@ def test_every_way_a_download_fails_is_one_sentence(monkeypatch, raised, said):
     def fail(*_, **__):
         raise raised
 
-    monkeypatch.setattr("pipeline.lm.load.snapshot_download", fail)
+    monkeypatch.setattr("pipeline.lm.sources.snapshot_download", fail)
     with pytest.raises(InputError, match=said) as caught:
         locate("org/it", "v9")
     assert "\n" not in str(caught.value)
@@ -132,7 +133,7 @@ def test_the_hub_snapshots_commit_is_what_the_manifest_keeps(monkeypatch, tmp_pa
         asked.update(options, source=source)
         return str(snapshot)
 
-    monkeypatch.setattr("pipeline.lm.load.snapshot_download", download)
+    monkeypatch.setattr("pipeline.lm.sources.snapshot_download", download)
     found = describe("it", params("org/it").model_copy(update={"revision": "main"}))
     assert (found["source"], found["revision"], asked["revision"]) == ("org/it", "c" * 40, "main")
     load_model(found, "float32", torch.device("cpu"))

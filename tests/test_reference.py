@@ -10,8 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.lm.base import Base
-from pipeline.lm.load import load_model, load_tokenizer, weights_hash
+from pipeline.lm.load import load_model, load_tokenizer
 from pipeline.lm.prompts import answer_tokens, chat_text, tokenize
+from pipeline.lm.sources import weights_hash
 from pipeline.reference import measure
 from pipeline.reference import pretrain as builder
 from pipeline.reference.architecture import render

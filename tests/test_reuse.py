@@ -112,7 +112,6 @@ def counted(model, work) -> list[int]:
 
 
 def test_less_is_run(base, items, monkeypatch):
-    monkeypatch.setattr(scoring, "check_head", lambda *_: None)
     monkeypatch.setattr(scoring, "check_reuse", lambda *_: None)
     base, steering = replace(base, batch_size=64), direction(base.model, [2])
     plain, reused = (

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from pipeline.lm.prompts import answer_tokens, chat_text, tokenize
-from pipeline.scoring import score as scoring
 from pipeline.scoring.rows import make_prompts
 from pipeline.scoring.score import score
 from pipeline.scoring.wording import ANSWER_PREFIX, dilemma_prompt
@@ -127,14 +126,6 @@ def test_scores_that_are_not_finite_are_refused(base, steering):
     steering.vectors = steering.vectors * float("inf")
     with pytest.raises(InputError, match="not finite"):
         score(base, ITEMS, steering, [1.0])
-
-
-def test_a_head_that_scoring_does_not_know_is_refused(base, monkeypatch):
-    monkeypatch.setattr(
-        scoring, "to_logits", lambda model, hidden: 2 * model.get_output_embeddings()(hidden)
-    )
-    with pytest.raises(InputError, match="transforms its logits"):
-        score(base, ITEMS, Untouched(), [0.0])
 
 
 def test_there_is_one_beginning_of_text(tokenizer, model):

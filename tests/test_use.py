@@ -288,7 +288,7 @@ def test_the_hubs_refusals_are_one_sentence(model, monkeypatch, error, said):
     def refuse(*_arguments, **_settings):
         raise error("no\nno", response=SimpleNamespace(headers={}, request=None))
 
-    monkeypatch.setattr("pipeline.lm.load.snapshot_download", refuse)
+    monkeypatch.setattr("pipeline.lm.sources.snapshot_download", refuse)
     with pytest.raises(InputError, match=said) as found:
         load_adapter("some/adapter", model, revision="v2")
     assert "\n" not in str(found.value)
@@ -301,7 +301,7 @@ def test_an_adapter_comes_from_the_hub_without_anything_that_runs(saved, model, 
         asked.update(settings, source=source)
         return str(saved / "innerpissa")
 
-    monkeypatch.setattr("pipeline.lm.load.snapshot_download", download)
+    monkeypatch.setattr("pipeline.lm.sources.snapshot_download", download)
     load_adapter("some/adapter", model, revision="v2")
     assert asked == {
         "source": "some/adapter",

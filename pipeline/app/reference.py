@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.lm.base import Base
-from pipeline.lm.load import choose_device, load_model, load_tokenizer, weights_hash
+from pipeline.lm.load import choose_device, load_model, load_tokenizer
+from pipeline.lm.sources import weights_hash
 from pipeline.reference.consolidate import consolidate
 from pipeline.reference.measure import measure, parameters, verdicts
 from pipeline.reference.pretrain import Recipe, pretrain, seen_openings

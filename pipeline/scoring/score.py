@@ -10,13 +10,12 @@ from transformers import PreTrainedModel
 
 from pipeline.lm.base import Base
 from pipeline.lm.batches import in_batches
-from pipeline.lm.forward import last_hidden, state_nll, to_logits, token_positions
+from pipeline.lm.forward import state_nll, to_logits
 from pipeline.lm.prefixes import Rows
-from pipeline.lm.prompts import answer_tokens, pad_left
+from pipeline.lm.prompts import answer_tokens
 from pipeline.lm.trunk import trunk_depth
 from pipeline.scoring.rows import (
     ForwardRow,
-    Prompt,
     Replies,
     Span,
     final_states,
@@ -54,7 +53,6 @@ def score(
     most = max(len(row.texts) for row in rows)
     depth = trunk_depth(base.model, steering.touched()) if reuse else 0
     answers = answer_ids(base)
-    check_head(base, prompts)
     if most > 1 or depth:
         check_reuse(base, steering, rows[-2:], depth)
 
@@ -80,24 +78,6 @@ def answer_ids(base: Base) -> dict[str, Tensor]:
     """Return the token ids of Yes and of No on the model's device."""
     sets = answer_tokens(base.tokenizer)
     return {word: torch.tensor(ids, device=base.device) for word, ids in sets.items()}
-
-
-def check_head(base: Base, prompts: list[Prompt]) -> None:
-    """Refuse a model whose logits are not what `to_logits` makes of its last hidden states."""
-    longest = max((prompt.ids for prompt in prompts), key=len)
-    ids, mask = pad_left([list(longest)], base.pad_id, base.device)
-    output = base.model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=token_positions(mask),
-        use_cache=False,
-        logits_to_keep=1,
-    )
-    ours = to_logits(base.model, last_hidden(base.model, ids, mask)[:, -1])
-    if not torch.allclose(output.logits[:, -1].float(), ours, rtol=1e-2, atol=1e-2):
-        raise InputError(
-            f"{type(base.model).__name__} transforms its logits in a way that scoring does not know"
-        )
 
 
 def check_reuse(base: Base, steering: Attachable, part: list[ForwardRow], depth: int) -> None:
