@@ -89,6 +89,26 @@ def test_doctor_imports_nothing_heavy(here):
     assert found.stdout.strip() == "[]"
 
 
+def test_a_missing_package_is_a_finding_and_the_other_checks_go_on(here):
+    code = (
+        "import sys; sys.modules |= dict.fromkeys(('torch', 'polars', 'transformers'));"
+        "from pipeline.app.doctor import all_checks, examine;"
+        "print(*[finding.check for finding in examine(all_checks())])"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert {"python", "packages", "disk", "identity", "dvc", "tracking"} <= set(done.stdout.split())
+
+    def broken() -> str:
+        raise ImportError("No module named 'torch'")
+
+    [finding] = doctor.examine([broken])
+    assert (finding.state, finding.said) == ("wrong", "No module named 'torch'")
+    assert "pip install" in finding.remedy
+
+
 def replace(name: str, old: str, new: str):
     def spoil(folder: Path, patch) -> None:
         text = (folder / name).read_text()

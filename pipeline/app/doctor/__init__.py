@@ -6,7 +6,7 @@ called in; it returns what is well, or raises a Note or what is Wrong.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -14,8 +14,12 @@ from rich.text import Text
 
 from pipeline.support.errors import InputError
 
+if TYPE_CHECKING:
+    from pipeline.study.params import Params
+
 Check = Callable[[], str]
 
+INSTALL = "`pip install --constraint requirements.lock --editable .`"
 STYLE = {"ok": "green", "note": "yellow", "wrong": "bold red"}
 
 
@@ -25,6 +29,13 @@ class Note(Exception):
 
 class Wrong(Note):
     """This stops `dvc repro` or `dvc exp run`, or loses something."""
+
+
+def parameters() -> "Params":
+    """Return params.yaml, typed; imported here, so that doctor runs where a package is missing."""
+    from pipeline.study.params import load_params
+
+    return load_params()
 
 
 def expect(good: object, said: str, remedy: str) -> str:
@@ -58,9 +69,10 @@ def examine(checks: Iterable[Check]) -> list[Finding]:
         except Note as note:
             state: Literal["note", "wrong"] = "wrong" if isinstance(note, Wrong) else "note"
             findings.append(Finding(name, state, *note.args))
-        except InputError as error:
+        except (InputError, ImportError) as error:
+            remedy = "correct what it names" if isinstance(error, InputError) else INSTALL
             if str(error) not in (finding.said for finding in findings):
-                findings.append(Finding(name, "wrong", str(error), "correct what it names"))
+                findings.append(Finding(name, "wrong", str(error), remedy))
     return findings
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from psutil import pid_exists, virtual_memory
 
+from pipeline.app import doctor
 from pipeline.app.doctor import Check, Note, Wrong, expect
-from pipeline.study.params import load_params
 from pipeline.support.errors import InputError
 from pipeline.support.files import leftovers
 from pipeline.support.scratch import FOLDER, KEPT_DAYS
@@ -53,7 +53,7 @@ def packages() -> str:
                 bad.append(f"{requirement.name} is {own}, needed is {requirement.specifier}")
         except PackageNotFoundError:
             bad.append(f"{requirement.name} is missing")
-    expect(not bad, "; ".join(bad), "`pip install --constraint requirements.lock --editable .`")
+    expect(not bad, "; ".join(bad), doctor.INSTALL)
     return "all within the ranges of pyproject.toml"
 
 
@@ -68,7 +68,7 @@ def available_memory() -> int:
 
 
 def memory() -> str:
-    params, free = load_params(), available_memory()
+    params, free = doctor.parameters(), available_memory()
     files = list(Path(params.models[params.model].source).glob("*.safetensors"))
     if not files:
         return f"{free / GIB:.1f} GiB free; the model is not here yet to compare it with"
@@ -79,7 +79,7 @@ def memory() -> str:
 
 
 def device() -> str:
-    wanted, driver = load_params().device, shutil.which("nvidia-smi")
+    wanted, driver = doctor.parameters().device, shutil.which("nvidia-smi")
     nothing_but_cpu = not driver and platform.system() != "Darwin"
     if wanted in ("cpu", "spread") or (wanted == "auto" and nothing_but_cpu):
         return "cpu" if wanted == "auto" else wanted
@@ -99,7 +99,7 @@ def device() -> str:
 
 
 def quantisation() -> str:
-    params = load_params()
+    params = doctor.parameters()
     wanted = params.quantisation or params.models[params.model].quantisation
     if wanted == "none":
         return "none asked for"

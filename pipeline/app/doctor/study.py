@@ -7,22 +7,22 @@ import urllib.request
 from contextlib import closing
 from pathlib import Path
 
+from pipeline.app import doctor
 from pipeline.app.doctor import Check, Note, Wrong
 from pipeline.app.doctor.setup import writable
 from pipeline.study.behaviours import load_behaviour
-from pipeline.study.params import load_params
 from pipeline.support.files import visible
 from pipeline.support.paths import SUFFIXES, behaviour_file, resolve_source
 
 
 def parameters() -> str:
-    params = load_params()
+    params = doctor.parameters()
     cells = len(params.methods) * len(params.seeds) + len(params.baselines)
     return f"valid: {params.model}, {params.behaviour} on {params.evalset}, {cells} cells"
 
 
 def behaviours() -> str:
-    params = load_params()
+    params = doctor.parameters()
     names = list(dict.fromkeys([params.behaviour, *params.composition.behaviours]))
     targets = [load_behaviour(behaviour_file(name)).targets for name in names][0]
     if params.evalset not in targets:
@@ -46,7 +46,7 @@ def suffixes() -> str:
 
 
 def model() -> str:
-    params = load_params()
+    params = doctor.parameters()
     entry = params.models[params.model]
     local = resolve_source(entry.source)
     if entry.source.endswith(".gguf"):
