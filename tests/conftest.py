@@ -12,6 +12,13 @@ os.environ.setdefault(
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
+
+# Shapes in annotations are checked in these modules; first of all, since they must not be imported.
+SHAPED = ("rotation", "svd", "dimensions", "states", "direction", "methods.gradient")
+LOSSES = ("losses", "contrastive", "antiparallel", "subspace")
+CHECKED = [*SHAPED, *(f"training.{name}" for name in LOSSES)]
+install_import_hook([f"pipeline.steering.{name}" for name in CHECKED], "beartype.beartype")
 
 from pipeline.lm.base import Base
 from pipeline.lm.layers import select
@@ -20,12 +27,17 @@ from pipeline.lm.prompts import chat_text
 from pipeline.lm.sources import weights_hash
 from pipeline.reference.architecture import build_model, build_tokenizer, render
 from pipeline.reference.corpus import documents
-from pipeline.steering.base import Context, Pairs
+from pipeline.steering import METHODS
+from pipeline.steering.base import PairSplits, Steering
 from pipeline.steering.svd import write_cache
+from pipeline.steering.training.adapter import TrainingStudy
+from pipeline.steering.training.loop import TrainingParams
 from pipeline.study.behaviours import load_behaviour
 from pipeline.study.pairs import build_pairs
-from pipeline.study.sections import ModulesParams, PairsParams, TrainingParams
+from pipeline.study.sections import ModulesParams, PairsParams
 
+LEARNED = [name for name, method in METHODS.items() if method.learned]
+BASELINES = [name for name in METHODS if name not in LEARNED]
 ROOT = Path(__file__).parent.parent
 OPENINGS = ["Well,", "Let me think.", "I saw the lamp and", "Snow", "First, the", "The answer is"]
 
@@ -96,8 +108,8 @@ def frame(tokenizer, behaviour):
 
 
 @pytest.fixture(scope="session")
-def pairs(frame) -> tuple[Pairs, Pairs]:
-    return Pairs.of(frame, "train"), Pairs.of(frame, "calibration")
+def pairs(frame) -> PairSplits:
+    return PairSplits.of(frame)
 
 
 @pytest.fixture(scope="session")
@@ -134,19 +146,25 @@ def sections() -> dict:
     return load_params(ROOT / "params.yaml").steering
 
 
-@pytest.fixture
-def context(sections, behaviour, modules, training, svd_folder):
-    def make(method: str, **changes) -> Context:
-        section = sections[method].model_copy(update=changes)
-        words = (behaviour.engineered.positive, behaviour.engineered.negative)
-        return Context(
-            section,
-            behaviour.sentences(),
-            words,
-            rank=16,
-            modules=modules,
-            training=training,
-            svd=svd_folder,
-        )
+@pytest.fixture(scope="session")
+def study(behaviour, modules, training, svd_folder) -> TrainingStudy:
+    words = (behaviour.engineered.positive, behaviour.engineered.negative)
+    return TrainingStudy(
+        modules=modules,
+        svd=svd_folder,
+        personas=behaviour.sentences(),
+        engineered=words,
+        rank=16,
+        training=training,
+    )
 
-    return make
+
+@pytest.fixture
+def fit(base, pairs, sections, study):
+    """Fit a method; changes are those of its section, of a whole `study` or of the `pairs`."""
+
+    def run(name: str, /, seed=0, study=study, pairs=pairs, base=base, **changes) -> Steering:
+        section = sections[name].model_copy(update=changes)
+        return METHODS[section.method].load().fit(base, pairs, section, study, seed)
+
+    return run

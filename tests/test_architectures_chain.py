@@ -1,21 +1,24 @@
 """The chain on every decoder family: fit, coefficients, padding, saving and scoring, proved without weights."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
 import torch
 
+from pipeline.lm.base import Base
 from pipeline.lm.forward import last_hidden, to_logits
 from pipeline.lm.layers import select
 from pipeline.lm.prompts import chat_text, pad_left, tokenize
 from pipeline.reference.items import held_out_items
 from pipeline.scoring.score import score
-from pipeline.steering import LEARNED, METHODS
-from pipeline.steering.base import Context, load_steering, save_steering
+from pipeline.steering import METHODS
+from pipeline.steering.saved import load_steering, save_steering
 from pipeline.steering.svd import write_cache
 from pipeline.steering.untouched import Untouched
 from tests.architectures import CPU, FAMILIES, load_family, modules
+from tests.conftest import LEARNED
 
 PLAIN, ADAPTING = ["mean_diff", "gradient"], ["innerpissa", "antipasto", "s_space"]
 CASES = [
@@ -56,24 +59,20 @@ def svd(loaded) -> Path | None:
 
 
 @pytest.fixture(scope="module")
-def fitted(request, loaded, svd, tokenizer, pairs, sections, behaviour, training):
+def fitted(request, loaded, svd, tokenizer, pairs, sections, study):
     """Return a method's name and what it fits in a few steps, large enough to see."""
-    section, target = (
-        sections[request.param],
-        loaded.family.target and modules(loaded.family.target),
+    section = sections[request.param]
+    if "rotate" in type(section).model_fields:
+        section = section.model_copy(update={"rotation_init_std": 0.04, "scale_init_std": 0.04})
+    given = replace(
+        study,
+        modules=loaded.family.target and modules(loaded.family.target),
+        svd=svd,
+        rank=8,
+        training=study.training.model_copy(update={"epochs": 1}),
     )
-    large = (
-        {"rotation_init_std": 0.04, "scale_init_std": 0.04}
-        if "rotate" in type(section).model_fields
-        else {}
-    )
-    short = training.model_copy(update={"epochs": 1})
-    context = Context(
-        section.model_copy(update=large), behaviour.sentences(), None, 8, target, short, svd
-    )
-    return request.param, METHODS[request.param].load().fit(
-        loaded.model, tokenizer, *pairs, context, seed=0
-    )
+    base = Base({}, loaded.model, tokenizer)
+    return request.param, METHODS[request.param].load().fit(base, pairs, section, given, seed=0)
 
 
 def encode(tokenizer):

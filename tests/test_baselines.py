@@ -7,11 +7,10 @@ from sklearn.decomposition import PCA
 from pipeline.lm.forward import last_hidden, read_layers
 from pipeline.lm.layers import decoder_layers
 from pipeline.lm.prompts import pad_left, tokenize
-from pipeline.steering.direction import pair_differences
 from pipeline.steering.methods.mean_diff import MeanDiff
-from pipeline.steering.methods.pca import Pca
+from pipeline.steering.methods.pca import Pca, PcaParams
 from pipeline.steering.methods.random import RandomDirection
-from pipeline.study.sections import PcaParams
+from pipeline.steering.states import pair_differences
 from pipeline.support.errors import InputError
 
 SECTION = PcaParams(method="pca", from_depth=0.25, to_depth=0.75, last_tokens=1, centred=False)
@@ -56,40 +55,38 @@ def test_random_directions_are_unit_and_differ_by_seed(differences):
 
 
 @torch.no_grad()
-def test_one_unit_adds_the_mean_difference_shared_over_the_layers(model, tokenizer, pairs, context):
-    steering = MeanDiff.fit(
-        model, tokenizer, *pairs, context("mean_diff", from_depth=0.25, to_depth=0.75), seed=0
-    )
-    differences = pair_differences(model, tokenizer, pairs[0], steering.sites, 1)
+def test_one_unit_adds_the_mean_difference_shared_over_the_layers(
+    model, tokenizer, pairs, fit, base
+):
+    steering = fit("mean_diff", from_depth=0.25, to_depth=0.75)
+    differences = pair_differences(base, pairs[0], steering.sites, 1)
     torch.testing.assert_close(steering.vectors, differences.mean(0) / 2)
     ids, mask = pad_left(tokenize(tokenizer, pairs[0].neutral[:3]), 0, torch.device("cpu"))
     with read_layers([decoder_layers(model)[1]]) as seen:
         last_hidden(model, ids, mask)
-        base = seen[0]
+        plain = seen[0]
         with steering.steer(model, 2.0):
             last_hidden(model, ids, mask)
     # The reader was attached first, so it sees the layer's own output, which only later layers' inputs change.
-    torch.testing.assert_close(seen[0], base)
+    torch.testing.assert_close(seen[0], plain)
     with steering.steer(model, 2.0), read_layers([decoder_layers(model)[1]]) as seen:
         last_hidden(model, ids, mask)
     torch.testing.assert_close(
-        seen[0] - base, (2 * steering.vectors[0]).expand_as(base), atol=1e-5, rtol=1e-4
+        seen[0] - plain, (2 * steering.vectors[0]).expand_as(plain), atol=1e-5, rtol=1e-4
     )
 
 
-def test_pair_differences_do_not_depend_on_the_batch(model, tokenizer, pairs, monkeypatch):
-    whole = pair_differences(model, tokenizer, pairs[0], ["model.layers.1", "model.layers.2"], 1)
-    monkeypatch.setattr("pipeline.steering.direction.ROWS", 2)
+def test_pair_differences_do_not_depend_on_the_batch(pairs, monkeypatch, base):
+    whole = pair_differences(base, pairs[0], ["model.layers.1", "model.layers.2"], 1)
+    monkeypatch.setattr("pipeline.steering.states.ROWS", 2)
     torch.testing.assert_close(
-        pair_differences(model, tokenizer, pairs[0], ["model.layers.1", "model.layers.2"], 1),
+        pair_differences(base, pairs[0], ["model.layers.1", "model.layers.2"], 1),
         whole,
         rtol=1e-4,
         atol=1e-4,
     )
 
 
-def test_an_empty_layer_range_is_refused(model, tokenizer, pairs, context):
+def test_an_empty_layer_range_is_refused(fit):
     with pytest.raises(InputError, match=r"no layer lies between depth 0\.5 and 0\.5"):
-        MeanDiff.fit(
-            model, tokenizer, *pairs, context("mean_diff", from_depth=0.5, to_depth=0.5), seed=0
-        )
+        fit("mean_diff", from_depth=0.5, to_depth=0.5)

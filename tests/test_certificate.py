@@ -3,26 +3,24 @@
 import pytest
 import torch
 
-from pipeline.steering import LEARNED, METHODS
-from pipeline.steering.base import load_steering, save_steering
 from pipeline.steering.certificate import certificate, check
 from pipeline.steering.compose import Composed
+from pipeline.steering.saved import load_steering, save_steering
 from pipeline.support.errors import InputError
+from tests.conftest import LEARNED
 from tests.test_contract import encode, logits
 
 
 @pytest.fixture(params=LEARNED)
-def found(request, model, tokenizer, pairs, context, tmp_path, manifest):
-    steering = (
-        METHODS[request.param].load().fit(model, tokenizer, *pairs, context(request.param), seed=0)
-    )
+def found(request, pairs, tmp_path, manifest, base, fit):
+    steering = fit(request.param)
     save_steering(
         tmp_path / "it", request.param, steering, {"weights_sha256": manifest["weights_sha256"]}
     )
     loaded = load_steering(tmp_path / "it", manifest["weights_sha256"], torch.device("cpu"))
     return (
         request.param,
-        certificate(model, tokenizer, steering, loaded, pairs[1].neutral[:3]),
+        certificate(base, steering, loaded, pairs[1].neutral[:3]),
         steering,
         loaded,
     )
@@ -39,12 +37,12 @@ def test_every_learned_method_is_certified(found, sections):
         assert 0 <= figures["orthogonal"] < 1e-4
 
 
-def test_what_is_not_reversible_is_refused(found, model, tokenizer, pairs):
+def test_what_is_not_reversible_is_refused(found, pairs, base):
     name, figures, steering, loaded = found
     with torch.no_grad():
         for parameter in loaded.parameters():
             parameter.add_(0.1)
-    worse = certificate(model, tokenizer, steering, loaded, pairs[1].neutral[:3])
+    worse = certificate(base, steering, loaded, pairs[1].neutral[:3])
     assert worse["reload"] > 0
     with pytest.raises(InputError, match="not reversible: reload is"):
         check(worse, None)
@@ -79,11 +77,9 @@ def test_a_figure_that_is_not_a_number_is_refused(found):
 
 
 @pytest.fixture
-def two(model, tokenizer, pairs, context):
-    first = (
-        METHODS["innerpissa"].load().fit(model, tokenizer, *pairs, context("innerpissa"), seed=0)
-    )
-    second = METHODS["lora"].load().fit(model, tokenizer, *pairs, context("lora"), seed=1)
+def two(fit):
+    first = fit("innerpissa")
+    second = fit("lora", seed=1)
     return first, second
 
 

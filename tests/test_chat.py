@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from pipeline.app.chat import HELP, Chat, dial
 from pipeline.app.opening import listed
 from pipeline.cli import app
-from pipeline.steering.base import save_steering
 from pipeline.steering.methods.prompting import Prompting
+from pipeline.steering.saved import save_steering
 from pipeline.support.errors import InputError
 from tests.conftest import ROOT
 

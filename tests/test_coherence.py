@@ -11,7 +11,6 @@ from pipeline.lm.prompts import open_turn, tokenize
 from pipeline.metrics.coherence import TABLE, coherence_table, distinct_share, n_grams, repetition
 from pipeline.report.appendix import coherence
 from pipeline.scoring.coherence import free_texts
-from pipeline.steering.methods.mean_diff import MeanDiff
 from pipeline.steering.methods.prompting import Prompting
 from pipeline.steering.untouched import Untouched
 from pipeline.support.files import read_json
@@ -22,8 +21,8 @@ ASKED = ["Who are you?", "What would you do at the fair with a friend?", "Say so
 
 
 @pytest.fixture
-def steering(model, tokenizer, pairs, context):
-    return MeanDiff.fit(model, tokenizer, *pairs, context("mean_diff"), seed=0)
+def steering(fit):
+    return fit("mean_diff")
 
 
 @torch.no_grad()

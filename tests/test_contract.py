@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from pipeline.lm.prompts import chat_text, pad_left, tokenize
-from pipeline.steering import LEARNED, METHODS
-from pipeline.steering.base import load_steering, save_steering
+from pipeline.steering import METHODS
+from pipeline.steering.saved import load_steering, save_steering
 from pipeline.support.errors import InputError
+from tests.conftest import LEARNED
 
 GRADED = [name for name, method in METHODS.items() if method.load().graded]
 CHATS = [
@@ -23,14 +24,10 @@ FITTED = {}
 
 
 @pytest.fixture
-def fitted(request, model, tokenizer, pairs, context):
+def fitted(request, fit):
     """Fit each method once; what it holds is independent of the model object, which every test loads anew."""
     if request.param not in FITTED:
-        FITTED[request.param] = (
-            METHODS[request.param]
-            .load()
-            .fit(model, tokenizer, *pairs, context(request.param), seed=0)
-        )
+        FITTED[request.param] = fit(request.param)
     return FITTED[request.param]
 
 
@@ -91,11 +88,9 @@ def test_the_model_is_restored_also_after_an_exception(fitted, model, tokenizer)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_base_model_gets_no_gradient_and_no_hook_from_a_fit(
-    name, model, tokenizer, pairs, context
-):
+def test_the_base_model_gets_no_gradient_and_no_hook_from_a_fit(name, model, fit):
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    METHODS[name].load().fit(model, tokenizer, *pairs, context(name), seed=0)
+    fit(name)
     assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert not any(p.requires_grad or p.grad is not None for p in model.parameters())
@@ -132,7 +127,7 @@ def test_a_fresh_process_gives_the_same_logits(
     code = f"""
 import torch
 from pipeline.lm.load import load_model
-from pipeline.steering.base import load_steering
+from pipeline.steering.saved import load_steering
 cpu = torch.device("cpu")
 model = load_model({manifest!r}, "float32", cpu)
 ids, mask = torch.load({str(tmp_path / "rows.pt")!r})
@@ -200,9 +195,9 @@ def test_the_cache_changes_nothing(fitted, model, tokenizer):
 
 @every
 @torch.no_grad()
-def test_equal_seeds_give_equal_methods(fitted, model, tokenizer, pairs, context, request):
+def test_equal_seeds_give_equal_methods(fitted, request, fit):
     name = request.node.callspec.params["fitted"]
-    again = METHODS[name].load().fit(model, tokenizer, *pairs, context(name), seed=0)
+    again = fit(name)
     assert all(
         torch.equal(tensor, again.tensors()[key]) for key, tensor in fitted.tensors().items()
     )

@@ -5,7 +5,8 @@ import torch
 
 from pipeline.lm.prompts import pad_left, tokenize
 from pipeline.steering.base import Pairs
-from pipeline.steering.dimensions import choose, entering_states, residual_stream
+from pipeline.steering.dimensions import choose
+from pipeline.steering.states import entering_states, residual_stream
 from pipeline.steering.svd import Factors, decompose
 from pipeline.support.errors import InputError
 
@@ -107,18 +108,18 @@ TEXTS = Pairs(
 )
 
 
-def test_entering_states_of_a_short_text_are_those_it_has_alone(model, tokenizer):
-    together = entering_states(model, tokenizer, TEXTS, [0, 3])
+def test_entering_states_of_a_short_text_are_those_it_has_alone(base):
+    together = entering_states(base, TEXTS, [0, 3])
     for row in (0, 1):
         alone = entering_states(
-            model, tokenizer, Pairs(TEXTS.positive[row:][:1], TEXTS.negative[row:][:1], []), [0, 3]
+            base, Pairs(TEXTS.positive[row:][:1], TEXTS.negative[row:][:1], []), [0, 3]
         )
         for layer in (0, 3):
             torch.testing.assert_close(together[layer][row], alone[layer][0], rtol=1e-4, atol=1e-4)
 
 
-def test_entering_states_are_the_models_own_at_the_last_token(model, tokenizer):
-    found = entering_states(model, tokenizer, TEXTS, [0, 2])
+def test_entering_states_are_the_models_own_at_the_last_token(model, tokenizer, base):
+    found = entering_states(base, TEXTS, [0, 2])
     for side, texts in enumerate((TEXTS.positive, TEXTS.negative)):
         for row, text in enumerate(texts):
             with torch.no_grad():
@@ -131,9 +132,9 @@ def test_entering_states_are_the_models_own_at_the_last_token(model, tokenizer):
                 )
 
 
-def test_more_texts_than_one_batch_stay_in_order_and_leave_no_hooks(model, tokenizer):
+def test_more_texts_than_one_batch_stay_in_order_and_leave_no_hooks(model, base):
     many = Pairs(TEXTS.positive * 35, TEXTS.negative * 35, [])
-    found = residual_stream(model, tokenizer, many, [4, 1])
+    found = residual_stream(base, many, [4, 1])
     assert (
         found.shape == (70, 2, 2, 64) and found.dtype == torch.float32 and not found.requires_grad
     )
@@ -141,18 +142,18 @@ def test_more_texts_than_one_batch_stay_in_order_and_leave_no_hooks(model, token
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
-def test_the_last_place_is_the_last_layers_output_before_the_norm(model, tokenizer):
-    found = residual_stream(model, tokenizer, TEXTS, [4])[:, 0, 0]
+def test_the_last_place_is_the_last_layers_output_before_the_norm(model, tokenizer, base):
+    found = residual_stream(base, TEXTS, [4])[:, 0, 0]
     ids, mask = pad_left(tokenize(tokenizer, TEXTS.positive), tokenizer.pad_token_id, model.device)
     with torch.no_grad():
         normed = model(ids, attention_mask=mask, output_hidden_states=True).hidden_states[-1][:, -1]
         torch.testing.assert_close(model.base_model.norm(found), normed, rtol=1e-4, atol=1e-4)
 
 
-def test_no_pairs_and_states_that_overflow_are_refused(model, tokenizer):
+def test_no_pairs_and_states_that_overflow_are_refused(model, base):
     with pytest.raises(InputError, match="there are no pairs"):
-        entering_states(model, tokenizer, Pairs([], [], []), [0])
+        entering_states(base, Pairs([], [], []), [0])
     with torch.no_grad():
         model.get_input_embeddings().weight.mul_(torch.inf)
     with pytest.raises(InputError, match="not finite"):
-        entering_states(model, tokenizer, TEXTS, [0])
+        entering_states(base, TEXTS, [0])

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,9 @@ from pipeline.lm.load import load_model, load_tokenizer
 from pipeline.scoring.score import score
 from pipeline.scoring.wording import dilemma_prompt
 from pipeline.steering import METHODS
-from pipeline.steering.training.contrast import base_pass, pair_tensors
-from pipeline.steering.training.contrastive import make_loss
-from pipeline.steering.training.objective import Objective, Split
-from pipeline.steering.training.optimise import reference
-from pipeline.steering.training.pieces import Pieces
+from pipeline.steering.pair_batches import base_pass, pair_tensors
+from pipeline.steering.training.loop import reference
+from pipeline.steering.training.objective import Objective, PartwiseObjective, Split
 
 ROOT = Path(__file__).parent.parent
 ITEMS = [
@@ -32,12 +31,12 @@ ITEMS = [
 SETTINGS = {"rotation_init_std": 0.04, "scale_init_std": 0.04, "lr": 2e-2}
 
 
-def work(method, model, tokenizer, pairs, context) -> dict:
+def work(section, base, pairs, study) -> dict:
     """Train and score; what each process has at the end."""
-    fitted = METHODS[method].load().fit(model, tokenizer, *pairs, context, seed=0)
+    fitted = METHODS[section.method].load().fit(base, pairs, section, study, seed=0)
     scores = [
         list(record.values())[1:]
-        for record in score(Base({}, model, tokenizer, batch_size=4), ITEMS, fitted, [-1.0, 1.0])
+        for record in score(replace(base, batch_size=4), ITEMS, fitted, [-1.0, 1.0])
     ]
     return {
         "tensors": fitted.tensors(), "history": torch.tensor(fitted.history.drop("split").fill_null(0).to_numpy()),
@@ -50,24 +49,20 @@ def one_of_several(folder: str) -> None:
     given = torch.load(f"{folder}/given.pt", weights_only=False)
     with processes.joined("cpu"):
         assert processes.count() == 2
-        manifest = given["manifest"]
-        model, tokenizer = (
-            load_model(manifest, "float32", torch.device("cpu")),
-            load_tokenizer(manifest),
-        )
-        found = work(given["method"], model, tokenizer, given["pairs"], given["context"])
+        manifest = given.pop("manifest")
+        model = load_model(manifest, "float32", torch.device("cpu"))
+        found = work(base=Base(manifest, model, load_tokenizer(manifest)), **given)
         torch.save(found, f"{folder}/found{processes.number()}.pt")
 
 
 @pytest.mark.parametrize("method", ["innerpissa", "antipasto"])
-def test_two_processes_give_the_results_of_one(
-    method, model, tokenizer, pairs, context, manifest, tmp_path
-):
-    given = context(method, **SETTINGS)
-    torch.save(
-        {"method": method, "pairs": pairs, "context": given, "manifest": manifest},
-        tmp_path / "given.pt",
-    )
+def test_two_processes_give_the_results_of_one(method, base, pairs, sections, study, tmp_path):
+    given = {
+        "section": sections[method].model_copy(update=SETTINGS),
+        "pairs": pairs,
+        "study": study,
+    }
+    torch.save(given | {"manifest": base.manifest}, tmp_path / "given.pt")
     code = f"from tests.test_distributed import one_of_several; one_of_several({str(tmp_path)!r})"
     (tmp_path / "body.py").write_text(code)
     command = [
@@ -82,7 +77,7 @@ def test_two_processes_give_the_results_of_one(
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert ran.returncode == 0, ran.stderr[-3000:]
-    one = work(method, model, tokenizer, pairs, given)
+    one = work(base=base, **given)
     first, second = (
         torch.load(tmp_path / f"found{number}.pt", weights_only=False) for number in range(2)
     )
@@ -94,33 +89,32 @@ def test_two_processes_give_the_results_of_one(
         assert torch.equal(first[key], second[key])
 
 
-def make_objective(method, model, tokenizer, pairs, given) -> tuple[Objective, Split]:
+def make_objective(section, base, pairs, study) -> tuple[Objective, Split]:
     """Return the objective of an untrained adapter, and the training pairs."""
-    cls, generator = METHODS[method].load(), torch.Generator().manual_seed(0)
-    modules, _ = cls.build(model, tokenizer, pairs[0], given, generator)
+    cls, generator = METHODS[section.method].load(), torch.Generator().manual_seed(0)
+    modules, _ = cls.build(base, pairs.train, section, study, generator)
     steering = cls(modules, {})
-    loss, layer = make_loss(given.section.loss, steering.outputs()), decoder_layers(model)[3]
-    data = pair_tensors(tokenizer, pairs[0], 2, model.device)
-    split = Split(data, base_pass(model, layer, data, 2, 8, loss.reads_distribution))
-    loss.prepare(reference(model, tokenizer, pairs[0], 3, split.base.states))
-    return Objective(model, layer, steering, loss, 2), split
+    loss, layer = section.loss.build(steering.outputs()), decoder_layers(base.model)[3]
+    data = pair_tensors(base, pairs.train, 2)
+    split = Split(data, base_pass(base.model, layer, data, 2, 8, loss.reads_distribution))
+    loss.prepare(reference(base, pairs.train, 3, split.base.states))
+    return Objective(base.model, layer, steering, loss, 2), split
 
 
 @pytest.fixture
-def objective(request, model, tokenizer, pairs, context):
+def objective(request, base, pairs, sections, study):
     """The objective of a method whose adapter is away from its start, where the gradients are not yet all there."""
-    return make_objective(
-        request.param, model, tokenizer, pairs, context(request.param, **SETTINGS)
-    )
+    section = sections[request.param].model_copy(update=SETTINGS)
+    return make_objective(section, base, pairs, study)
 
 
 def gradients(objective, split, room: int) -> tuple[list, dict]:
-    pieces = Pieces(objective, room)
-    for parameter in pieces.parameters:
+    partwise = PartwiseObjective(objective, room)
+    for parameter in partwise.parameters:
         parameter.grad = None
     with torch.enable_grad():
-        found = pieces.terms(split, list(range(7)), 0.6)
-    return [parameter.grad for parameter in pieces.parameters], found
+        found = partwise.terms(split, list(range(7)), 0.6)
+    return [parameter.grad for parameter in partwise.parameters], found
 
 
 @pytest.mark.parametrize("objective", ["innerpissa", "antipasto"], indirect=True)

@@ -13,16 +13,15 @@ from pipeline.app.export.command import plain_logits
 from pipeline.app.export.lora import wrapped, write_lora
 from pipeline.app.export.weights import baked, updates
 from pipeline.lm.load import load_model
-from pipeline.steering import LEARNED, METHODS
+from pipeline.steering import METHODS
 from pipeline.steering.methods.dora import Dora, DoraModule
-from pipeline.steering.methods.innerpissa import InnerPissa
+from pipeline.steering.methods.innerpissa import InnerPissa, SvdAdapterParams, SvdModule
 from pipeline.steering.methods.lora import Lora, LoraModule
 from pipeline.steering.methods.s_space import SSpace
-from pipeline.steering.methods.svd_adapter import SvdModule
 from pipeline.steering.svd import decompose
-from pipeline.study.sections import SvdAdapterParams
 from pipeline.support.errors import InputError
 from tests.architectures import load_family
+from tests.conftest import LEARNED
 
 NAMES = ("model.layers.0.self_attn.o_proj", "model.layers.1.mlp.down_proj")
 INPUTS = {"input_ids": torch.arange(24).view(2, 12) + 30}
@@ -141,16 +140,16 @@ def test_an_added_vector_becomes_a_bias_where_there_is_one(tokenizer, tmp_path):
     found = baked(steering, model, 2.0)
     assert list(found) == [f"{name}.bias"]
     compare(model, steering, 2.0, plain_logits(model, INPUTS, found))
-    with pytest.raises(InputError, match=r"s_space adds a vector to .*o_proj, which has no bias"):
+    with pytest.raises(
+        InputError, match=r"S-space: a vector is added to .*o_proj, which has no bias"
+    ):
         baked(SSpace({NAMES[0]: steering.modules[name]}), model, 1.0)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_fitted_method_is_baked_or_refused_with_its_reason(
-    name, model, tokenizer, pairs, context
-):
+def test_every_fitted_method_is_baked_or_refused_with_its_reason(name, model, fit):
     changes = {"form": "weight"} if name == "s_space" else {}
-    steering = METHODS[name].load().fit(model, tokenizer, *pairs, context(name, **changes), seed=0)
+    steering = fit(name, **changes)
     if name in LEARNED or name == "s_space":
         exported = plain_logits(model, INPUTS, baked(steering, model, -1.0))
         with torch.no_grad(), steering.steer(model, -1.0):
@@ -159,7 +158,9 @@ def test_every_fitted_method_is_baked_or_refused_with_its_reason(
     for refuses in (baked, updates):
         with pytest.raises(
             InputError,
-            match="words of the chat" if name == "prompting" else f"{name} adds a vector to",
+            match="words of the chat"
+            if name == "prompting"
+            else f"{steering.label}: a vector is added to",
         ):
             refuses(steering, model, 1.0)
 

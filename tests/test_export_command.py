@@ -17,10 +17,10 @@ from pipeline.app.export.vectors import by_layer, vectors
 from pipeline.app.use import load_adapter
 from pipeline.cli import app
 from pipeline.lm.layers import decoder_layers
-from pipeline.steering.base import adapter_hash, load_steering, save_steering
 from pipeline.steering.methods.mean_diff import MeanDiff
 from pipeline.steering.methods.prompting import Prompting
 from pipeline.steering.methods.s_space import SSpace
+from pipeline.steering.saved import adapter_hash, load_steering, save_steering
 from pipeline.support.errors import InputError
 from tests.test_export import INPUTS, SHAPES, planted_svd
 
@@ -210,10 +210,10 @@ def test_the_card_shows_the_evaluation_of_exactly_this_adapter(place, manifest, 
 
 
 @pytest.mark.parametrize(("name", "to", "said"), [
-    ("innerpissa", "vector", "innerpissa adds no vector to any output: export it with --to bake, lora or hub"),
+    ("innerpissa", "vector", "InnerPiSSA: no vector is added to any output: export it with --to bake, lora or hub"),
     ("innerpissa", "onnx", "--to 'onnx' is unknown: take bake, lora, hub, vector, gguf"),
-    ("mean_diff", "bake", "mean_diff adds a vector to the output of model.layers.1, which has no bias"),
-    ("mean_diff", "lora", "mean_diff adds a vector to modules' outputs, which is no change of a weight"),
+    ("mean_diff", "bake", "mean difference: a vector is added to the output of model.layers.1, which has no bias"),
+    ("mean_diff", "lora", "mean difference: a vector is added to modules' outputs, which is no change of a weight"),
     ("prompting", "lora", "prompting changes the words of the chat and nothing of the model: export it with --to hub"),
     ("broken", "hub", "lacks weights_sha256, method or metadata: fit the method again"),
     ("broken", "vector", "lacks weights_sha256, method or metadata: fit the method again"),
@@ -239,7 +239,7 @@ def test_a_folder_is_replaced_only_if_it_is_an_export_and_by_force(place, manife
     before = (tmp_path / "out/steering.json").read_bytes()
     with pytest.raises(InputError, match="out exists already: .* add --force"):
         export(place, manifest, "prompting", "hub")
-    with pytest.raises(InputError, match="adds no vector"):
+    with pytest.raises(InputError, match="no vector is added"):
         export(place, manifest, "innerpissa", "vector", force=True)
     assert (tmp_path / "out/steering.json").read_bytes() == before
     export(place, manifest, "prompting", "hub", force=True)

@@ -9,10 +9,10 @@ from sklearn.decomposition import PCA
 
 from pipeline.lm.forward import last_hidden, read_layers
 from pipeline.lm.prompts import pad_left, tokenize
-from pipeline.steering.base import Context, Pairs
-from pipeline.steering.direction import pair_differences
+from pipeline.steering.base import Pairs
 from pipeline.steering.methods.gradient import (
     Gradient,
+    GradientParams,
     find_sites,
     fisher_matrix,
     gradient_direction,
@@ -20,7 +20,7 @@ from pipeline.steering.methods.gradient import (
     pair_gradients,
     repr_margin,
 )
-from pipeline.study.sections import GradientParams
+from pipeline.steering.states import pair_differences
 from pipeline.support.errors import InputError
 
 SECTION = GradientParams(
@@ -48,8 +48,12 @@ def few(pairs):
     return Pairs(*(texts[:4] for texts in (pairs[0].positive, pairs[0].negative, pairs[0].neutral)))
 
 
-def fit(model, tokenizer, pairs, **changes):
-    return Gradient.fit(model, tokenizer, pairs, pairs, Context(section(**changes)), seed=0)
+@pytest.fixture
+def directions(fit, few, pairs):
+    """Fit on few pairs with the section above."""
+    return lambda **changes: fit(
+        "gradient", pairs=pairs._replace(train=few), **section(**changes).model_dump()
+    )
 
 
 def test_repr_margin_by_hand():
@@ -85,27 +89,25 @@ def test_mean_log_prob_is_that_of_each_text_alone(model, tokenizer, few):
 @pytest.mark.parametrize("site", ["hidden", "v_proj"])
 @pytest.mark.parametrize("last_tokens", [1, 3])
 def test_gradients_are_those_of_single_pairs_whatever_the_padding(
-    model, tokenizer, few, site, last_tokens
+    model, few, site, last_tokens, base
 ):
     chosen = section(site=site, last_tokens=last_tokens, margin_weight=10.0)
     sites = find_sites(model, chosen)
     longer = Pairs([*few.positive, few.positive[0] * 3], [*few.negative, few.negative[0] * 2], [])
-    together = pair_gradients(model, tokenizer, longer, sites, chosen)
+    together = pair_gradients(base, longer, sites, chosen)
     assert together.shape == (2, 5, len(sites), 64 if site == "hidden" else together.shape[-1])
     for i in range(4):
-        alone = pair_gradients(
-            model, tokenizer, Pairs([few.positive[i]], [few.negative[i]], []), sites, chosen
-        )
+        alone = pair_gradients(base, Pairs([few.positive[i]], [few.negative[i]], []), sites, chosen)
         torch.testing.assert_close(together[:, i : i + 1], alone, rtol=1e-3, atol=1e-5)
 
 
-def test_gradients_are_the_slope_of_the_loss(model, tokenizer, few):
+def test_gradients_are_the_slope_of_the_loss(model, tokenizer, few, base):
     site, step, one = (
         find_sites(model, SECTION)[0],
         0.01,
         Pairs(few.positive[:1], few.negative[:1], []),
     )
-    gradient = pair_gradients(model, tokenizer, one, [site], SECTION)[0, 0, 0]
+    gradient = pair_gradients(base, one, [site], SECTION)[0, 0, 0]
     ids, mask = pad_left(
         tokenize(tokenizer, [*one.positive, *one.negative]),
         tokenizer.pad_token_id,
@@ -128,13 +130,11 @@ def test_gradients_are_the_slope_of_the_loss(model, tokenizer, few):
     assert slope == pytest.approx(-gradient.norm().item(), rel=1e-2)
 
 
-def test_the_margin_reaches_earlier_tokens_only(model, tokenizer, few):
+def test_the_margin_reaches_earlier_tokens_only(model, few, base):
     for last_tokens, alike in ((1, True), (3, False)):
         sites = find_sites(model, SECTION)
         with_margin, without = (
-            pair_gradients(
-                model, tokenizer, few, sites, section(last_tokens=last_tokens, margin_weight=weight)
-            )
+            pair_gradients(base, few, sites, section(last_tokens=last_tokens, margin_weight=weight))
             for weight in (1e4, 0.0)
         )
         assert torch.allclose(with_margin, without, rtol=1e-4, atol=1e-6) == alike
@@ -236,10 +236,12 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("changes", OPTIONS, ids=str)
-def test_every_option_gives_directions_of_the_personas_own_length(model, tokenizer, few, changes):
+def test_every_option_gives_directions_of_the_personas_own_length(
+    model, few, changes, base, directions
+):
     with torch.no_grad():
-        steering = fit(model, tokenizer, few, **changes)
-    differences = pair_differences(model, tokenizer, few, steering.sites, 1)
+        steering = directions(**changes)
+    differences = pair_differences(base, few, steering.sites, 1)
     lengths = differences.mean(0).norm(dim=-1) / 2
     assert steering.vectors.shape == differences.shape[1:] and steering.vectors.isfinite().all()
     torch.testing.assert_close(steering.vectors.norm(dim=-1), lengths)
@@ -248,19 +250,17 @@ def test_every_option_gives_directions_of_the_personas_own_length(model, tokeniz
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_batches_do_not_change_the_directions(model, tokenizer, few, monkeypatch):
-    whole = fit(model, tokenizer, few)
+def test_batches_do_not_change_the_directions(few, monkeypatch, directions):
+    whole = directions()
     monkeypatch.setattr("pipeline.steering.methods.gradient.PAIRS", 3)
-    torch.testing.assert_close(
-        fit(model, tokenizer, few).vectors, whole.vectors, rtol=1e-3, atol=1e-4
-    )
+    torch.testing.assert_close(directions().vectors, whole.vectors, rtol=1e-3, atol=1e-4)
 
 
-def test_impossible_choices_are_refused(model, tokenizer, few):
+def test_impossible_choices_are_refused(model, few, directions):
     with pytest.raises(
         InputError, match="loss_depth 0.25 is layer 1, before the last site's layer 2"
     ):
-        fit(model, tokenizer, few, loss_depth=0.25)
+        directions(loss_depth=0.25)
     model.model.layers[1].self_attn.k_projection = model.model.layers[1].self_attn._modules.pop(
         "k_proj"
     )
@@ -268,11 +268,11 @@ def test_impossible_choices_are_refused(model, tokenizer, few):
         find_sites(model, section(site="k_proj", to_depth=0.5))
 
 
-def test_the_loss_may_read_the_last_sites_own_layer(model, tokenizer, few):
+def test_the_loss_may_read_the_last_sites_own_layer(model, few, base):
     chosen = section(loss_depth=0.5)
     sites = find_sites(model, chosen)
-    gradients = pair_gradients(model, tokenizer, few, sites, chosen)
-    differences = pair_differences(model, tokenizer, few, sites, 1)[:, -1]
+    gradients = pair_gradients(base, few, sites, chosen)
+    differences = pair_differences(base, few, sites, 1)[:, -1]
     torch.testing.assert_close(
         -gradients[0, :, -1],
         torch.nn.functional.normalize(differences, dim=-1),
@@ -282,8 +282,8 @@ def test_the_loss_may_read_the_last_sites_own_layer(model, tokenizer, few):
 
 
 @torch.no_grad()
-def test_a_fitted_method_adds_its_vectors_and_can_be_rebuilt(model, tokenizer, few):
-    steering = fit(model, tokenizer, few, site="v_proj")
+def test_a_fitted_method_adds_its_vectors_and_can_be_rebuilt(model, tokenizer, few, directions):
+    steering = directions(site="v_proj")
     loaded = Gradient.load(steering.tensors(), steering.metadata())
     ids, mask = pad_left(
         tokenize(tokenizer, few.neutral), tokenizer.pad_token_id, torch.device("cpu")

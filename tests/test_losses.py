@@ -17,12 +17,11 @@ from pipeline.steering.training.contrastive import (
     FORMS,
     ContrastiveLoss,
     coherence,
-    make_loss,
     project,
     reference_directions,
     separation,
 )
-from pipeline.steering.training.observed import Observed, Reference, ordering, symlog
+from pipeline.steering.training.losses import Observed, Reference, ordering, symlog
 
 AXIS = torch.ones(1, 1)
 
@@ -117,7 +116,7 @@ def test_every_form_by_hand(form, expected):
 def test_the_forms_of_the_params_are_the_forms_of_the_code():
     from typing import get_args
 
-    from pipeline.study.sections import ContrastiveParams
+    from pipeline.steering.training.contrastive import ContrastiveParams
 
     assert set(get_args(ContrastiveParams.model_fields["form"].annotation)) == set(FORMS)
 
@@ -302,7 +301,7 @@ def test_terms_without_weight_are_left_out_and_losses_come_by_section(sections):
     params = sections["antipasto"].loss.model_copy(
         update={"coherence_weight": 0.0, "ordering_weight": 0.0}
     )
-    loss = make_loss(params, [])
+    loss = params.build([])
     loss.prepare(reference(torch.randn(5, 2, 2), basis=torch.eye(2)))
     assert set(loss(plane([3.0, 0.0], [1.0, 0.0]), 1.0)) == {"projection"}
-    assert isinstance(make_loss(sections["innerpissa"].loss, []), ContrastiveLoss)
+    assert isinstance(sections["innerpissa"].loss.build([]), ContrastiveLoss)

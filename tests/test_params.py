@@ -7,13 +7,14 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.evalsets import EVALSETS
-from pipeline.steering import BASELINES, LEARNED, METHODS
+from pipeline.steering import METHODS
 from pipeline.study.behaviours import load_behaviour
 from pipeline.study.declared import stage_params
 from pipeline.study.pairs import build_pairs, load_suffixes, mix
 from pipeline.study.params import load_params
 from pipeline.study.sections import PairsParams
 from pipeline.support.errors import InputError
+from tests.conftest import BASELINES, LEARNED
 
 ROOT = Path(__file__).parent.parent
 yaml = YAML(typ="safe")
@@ -52,7 +53,7 @@ def test_the_shipped_file_is_valid_and_complete():
     (lambda p: p.update(coefficients=[-1, 1]), "must hold 0"),
     (lambda p: p.update(coefficients=[0]), "must hold 0"),
     (lambda p: p["steering"].update(foo={}), "'foo' is unknown here: name one of innerpissa"),
-    (lambda p: p["steering"].pop("pca"), "'pca' in `baselines` has no section under steering"),
+    (lambda p: p["steering"].pop("mean_diff"), "'mean_diff' in `baselines` has no section under steering"),
     (lambda p: p["steering"].update(foo={"method": "bar"}), "steering.foo: method 'bar' has no section"),
     (lambda p: p["steering"].update(a={"method": "b"}, b={"method": "a"}), "steering.a names itself through a -> b -> a"),
     (lambda p: p["steering"].update(foo=3), "steering.foo is 3: it must be a section"),
@@ -60,7 +61,7 @@ def test_the_shipped_file_is_valid_and_complete():
     (lambda p: p["steering"]["lora"].update(loss={"of": "contrastive", "wieght": 1}), "wieght"),
     (lambda p: p["losses"]["contrastive"].update(form="cubic"), r"losses: .*form|form"),
     (lambda p: p["losses"]["antiparallel"].update(subspace=[]), "subspace"),
-    (lambda p: p["losses"].update(dpo={}), "'dpo' is unknown here: allowed are contrastive"),
+    (lambda p: p["losses"].update(dpo={}), "'dpo' is unknown here: name one of contrastive, antiparallel"),
     (lambda p: p["composition"].update(behaviours=["honesty"]), "name two different ones, or none"),
     (lambda p: p["composition"].update(method="pca"), "'pca' does not belong in `composition.method`"),
     (lambda p: p["dose"].update(budget=0), r"dose\.budget: .*greater than 0"),

@@ -1,17 +1,20 @@
 """Bases in 8 and 4 bits: layers, SVD, exactness at c = 0, training, saving; on the bundled model and on a tiny one."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from pipeline.app.use import fingerprint, load_base
+from pipeline.lm.base import Base
 from pipeline.lm.forward import last_hidden, to_logits
 from pipeline.lm.layers import linear_modules, select
 from pipeline.lm.load import describe, load_model, load_tokenizer
 from pipeline.lm.prompts import chat_text, pad_left, tokenize
 from pipeline.lm.quantisation import is_packed, memory, weight_of
-from pipeline.steering import METHODS
-from pipeline.steering.base import load_steering, save_steering
+from pipeline.steering.base import Pairs
 from pipeline.steering.certificate import certificate, check
+from pipeline.steering.saved import load_steering, save_steering
 from pipeline.steering.svd import decompose, write_cache, writers_basis
 from pipeline.steering.training.subspace import gather, loss_subspace
 from pipeline.study.sections import ModelParams, ModulesParams
@@ -91,7 +94,7 @@ def test_layers_are_found_and_a_weight_is_what_the_forward_pass_multiplies_by(bu
 @packed
 @torch.no_grad()
 def test_everything_that_reads_weights_reads_the_dequantised_ones(
-    bundled, kind, tokenizer, tmp_path, monkeypatch
+    bundled, kind, tmp_path, monkeypatch, tokenizer
 ):
     manifest, model = bundled[kind]
     before = storage(model)
@@ -106,7 +109,8 @@ def test_everything_that_reads_weights_reads_the_dequantised_ones(
     W = weight_of(targets[0].module)
     U, S, V = decompose(W, None)
     torch.testing.assert_close((U * S) @ V.T, W, rtol=1e-4, atol=1e-4)
-    basis = writers_basis(model, 2)
+    base = Base(manifest, model, tokenizer)
+    basis = writers_basis(base, 2)
     writers = [
         weight_of(t.module)
         for t in linear_modules(model)
@@ -117,7 +121,7 @@ def test_everything_that_reads_weights_reads_the_dequantised_ones(
     monkeypatch.setattr(
         "pipeline.steering.training.subspace.residual_stream", lambda *_: torch.randn(6, 2, 9, 192)
     )
-    evidence = gather(model, tokenizer, None, 6, ["write", "not_read"])
+    evidence = gather(base, Pairs([], [], []), 6, ["write", "not_read"])
     assert loss_subspace(["write", "not_read"], evidence, 4, False).shape == (192, 4)
     assert storage(model).keys() == before.keys()
     assert all(torch.equal(before[name], tensor) for name, tensor in storage(model).items())
@@ -126,19 +130,14 @@ def test_everything_that_reads_weights_reads_the_dequantised_ones(
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_adapter_trains_is_exact_at_zero_and_comes_back(
-    kind, dtype, tiny_folder, tokenizer, pairs, context, tmp_path
+    kind, dtype, tiny_folder, tokenizer, pairs, fit, study, tmp_path
 ):
     """The contract on a packed base: c = 0 bit for bit, signs apart, loss lower, packed weights untouched, reload equal."""
     manifest, model = load(kind, tiny_folder, dtype)
     before, ids, mask = storage(model), *rows(tokenizer)
-    made = context("innerpissa", lr=2e-2)
-    svd = tmp_path / "svd"
-    write_cache(svd, select(model, made.modules), None, manifest["weights_sha256"])
-    adapter = (
-        METHODS["innerpissa"]
-        .load()
-        .fit(model, tokenizer, *pairs, type(made)(**{**made.__dict__, "svd": svd}), seed=0)
-    )
+    svd, packed = tmp_path / "svd", Base(manifest, model, tokenizer)
+    write_cache(svd, select(model, study.modules), None, manifest["weights_sha256"])
+    adapter = fit("innerpissa", lr=2e-2, base=packed, study=replace(study, svd=svd))
     held = adapter.history.filter(adapter.history["split"] == "calibration")["loss"]
     assert held.min() < held[0]
     assert all(tensor.dtype == torch.float32 for tensor in adapter.tensors().values())
@@ -158,21 +157,17 @@ def test_an_adapter_trains_is_exact_at_zero_and_comes_back(
         tmp_path / "it", "innerpissa", adapter, {"weights_sha256": manifest["weights_sha256"]}
     )
     loaded = load_steering(tmp_path / "it", manifest["weights_sha256"], CPU)
-    check(certificate(model, tokenizer, adapter, loaded, pairs[1].neutral[:4]), None)
+    check(certificate(packed, adapter, loaded, pairs[1].neutral[:4]), None)
     assert all(torch.equal(before[name], tensor) for name, tensor in storage(model).items())
     assert not any(p.requires_grad for p in model.parameters())
 
 
 @pytest.mark.parametrize("method", ["dora", "antipasto", "s_space", "gradient"])
-def test_other_methods_fit_on_four_bits(method, tiny_folder, tokenizer, pairs, context, tmp_path):
+def test_other_methods_fit_on_four_bits(method, tiny_folder, tokenizer, fit, study, tmp_path):
     manifest, model = load("4bit", tiny_folder)
-    made, svd = context(method), tmp_path / "svd"
-    write_cache(svd, select(model, made.modules), None, manifest["weights_sha256"])
-    steering = (
-        METHODS[method]
-        .load()
-        .fit(model, tokenizer, *pairs, type(made)(**{**made.__dict__, "svd": svd}), seed=0)
-    )
+    svd, packed = tmp_path / "svd", Base(manifest, model, tokenizer)
+    write_cache(svd, select(model, study.modules), None, manifest["weights_sha256"])
+    steering = fit(method, base=packed, study=replace(study, svd=svd))
     with torch.no_grad():
         base = logits(model, *rows(tokenizer))
         with steering.steer(model, torch.zeros(len(CHATS))):

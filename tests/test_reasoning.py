@@ -14,7 +14,6 @@ from pipeline.scoring.score import score
 from pipeline.scoring.wording import ANSWER_PREFIX, dilemma_prompt
 from pipeline.scoring.writing import write
 from pipeline.steering.base import attached
-from pipeline.steering.methods.mean_diff import MeanDiff
 from pipeline.steering.methods.prompting import Prompting
 from pipeline.steering.untouched import Untouched
 from pipeline.support.errors import InputError
@@ -44,8 +43,8 @@ THINKING = (
 
 
 @pytest.fixture
-def steering(model, tokenizer, pairs, context):
-    return MeanDiff.fit(model, tokenizer, *pairs, context("mean_diff"), seed=0)
+def steering(fit):
+    return fit("mean_diff")
 
 
 def with_template(tokenizer, template):

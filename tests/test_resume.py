@@ -10,22 +10,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.steering import METHODS
-from pipeline.steering.methods.innerpissa import InnerPissa
 from pipeline.support.errors import InputError
 from pipeline.support.scratch import Scratch
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 STEPS = 9
 BODY = """
 import os, signal, sys, torch
 from dataclasses import replace
 from pathlib import Path
+from pipeline.lm.base import Base
 from pipeline.lm.load import load_model, load_tokenizer
 from pipeline.support.scratch import Scratch
 from pipeline.steering import METHODS
 
-pytestmark = pytest.mark.slow
 folder, stop = Path(sys.argv[1]), int(sys.argv[2])
 given = torch.load(folder / "given.pt", weights_only=False)
 plain, calls = torch.nn.utils.clip_grad_norm_, []
@@ -38,9 +37,10 @@ def clip(*arguments):
 
 torch.nn.utils.clip_grad_norm_ = clip
 model = load_model(given["manifest"], "float32", torch.device("cpu"))
-context = replace(given["context"], scratch=Scratch(folder / "kept", seconds=float(sys.argv[3])))
-tokenizer = load_tokenizer(given["manifest"])
-fitted = METHODS[given["method"]].load().fit(model, tokenizer, *given["pairs"], context, seed=0)
+study = replace(given["study"], scratch=Scratch(folder / "kept", seconds=float(sys.argv[3])))
+base = Base(given["manifest"], model, load_tokenizer(given["manifest"]))
+section = given["section"]
+fitted = METHODS[section.method].load().fit(base, given["pairs"], section, study, seed=0)
 torch.save((fitted.tensors(), fitted.history.to_dicts(), fitted.summary, len(calls)), folder / "found.pt")
 """
 
@@ -55,12 +55,12 @@ def start(folder: Path, stop: int = 0, seconds: float = 0) -> int:
     ("method", "seconds", "left"), [("antipasto", 0, STEPS - 4), ("lora", 3600, STEPS - 3)]
 )
 def test_killed_training_ends_with_the_same_bits(
-    method, seconds, left, model, tokenizer, pairs, context, manifest, tmp_path
+    method, seconds, left, fit, pairs, sections, study, manifest, tmp_path
 ):
     """Killed in its fifth step: with a checkpoint at each step four are done, with one at each validation three."""
-    given = context(method, lr=2e-2)
+    section = sections[method].model_copy(update={"lr": 2e-2})
     torch.save(
-        {"pairs": pairs, "context": given, "manifest": manifest, "method": method},
+        {"pairs": pairs, "section": section, "study": study, "manifest": manifest},
         tmp_path / "given.pt",
     )
     assert start(tmp_path, stop=5, seconds=seconds) == -9
@@ -68,14 +68,14 @@ def test_killed_training_ends_with_the_same_bits(
     assert start(tmp_path, seconds=seconds) == 0
     tensors, history, summary, calls = torch.load(tmp_path / "found.pt", weights_only=False)
     assert calls == left
-    whole = METHODS[method].load().fit(model, tokenizer, *pairs, given, seed=0)
+    whole = fit(method, lr=2e-2)
     assert all(torch.equal(tensor, tensors[key]) for key, tensor in whole.tensors().items())
     assert history == whole.history.to_dicts()
     assert summary == whole.summary
 
 
 def test_a_loss_that_is_no_number_names_the_step_and_keeps_the_best_state(
-    model, tokenizer, pairs, context, tmp_path, monkeypatch
+    tmp_path, monkeypatch, fit, study
 ):
     from pipeline.steering.training.contrastive import ContrastiveLoss
 
@@ -90,20 +90,17 @@ def test_a_loss_that_is_no_number_names_the_step_and_keeps_the_best_state(
 
     monkeypatch.setattr(ContrastiveLoss, "__call__", breaks)
     scratch = Scratch(tmp_path / "kept", seconds=3600)
-    given = replace(context("lora", lr=2e-2), scratch=scratch)
     with pytest.raises(
         InputError,
         match=r"the loss is nan at step 5: lower the method's lr \(0.02\); the best state, of step 3",
     ):
-        METHODS["lora"].load().fit(model, tokenizer, *pairs, given, seed=0)
+        fit("lora", lr=2e-2, study=replace(study, scratch=scratch))
     kept = Scratch(tmp_path / "kept").file("training").read()
     assert kept["step"] == 3
     assert all(tensor.isfinite().all() for tensor in kept["best"])
 
 
-def test_a_loss_that_is_no_number_from_the_start_does_not_blame_the_learning_rate(
-    model, tokenizer, pairs, context, monkeypatch
-):
+def test_a_loss_that_is_no_number_from_the_start_does_not_blame_the_learning_rate(monkeypatch, fit):
     from pipeline.steering.training.contrastive import ContrastiveLoss
 
     plain = ContrastiveLoss.__call__
@@ -113,7 +110,7 @@ def test_a_loss_that_is_no_number_from_the_start_does_not_blame_the_learning_rat
         lambda self, *seen: {k: v * float("inf") for k, v in plain(self, *seen).items()},
     )
     with pytest.raises(InputError, match="before any training: take dtype float32"):
-        InnerPissa.fit(model, tokenizer, *pairs, context("innerpissa"), seed=0)
+        fit("innerpissa")
 
 
 def test_a_scratch_is_forgotten_after_its_days_and_no_earlier(tmp_path):

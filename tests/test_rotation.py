@@ -5,10 +5,16 @@ import math
 import pytest
 import torch
 
-from pipeline.steering.methods.svd_adapter import SvdModule
-from pipeline.steering.rotation import block_diagonal, bounded, cayley, largest_angle, scaled, skew
+from pipeline.steering.methods.innerpissa import SvdAdapterParams, SvdModule
+from pipeline.steering.rotation import (
+    block_diagonal,
+    bounded,
+    cayley,
+    largest_angle,
+    singular_values_at,
+    skew,
+)
 from pipeline.steering.svd import decompose
-from pipeline.study.sections import SvdAdapterParams
 from pipeline.support.errors import InputError
 
 RANK = 6
@@ -60,7 +66,7 @@ def test_a_plane_turns_by_twice_the_arc_tangent_of_half_its_generator():
     [("exp", 2 * 2.718281828), ("additive", 3.0), ("tanh", 2 * (1 + 0.761594156))],
 )
 def test_scaling_modes_by_hand(mode, expected):
-    found = scaled(torch.tensor([2.0]), torch.tensor([1.0]), torch.tensor([1.0]), mode)
+    found = singular_values_at(torch.tensor([2.0]), torch.tensor([1.0]), torch.tensor([1.0]), mode)
     torch.testing.assert_close(found, torch.tensor([[expected]]))
 
 
@@ -86,7 +92,7 @@ def test_the_additive_form_equals_the_published_residual_form(
         return torch.block_diag(*blocks)
 
     Rv, Ru = rotation(module.theta_v), rotation(module.theta_u)
-    S_c = scaled(module.S, module.scale, c, scaling)[0]
+    S_c = singular_values_at(module.S, module.scale, c, scaling)[0]
     residual = W - module.U * module.S @ module.V.T
     published = (x @ module.V @ Rv * S_c) @ (module.U @ Ru).T + x @ residual.T
     ours = x @ W.T + x @ module.V @ module.core(c)[0] @ module.U.T

@@ -7,11 +7,9 @@ from torch.nn.functional import linear, normalize
 
 from pipeline.lm.forward import last_hidden, read_layers
 from pipeline.lm.prompts import pad_left, tokenize
-from pipeline.steering.base import Context
-from pipeline.steering.direction import site_states
-from pipeline.steering.methods.s_space import SSpace, signed
+from pipeline.steering.methods.s_space import SSpace, signed_by
+from pipeline.steering.states import site_states
 from pipeline.steering.svd import Factors, decompose
-from pipeline.study.sections import SSpaceParams
 
 NAMES = [
     f"model.layers.{layer}.{name}"
@@ -21,11 +19,8 @@ NAMES = [
 
 
 @pytest.fixture
-def fitted(request, model, tokenizer, pairs, modules, svd_folder) -> SSpace:
-    section = SSpaceParams(method="s_space", last_tokens=2, form=request.param)
-    return SSpace.fit(
-        model, tokenizer, *pairs, Context(section, modules=modules, svd=svd_folder), seed=0
-    )
+def fitted(request, fit) -> SSpace:
+    return fit("s_space", last_tokens=2, form=request.param)
 
 
 @pytest.fixture
@@ -40,9 +35,9 @@ both = pytest.mark.parametrize("fitted", ["additive", "weight"], indirect=True)
 
 
 @torch.no_grad()
-def activations(model, tokenizer, pairs) -> list[tuple[Tensor, Tensor]]:
+def activations(base, pairs) -> list[tuple[Tensor, Tensor]]:
     positive, negative = (
-        site_states(model, tokenizer, texts, NAMES, 2) for texts in (pairs.positive, pairs.negative)
+        site_states(base, texts, NAMES, 2) for texts in (pairs.positive, pairs.negative)
     )
     return list(zip(positive, negative, strict=True))
 
@@ -55,16 +50,16 @@ def test_factors_are_signed_by_an_input_and_stay_factors():
     factors = decompose(W, None)
     flip = torch.tensor([-1.0, 1.0, -1.0])
     for given in (factors, Factors(factors.U * flip, factors.S, factors.V * flip)):
-        found = signed(given, W @ x)
+        found = signed_by(given, W @ x)
         assert (x @ found.V >= 0).all()
         torch.testing.assert_close((found.U * found.S) @ found.V.transpose(0, 1), W)
 
 
 @additive
 @torch.no_grad()
-def test_the_additive_form_is_its_formula(fitted, model, tokenizer, pairs):
+def test_the_additive_form_is_its_formula(fitted, model, pairs, base):
     assert list(fitted.modules) == NAMES
-    for name, (a, b) in zip(NAMES, activations(model, tokenizer, pairs[0]), strict=True):
+    for name, (a, b) in zip(NAMES, activations(base, pairs[0]), strict=True):
         rows = a - b
         U, S, _ = torch.linalg.svd(model.get_submodule(name).weight, full_matrices=False)
         delta = normalize((rows @ (U * S.sqrt())).mean(0), dim=0)
@@ -87,8 +82,8 @@ def test_the_additive_form_shifts_every_token(fitted, model, batch):
 
 @weight
 @torch.no_grad()
-def test_the_weight_form_is_a_change_of_the_dense_weight(fitted, model, tokenizer, pairs):
-    for name, (a, b) in zip(NAMES, activations(model, tokenizer, pairs[0]), strict=True):
+def test_the_weight_form_is_a_change_of_the_dense_weight(fitted, model, pairs, base):
+    for name, (a, b) in zip(NAMES, activations(base, pairs[0]), strict=True):
         module = model.get_submodule(name)
         U, S, Vh = torch.linalg.svd(module.weight, full_matrices=False)
         sign = ((a + b).mean(0) @ U).sign()
@@ -104,29 +99,22 @@ def test_the_weight_form_is_a_change_of_the_dense_weight(fitted, model, tokenize
 @weight
 @torch.no_grad()
 def test_the_weight_form_moves_the_mean_output_towards_the_positive_persona(
-    fitted, model, tokenizer, pairs
+    fitted, model, pairs, base
 ):
-    for name, (a, b) in zip(NAMES, activations(model, tokenizer, pairs[0]), strict=True):
+    for name, (a, b) in zip(NAMES, activations(base, pairs[0]), strict=True):
         module, parts = model.get_submodule(name), fitted.modules[name]
         mean_input = torch.linalg.lstsq(module.weight, (a + b).mean(0) / 2).solution
         moved = parts["U"] @ (parts["change"] * (mean_input @ parts["V"]))
         assert moved @ (a - b).mean(0) > 0
 
 
-def test_a_bias_changes_no_factor(model, tokenizer, pairs, modules, svd_folder):
-    context, found = (
-        Context(
-            SSpaceParams(method="s_space", last_tokens=2, form="weight"),
-            modules=modules,
-            svd=svd_folder,
-        ),
-        [],
-    )
+def test_a_bias_changes_no_factor(model, fit):
+    found = []
     for size in (0.0, 100.0):
         model.get_submodule(NAMES[0]).bias = torch.nn.Parameter(
             torch.full((64,), size), requires_grad=False
         )
-        found.append(SSpace.fit(model, tokenizer, *pairs, context, seed=0).modules[NAMES[0]])
+        found.append(fit("s_space", last_tokens=2, form="weight").modules[NAMES[0]])
     for key in ("U", "V", "change"):
         torch.testing.assert_close(found[0][key], found[1][key], rtol=1e-3, atol=1e-3)
 

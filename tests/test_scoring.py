@@ -30,8 +30,8 @@ COEFFICIENTS = [-1.0, 0.5, 1.0]
 
 
 @pytest.fixture
-def steering(model, tokenizer, pairs, context):
-    return MeanDiff.fit(model, tokenizer, *pairs, context("mean_diff"), seed=0)
+def steering(fit):
+    return fit("mean_diff")
 
 
 def test_answer_tokens_are_the_words_alone(tokenizer):
@@ -42,7 +42,7 @@ def test_answer_tokens_are_the_words_alone(tokenizer):
         assert {tokenizer.decode([i]).strip(' *_"').lower() for i in ids} == {word}
 
 
-def test_a_tokenizer_without_the_words_is_refused(tokenizer, monkeypatch):
+def test_a_tokenizer_without_the_words_is_refused(monkeypatch):
     class Other:
         def __len__(self):
             return 3
@@ -115,7 +115,7 @@ def test_doses():
     grid = [-2.0, -1.0, 0.0, 1.0, 2.0]
     assert doses(Prompting("", "", "user"), grid, None) == [("raw", -1.0), ("raw", 1.0)]
     raw = [("raw", c) for c in (-2.0, -1.0, 1.0, 2.0)]
-    assert doses(MeanDiff([], torch.empty(0)), grid, {"coefficient": 3.5}) == [
+    assert doses(MeanDiff([], torch.empty(0, 1)), grid, {"coefficient": 3.5}) == [
         *raw,
         ("calibrated", -3.5),
         ("calibrated", 3.5),
@@ -128,7 +128,7 @@ def test_scores_that_are_not_finite_are_refused(base, steering):
         score(base, ITEMS, steering, [1.0])
 
 
-def test_there_is_one_beginning_of_text(tokenizer, model):
+def test_there_is_one_beginning_of_text(tokenizer):
     """A template that writes BOS must not get a second one from the tokenizer."""
     import copy
 

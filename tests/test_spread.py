@@ -1,13 +1,14 @@
 """A model spread by accelerate: here layers on disk, which come to the CPU one at a time; several GPUs need GPUs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from accelerate import dispatch_model
 
-from pipeline.lm.layers import select
-from pipeline.lm.load import SPREAD, device_of, load_model
+from pipeline.lm.layers import device_of, select
+from pipeline.lm.load import SPREAD, load_model
 from pipeline.lm.quantisation import memory, weight_of
-from pipeline.steering import METHODS
 from pipeline.steering.svd import read_cache, write_cache
 from tests.test_contract import encode, logits
 
@@ -54,11 +55,8 @@ def test_weights_on_disk_are_read_where_they_are_computed_with(
 
 
 @pytest.mark.parametrize("method", ["innerpissa", "dora", "s_space", "mean_diff", "gradient"])
-def test_methods_fit_and_steer_the_same(method, spread, model, tokenizer, pairs, context):
-    kind = METHODS[method].load()
-    apart, whole = (
-        kind.fit(each, tokenizer, *pairs, context(method), seed=0) for each in (spread, model)
-    )
+def test_methods_fit_and_steer_the_same(method, spread, model, tokenizer, base, fit):
+    apart, whole = fit(method, base=replace(base, model=spread)), fit(method)
     for key, tensor in whole.tensors().items():
         torch.testing.assert_close(apart.tensors()[key], tensor, rtol=1e-5, atol=1e-6)
     with torch.no_grad():

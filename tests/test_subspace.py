@@ -1,12 +1,14 @@
 """The loss basis: what is planted in states and weights must come out, and every combination is orthonormal."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from pipeline.steering.base import Pairs
+from pipeline.steering.training.antiparallel import Part
 from pipeline.steering.training.subspace import (
     COMPLEMENTS,
     Basis,
@@ -17,7 +19,6 @@ from pipeline.steering.training.subspace import (
     orthonormal,
     task,
 )
-from pipeline.study.sections import SUBSPACES
 from pipeline.support.errors import InputError
 
 N, LAYERS, D = 40, 10, 32  # so a space has at most 8 dimensions, and layer 0 is too early
@@ -246,8 +247,8 @@ def test_a_rank_above_what_is_there_gives_what_is_there():
     assert loss_subspace(["task"], noisy(), 100, centred=False).shape == (D, 8)
 
 
-@pytest.mark.parametrize("second", SUBSPACES)
-@pytest.mark.parametrize("first", [part for part in SUBSPACES if part not in COMPLEMENTS])
+@pytest.mark.parametrize("second", get_args(Part))
+@pytest.mark.parametrize("first", [part for part in get_args(Part) if part not in COMPLEMENTS])
 def test_every_combination_is_orthonormal_and_repeats(first, second):
     parts = [first, second]
     if parts == ["logits_read", "not_logits"]:
@@ -285,11 +286,11 @@ def test_movement_that_only_grows_is_not_suppressed():
         loss_subspace(["suppressed"], evidence({(3, 5): size, (4, 5): size}), None, centred=False)
 
 
-def test_gather_takes_the_models_stream_and_weights(model, tokenizer):
+def test_gather_takes_the_models_stream_and_weights(model, tokenizer, base):
     texts = Pairs(
         ["A snow", "The lamp is a long way from here"], ["Well", "I saw the lamp. " * 9], []
     )
-    found = gather(model, tokenizer, texts, 2, ["task"])
+    found = gather(base, texts, 2, ["task"])
     assert found.states.shape == (2, 2, 5, 64) and found.layer == 2
     assert [len(found.writers), len(found.readers)] == [4 * 2, 4 * 5]
     assert all(w.shape[0] == 64 for w in found.writers) and all(
@@ -310,15 +311,14 @@ def test_gather_takes_the_models_stream_and_weights(model, tokenizer):
                 )
 
 
-def test_a_real_model_has_every_subspace(model, tokenizer):
+def test_a_real_model_has_every_subspace(base):
     ends = [
         f"{first} {last}"
         for first in ("Well", "Snow", "I saw the lamp", "So")
         for last in ("and", "the", "is", "it")
     ]
     found = gather(
-        model,
-        tokenizer,
+        base,
         Pairs([f"Be true. {end}" for end in ends], [f"You lie: {end}" for end in ends], []),
         2,
         ["task"],

@@ -10,8 +10,8 @@ from pipeline.metrics.study import FURTHER, analyse
 from pipeline.report import tables
 from pipeline.report.appendix import ablation, certificates, whole_methods
 from pipeline.report.contents import TABLES
-from pipeline.report.figures.look import COLOURS, methods_of, style
-from pipeline.report.figures.words import NAMES, name_of, parent
+from pipeline.report.figures.look import FREE, look_of, methods_of, style
+from pipeline.report.figures.words import name_of, parent
 from pipeline.report.page import ENTRIES
 from pipeline.steering import METHODS
 from pipeline.support.formats import as_html, latex, markdown
@@ -35,9 +35,13 @@ def results(arms: list[dict], equal: list[dict], **params) -> SimpleNamespace:
     return SimpleNamespace(tables=frames, params=SimpleNamespace(**params))
 
 
-def test_every_method_has_a_name_and_a_colour_of_its_own():
-    assert set(NAMES) == set(METHODS) == set(COLOURS)
-    assert len(set(COLOURS.values())) == len(COLOURS)
+def test_every_method_has_a_name_and_a_look_of_its_own():
+    """Those without a look in their file as well."""
+    names = {name_of(method) for method in METHODS}
+    looks = [look_of(method) for method in METHODS]
+    assert len(names) == len(METHODS) and not names & (set(METHODS) - {"prompting"})
+    for drawn in ([*looks, *FREE], [look.colour for look in [*looks, *FREE]]):
+        assert len(set(drawn)) == len(drawn)
 
 
 @pytest.mark.parametrize(("method", "root", "words"), [
@@ -47,7 +51,7 @@ def test_every_method_has_a_name_and_a_colour_of_its_own():
 def test_a_variants_name_and_look_come_from_its_method(method, root, words):
     assert parent(method) == root
     assert name_of(method) == words
-    assert style(method)["color"] == COLOURS[root]
+    assert style(method)["color"] == METHODS[root].load().look.colour
 
 
 def test_a_variant_with_a_free_name_can_be_drawn():

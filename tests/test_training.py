@@ -10,26 +10,23 @@ import torch
 from pipeline.lm.layers import decoder_layers, linear_modules, select
 from pipeline.lm.prompts import tokenize
 from pipeline.lm.trunk import trunk_depth
-from pipeline.steering import LEARNED, METHODS
+from pipeline.steering import METHODS
+from pipeline.steering.pair_batches import base_pass, pair_tensors, run_pairs
 from pipeline.steering.sign import orientation
 from pipeline.steering.svd import read_cache
-from pipeline.steering.training.contrast import base_pass, pair_tensors, run
 from pipeline.study.sections import ModulesParams
 from pipeline.support.errors import InputError
+from tests.conftest import LEARNED
 
 
 @pytest.fixture(params=LEARNED)
-def fitted(request, model, tokenizer, pairs, context):
+def fitted(request, fit):
     large = (
         {"rotation_init_std": 0.04, "scale_init_std": 0.04}
-        if "rotate" in type(context(request.param).section).model_fields
+        if "rotate" in METHODS[request.param].section.model_fields
         else {}
     )
-    return (
-        METHODS[request.param]
-        .load()
-        .fit(model, tokenizer, *pairs, context(request.param, lr=2e-2, **large), seed=0)
-    )
+    return fit(request.param, lr=2e-2, **large)
 
 
 def test_training_lowers_the_calibration_loss_and_widens_the_separation(fitted):
@@ -46,12 +43,12 @@ def test_the_history_has_every_step(fitted):
     assert fitted.history.filter(pl.col("split") == "train")["lr"].null_count() == 0
 
 
-def test_orientation_flips_a_method_that_points_the_other_way(fitted, model, tokenizer, pairs):
+def test_orientation_flips_a_method_that_points_the_other_way(fitted, model, pairs, base):
     layer = decoder_layers(model)[3]
     neutral = pairs[1].neutral
-    first = orientation(model, tokenizer, fitted, neutral, layer, torch.ones(64), 2)
+    first = orientation(base, fitted, neutral, layer, torch.ones(64), 2)
     before = {key: value.clone() for key, value in fitted.tensors().items()}
-    second = orientation(model, tokenizer, fitted, neutral, layer, -torch.ones(64), 2)
+    second = orientation(base, fitted, neutral, layer, -torch.ones(64), 2)
     assert second["flipped"] == 1
     assert abs(first["orientation_shift"]) == pytest.approx(
         abs(second["orientation_shift"]), rel=1e-3
@@ -61,8 +58,8 @@ def test_orientation_flips_a_method_that_points_the_other_way(fitted, model, tok
     assert all(torch.equal(before[key], -fitted.tensors()[key]) for key in learnt)
 
 
-def test_a_pairs_shared_tail_starts_after_the_persona(tokenizer, pairs):
-    data = pair_tensors(tokenizer, pairs[0], 2, torch.device("cpu"))
+def test_a_pairs_shared_tail_starts_after_the_persona(tokenizer, pairs, base):
+    data = pair_tensors(base, pairs[0], 2)
     for row, (positive, negative) in enumerate(
         zip(pairs[0].positive, pairs[0].negative, strict=True)
     ):
@@ -72,30 +69,23 @@ def test_a_pairs_shared_tail_starts_after_the_persona(tokenizer, pairs):
         assert ids[0][-count - 1] != ids[1][-count - 1]
 
 
-def test_the_base_pass_equals_single_rows(model, tokenizer, pairs):
-    layer, data = (
-        decoder_layers(model)[2],
-        pair_tensors(tokenizer, pairs[0], 2, torch.device("cpu")),
-    )
-    base = base_pass(model, layer, data, 2, 5, distribution=True)
+def test_the_base_pass_equals_single_rows(model, pairs, base):
+    layer, data = (decoder_layers(model)[2], pair_tensors(base, pairs[0], 2))
+    plain = base_pass(model, layer, data, 2, 5, distribution=True)
     with torch.no_grad():
-        alone = run(model, layer, data.batch([3]), 2)
+        alone = run_pairs(model, layer, data.batch([3]), 2)
     own = alone.nll[0, 0]
-    torch.testing.assert_close(base.states[3:4], alone.states[0], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(base.nll[3, :, -own.shape[-1] :], own, rtol=1e-4, atol=1e-4)
-    cut = base.batch([3], own.shape[-1])
+    torch.testing.assert_close(plain.states[3:4], alone.states[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(plain.nll[3, :, -own.shape[-1] :], own, rtol=1e-4, atol=1e-4)
+    cut = plain.batch([3], own.shape[-1])
     torch.testing.assert_close(cut.final.flatten(0, 1), alone.final, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("method", LEARNED)
-def test_both_signs_share_the_layers_below_the_adapter(method, model, tokenizer, pairs, context):
-    given = context(method)
-    given = replace(given, modules=given.modules.model_copy(update={"from_depth": 0.25}))
-    steering = METHODS[method].load().fit(model, tokenizer, *pairs, given, seed=0)
-    data, layers = (
-        pair_tensors(tokenizer, pairs[0], 2, torch.device("cpu")).batch([0, 1, 2]),
-        decoder_layers(model),
-    )
+def test_both_signs_share_the_layers_below_the_adapter(method, model, pairs, base, fit, study):
+    higher = study.modules.model_copy(update={"from_depth": 0.25})
+    steering = fit(method, study=replace(study, modules=higher))
+    data, layers = (pair_tensors(base, pairs[0], 2).batch([0, 1, 2]), decoder_layers(model))
     depth, counted = trunk_depth(model, steering.touched()), []
     assert depth
     layers[0].mlp.register_forward_hook(
@@ -104,25 +94,20 @@ def test_both_signs_share_the_layers_below_the_adapter(method, model, tokenizer,
     found = []
     for shared in (0, depth):
         with torch.no_grad(), steering.steer(model, torch.tensor([1.0, -1.0]).repeat_interleave(6)):
-            found.append(run(model, layers[3], data, 2, 2, depth=shared))
+            found.append(run_pairs(model, layers[3], data, 2, 2, depth=shared))
     for whole, once in zip(*found, strict=True):
         assert whole is once is None or torch.allclose(whole, once, rtol=1e-4, atol=1e-4)
     assert counted == [12, 6]
 
 
-def test_the_shift_and_the_entropy_are_the_textbooks(model, tokenizer, pairs, context):
-    layer, data = (
-        decoder_layers(model)[2],
-        pair_tensors(tokenizer, pairs[0], 2, torch.device("cpu")).batch([0, 1]),
-    )
-    base = base_pass(model, layer, data, 2, 5, distribution=True)
-    steering = (
-        METHODS["mean_diff"].load().fit(model, tokenizer, *pairs, context("mean_diff"), seed=0)
-    )
+def test_the_shift_and_the_entropy_are_the_textbooks(model, pairs, fit, base):
+    layer, data = (decoder_layers(model)[2], pair_tensors(base, pairs[0], 2).batch([0, 1]))
+    cached = base_pass(model, layer, data, 2, 5, distribution=True)
+    steering = fit("mean_diff")
     with torch.no_grad():
-        assert run(model, layer, data, 2, base=base.final).shift.abs().max() < 1e-5
+        assert run_pairs(model, layer, data, 2, base=cached.final).shift.abs().max() < 1e-5
         with steering.steer(model, 2.0):
-            found = run(model, layer, data, 2, base=base.final)
+            found = run_pairs(model, layer, data, 2, base=cached.final)
         ids = data.ids[1, 0][data.mask[1, 0].bool()][None]
         plain = model(input_ids=ids).logits[0, :-1].softmax(-1)
         with steering.steer(model, 2.0):
@@ -135,7 +120,7 @@ def test_the_shift_and_the_entropy_are_the_textbooks(model, tokenizer, pairs, co
         atol=1e-4,
     )
     torch.testing.assert_close(
-        base.entropy[1, 0, -count:],
+        cached.entropy[1, 0, -count:],
         torch.distributions.Categorical(plain).entropy()[-count:],
         rtol=1e-3,
         atol=1e-4,
@@ -144,12 +129,12 @@ def test_the_shift_and_the_entropy_are_the_textbooks(model, tokenizer, pairs, co
     assert found.shift.max() > 0.01
 
 
-def test_accumulated_micro_batches_are_one_batch(model, tokenizer, pairs, context, training):
-    def fit(**changes):
-        given = replace(context("innerpissa"), training=training.model_copy(update=changes))
-        return METHODS["innerpissa"].load().fit(model, tokenizer, *pairs, given, seed=0)
+def test_accumulated_micro_batches_are_one_batch(fit, study):
+    def trained(**changes):
+        training = study.training.model_copy(update=changes)
+        return fit("innerpissa", study=replace(study, training=training))
 
-    whole, parts = fit(batch_size=12), fit(batch_size=4, accumulate=3)
+    whole, parts = trained(batch_size=12), trained(batch_size=4, accumulate=3)
     assert parts.history["step"].max() == whole.history["step"].max() == 6
     losses = [
         each.history.filter(pl.col("split") == "train")["loss"].to_list() for each in (whole, parts)
@@ -160,7 +145,7 @@ def test_accumulated_micro_batches_are_one_batch(model, tokenizer, pairs, contex
 
 def test_averaged_gradients_of_equal_terms_are_the_batchs_gradient():
     from pipeline.steering.training.loop import accumulate
-    from pipeline.steering.training.pieces import Pieces
+    from pipeline.steering.training.objective import PartwiseObjective
 
     weight, rows = torch.nn.Parameter(torch.tensor(2.0)), torch.arange(1.0, 8.0)
 
@@ -177,17 +162,17 @@ def test_averaged_gradients_of_equal_terms_are_the_batchs_gradient():
             return {"square": outputs[0].square().mean()}
 
     split = SimpleNamespace(width=lambda part: 0)
-    found = accumulate(Pieces(Planted(), 3), split, list(range(7)), 3, 0.0)
+    found = accumulate(PartwiseObjective(Planted(), 3), split, list(range(7)), 3, 0.0)
     torch.testing.assert_close(weight.grad, (2 * weight * rows.square().mean()).detach())
     torch.testing.assert_close(found["square"], (weight * rows).square().mean().detach())
 
 
 @pytest.mark.parametrize("method", LEARNED)
-def test_a_change_of_rounding_size_stays_small(method, model, tokenizer, pairs, context):
+def test_a_change_of_rounding_size_stays_small(method, fit):
     """A step without a gradient would let Adam blow up rounding to a full step, and another machine find another adapter."""
 
-    def fit(noise: float) -> torch.Tensor:
-        given, changed = context(method), METHODS[method].load()
+    def trained(noise: float) -> torch.Tensor:
+        changed = METHODS[method].load()
         build = changed.build
 
         def build_beside(*arguments):
@@ -199,16 +184,14 @@ def test_a_change_of_rounding_size_stays_small(method, model, tokenizer, pairs, 
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(changed, "build", build_beside)
-            fitted = changed.fit(model, tokenizer, *pairs, given, seed=0)
+            fitted = fit(method)
         return torch.cat([parameter.detach().flatten() for parameter in fitted.parameters()])
 
-    plain, noisy = fit(0.0), fit(1e-6)
+    plain, noisy = trained(0.0), trained(1e-6)
     assert 0 < (noisy - plain).norm() / plain.norm() < 1e-3
 
 
-def test_the_ramp_counts_optimiser_steps_and_checkpoints_are_compared_at_full_weight(
-    model, tokenizer, pairs, context, training
-):
+def test_the_ramp_counts_optimiser_steps_and_checkpoints_are_compared_at_full_weight(training, fit):
     from pipeline.steering.training.antiparallel import AntiParallelLoss
 
     seen, plain = [], AntiParallelLoss.__call__
@@ -219,7 +202,7 @@ def test_the_ramp_counts_optimiser_steps_and_checkpoints_are_compared_at_full_we
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AntiParallelLoss, "__call__", watch)
-        METHODS["antipasto"].load().fit(model, tokenizer, *pairs, context("antipasto"), seed=0)
+        fit("antipasto")
     assert [progress for trained, progress in seen if trained] == pytest.approx(
         [step / 9 for step in range(1, 10)]
     )
@@ -231,13 +214,9 @@ def test_the_ramp_counts_optimiser_steps_and_checkpoints_are_compared_at_full_we
     {"rotate": "none", "scaling": "additive", "dimensions": "random"}, {"scaling": "none", "dimensions": "data_aware", "block_size": 2},
 ])  # fmt: skip
 @pytest.mark.parametrize("name", ["innerpissa", "antipasto"])
-def test_every_option_of_the_svd_adapter_trains(name, changes, model, tokenizer, pairs, context):
+def test_every_option_of_the_svd_adapter_trains(name, changes, fit):
     large = {"rotation_init_std": 0.04, "scale_init_std": 0.04, "lr": 2e-2}
-    fitted = (
-        METHODS[name]
-        .load()
-        .fit(model, tokenizer, *pairs, context(name, **large, **changes), seed=0)
-    )
+    fitted = fit(name, **large, **changes)
     held = fitted.history.filter(pl.col("split") == "calibration")
     assert fitted.summary["calibration_loss"] < held["loss"][0]
 
@@ -246,13 +225,9 @@ def test_every_option_of_the_svd_adapter_trains(name, changes, model, tokenizer,
     {"form": "tanh_symmetric", "separation": "difference"}, {"form": "logsigmoid_weak", "direction": "adapter"},
     {"direction": "pca", "directions": 2}, {"direction": "top_s", "directions": 8}, {"form": "softplus_ratio"},
 ])  # fmt: skip
-def test_every_option_of_the_contrastive_loss_trains(changes, model, tokenizer, pairs, context):
-    loss = context("innerpissa").section.loss.model_copy(update=changes)
-    fitted = (
-        METHODS["innerpissa"]
-        .load()
-        .fit(model, tokenizer, *pairs, context("innerpissa", loss=loss, lr=2e-2), seed=0)
-    )
+def test_every_option_of_the_contrastive_loss_trains(changes, fit, sections):
+    loss = sections["innerpissa"].loss.model_copy(update=changes)
+    fitted = fit("innerpissa", loss=loss, lr=2e-2)
     assert (
         fitted.summary["calibration_loss"]
         < fitted.history.filter(pl.col("split") == "calibration")["loss"][0]
@@ -263,10 +238,9 @@ def test_every_option_of_the_contrastive_loss_trains(changes, model, tokenizer, 
     {"projection": "symlog"}, {"subspace": ["task"], "subspace_rank": None, "centred": True},
     {"subspace": ["task", "write", "not_read"], "coherence_weight": 0.0}, {"subspace": ["change", "not_logits"], "ordering_weight": 0.0},
 ])  # fmt: skip
-def test_every_option_of_the_anti_parallel_loss_trains(changes, model, tokenizer, pairs, context):
-    loss = context("antipasto").section.loss.model_copy(update=changes)
-    given = context("antipasto", loss=loss, lr=2e-2, rotation_init_std=0.04)
-    fitted = METHODS["antipasto"].load().fit(model, tokenizer, *pairs, given, seed=0)
+def test_every_option_of_the_anti_parallel_loss_trains(changes, fit, sections):
+    loss = sections["antipasto"].loss.model_copy(update=changes)
+    fitted = fit("antipasto", loss=loss, lr=2e-2, rotation_init_std=0.04)
     assert (
         fitted.summary["calibration_loss"]
         < fitted.history.filter(pl.col("split") == "calibration")["loss"][0]
@@ -281,10 +255,10 @@ def test_evenly_spaced_modules(model):
         select(model, params.model_copy(update={"n_modules": 9}))
 
 
-def test_the_nll_is_the_models_own(model, tokenizer, pairs):
-    data = pair_tensors(tokenizer, pairs[0], 2, torch.device("cpu")).batch([0])
+def test_the_nll_is_the_models_own(model, pairs, base):
+    data = pair_tensors(base, pairs[0], 2).batch([0])
     with torch.no_grad():
-        nll = run(model, decoder_layers(model)[2], data, 2).nll
+        nll = run_pairs(model, decoder_layers(model)[2], data, 2).nll
         ids = data.ids[0, :1][:, data.mask[0, 0].bool()]
         log_p = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
     expected = -log_p.gather(-1, ids[0, 1:, None])[:, 0]
@@ -292,14 +266,10 @@ def test_the_nll_is_the_models_own(model, tokenizer, pairs):
     torch.testing.assert_close(nll[0, 0, 0, -count:], expected[-count:], rtol=1e-4, atol=1e-4)
 
 
-def test_a_loss_layer_inside_the_adapted_layers_is_refused(
-    model, tokenizer, pairs, context, training
-):
-    early = replace(
-        context("innerpissa"), training=training.model_copy(update={"loss_depth": 0.25})
-    )
+def test_a_loss_layer_inside_the_adapted_layers_is_refused(training, fit, study):
+    early = study.training.model_copy(update={"loss_depth": 0.25})
     with pytest.raises(InputError, match="not after the last adapted layer"):
-        METHODS["innerpissa"].load().fit(model, tokenizer, *pairs, early, seed=0)
+        fit("innerpissa", study=replace(study, training=early))
 
 
 def test_a_rank_above_the_cache_is_refused(svd_folder):

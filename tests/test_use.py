@@ -12,9 +12,10 @@ from huggingface_hub import errors
 from transformers import AutoModelForCausalLM
 
 from pipeline import answers, load_adapter, load_base, steer
+from pipeline.lm.base import Base
 from pipeline.lm.prompts import pad_left, tokenize
 from pipeline.steering import METHODS
-from pipeline.steering.base import save_steering
+from pipeline.steering.saved import save_steering
 from pipeline.support.errors import InputError
 from tests.conftest import ROOT, make_tiny
 
@@ -24,25 +25,14 @@ NAMES = ("innerpissa", "mean_diff", "prompting")
 
 
 @pytest.fixture(scope="module")
-def saved(
-    tmp_path_factory, manifest, tokenizer, pairs, sections, behaviour, modules, training, svd_folder
-):
+def saved(tmp_path_factory, manifest, tokenizer, pairs, sections, study):
     """Fit one adapter of each kind on the tiny model and save it: a trained one, an added direction, a rewriting one."""
     from pipeline.lm.load import load_model
-    from pipeline.steering.base import Context
 
-    base, root = load_model(manifest, "float32", CPU), tmp_path_factory.mktemp("adapters")
+    base = Base(manifest, load_model(manifest, "float32", CPU), tokenizer)
+    root = tmp_path_factory.mktemp("adapters")
     for name in NAMES:
-        context = Context(
-            sections[name],
-            behaviour.sentences(),
-            None,
-            rank=16,
-            modules=modules,
-            training=training,
-            svd=svd_folder,
-        )
-        fitted = METHODS[name].load().fit(base, tokenizer, *pairs, context, seed=0)
+        fitted = METHODS[name].load().fit(base, pairs, sections[name], study, seed=0)
         about = {"model": "tiny", "source": "some/tiny", "revision": "0123456789abcdef"}
         save_steering(
             root / name, name, fitted, about | {"weights_sha256": manifest["weights_sha256"]}

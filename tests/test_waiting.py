@@ -9,9 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import pipeline
 from pipeline.lm import forward
-from pipeline.steering import LEARNED
 from pipeline.steering.training import contrastive as losses
-from pipeline.steering.training.pieces import Pieces
+from pipeline.steering.training.objective import PartwiseObjective
+from tests.conftest import LEARNED
 from tests.test_distributed import make_objective
 
 PIPELINE = Path(pipeline.__file__).parent
@@ -57,25 +57,25 @@ class Questions(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def step(method, model, tokenizer, pairs, given) -> list[tuple[str, str]]:
+def step(section, base, pairs, study) -> list[tuple[str, str]]:
     """Return what one training step asks."""
-    objective, split = make_objective(method, model, tokenizer, pairs, given)
-    pieces = Pieces(objective, 8)
-    optimizer = torch.optim.AdamW(pieces.parameters)
+    objective, split = make_objective(section, base, pairs, study)
+    partwise = PartwiseObjective(objective, 8)
+    optimizer = torch.optim.AdamW(partwise.parameters)
     with Questions() as questions, torch.enable_grad():
-        pieces.terms(split, list(range(8)), 0.5)
-        torch.nn.utils.clip_grad_norm_(pieces.parameters, 1.0)
+        partwise.terms(split, list(range(8)), 0.5)
+        torch.nn.utils.clip_grad_norm_(partwise.parameters, 1.0)
         optimizer.step()
-    assert all(parameter.grad is not None for parameter in pieces.parameters)
+    assert all(parameter.grad is not None for parameter in partwise.parameters)
     return questions.found
 
 
 @pytest.mark.parametrize("method", LEARNED)
-def test_a_training_step_asks_nothing(method, model, tokenizer, pairs, context):
-    assert step(method, model, tokenizer, pairs, context(method)) == []
+def test_a_training_step_asks_nothing(method, base, pairs, sections, study):
+    assert step(sections[method], base, pairs, study) == []
 
 
-def test_a_question_is_noticed(model, tokenizer, pairs, context, monkeypatch):
+def test_a_question_is_noticed(base, pairs, sections, study, monkeypatch):
     plain = forward.before
     monkeypatch.setattr(
         forward,
@@ -85,7 +85,7 @@ def test_a_question_is_noticed(model, tokenizer, pairs, context, monkeypatch):
     monkeypatch.setattr(
         losses, "ordering", lambda observed, margin: observed.nll.sum() * observed.nll.max().item()
     )
-    found = step("innerpissa", model, tokenizer, pairs, context("innerpissa"))
+    found = step(sections["innerpissa"], base, pairs, study)
     assert {("forward.py", "aten.index"), ("contrastive.py", "aten._local_scalar_dense")} <= set(
         found
     )

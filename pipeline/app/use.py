@@ -17,7 +17,8 @@ from transformers import AutoConfig, PreTrainedModel
 from pipeline.lm.base import Base
 from pipeline.lm.load import describe, load_model, load_tokenizer
 from pipeline.lm.sources import locate, weights_hash
-from pipeline.steering.base import Attachable, Coefficient, Steering, check_fits, load_steering
+from pipeline.steering.base import Attachable, Coefficient, Steering
+from pipeline.steering.saved import check_fits, load_steering
 from pipeline.study.sections import ModelParams, Quantisation
 from pipeline.support.errors import InputError
 

@@ -19,9 +19,10 @@ from pipeline.lm.layers import select
 from pipeline.lm.quantisation import memory, weight_of
 from pipeline.reference.items import held_out_items
 from pipeline.scoring.score import score
-from pipeline.steering import METHODS
-from pipeline.steering.base import Attachable, Context, Pairs
+from pipeline.steering.base import Attachable, PairSplits
+from pipeline.steering.methods.innerpissa import InnerPissa
 from pipeline.steering.svd import write_cache
+from pipeline.steering.training.adapter import TrainingStudy
 from pipeline.steering.untouched import Untouched
 from pipeline.study.behaviours import load_behaviour
 from pipeline.study.pairs import build_pairs, load_suffixes, renderer
@@ -93,26 +94,19 @@ def fit(kind: str) -> Form:
     frame = build_pairs(
         BEHAVIOUR, load_suffixes(SUFFIXES, "reference"), PAIRS, renderer(base.tokenizer, {})
     )
-    train, calibration = Pairs.of(frame, "train"), Pairs.of(frame, "calibration")
+    pairs = PairSplits.of(frame)
     with tempfile.TemporaryDirectory() as folder:
         svd = Path(folder) / "svd"
         write_cache(svd, targets, None, base.fingerprint)
-        context = Context(
-            PARAMS.steering["innerpissa"],
-            rank=PARAMS.rank,
-            modules=PARAMS.modules,
-            training=TRAINING,
-            svd=svd,
-        )
-        method = METHODS["innerpissa"].load()
-        adapter = method.fit(base.model, base.tokenizer, train, calibration, context, seed=0)
+        study = TrainingStudy(modules=PARAMS.modules, svd=svd, rank=PARAMS.rank, training=TRAINING)
+        adapter = InnerPissa.fit(base, pairs, PARAMS.steering["innerpissa"], study, seed=0)
     return Form(
         base,
         adapter,
         adapter.summary["adapter_mib"],
         [weight_of(target.module) for target in targets],
         log_odds(base, Untouched(), [0.0]),
-        calibration.neutral,
+        pairs.calibration.neutral,
     )
 
 

@@ -12,13 +12,12 @@ from pipeline.lm.layers import select
 from pipeline.lm.load import choose_device
 from pipeline.reference.items import held_out_items
 from pipeline.steering.base import Pairs
-from pipeline.steering.methods.innerpissa import InnerPissa
-from pipeline.steering.methods.svd_adapter import SHAPE, SvdModule
+from pipeline.steering.methods.innerpissa import InnerPissa, SvdModule
 from pipeline.steering.svd import decompose
 from pipeline.study.behaviours import load_behaviour
 from pipeline.study.pairs import build_pairs, load_suffixes, renderer
 from pipeline.study.params import Params, load_params
-from pipeline.study.sections import PairsParams, SvdAdapterParams
+from pipeline.study.sections import PairsParams
 from pipeline.support.paths import SUFFIXES, behaviour_file
 
 HEAD = 128  # dimensions per attention head of a random model
@@ -62,8 +61,7 @@ def untrained(model: PreTrainedModel, params: Params) -> InnerPissa:
     It has the study's modules and rank, or full rank where a matrix has less.
     """
     section = params.steering["innerpissa"]
-    assert isinstance(section, SvdAdapterParams)
-    shape = section.model_dump(include=set(SHAPE))
+    shape = section.model_dump(include=set(InnerPissa.shape_fields))
     generator = torch.Generator().manual_seed(0)
     modules = {}
     for target in select(model, params.modules):

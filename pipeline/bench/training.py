@@ -17,16 +17,14 @@ from pipeline.bench.subject import Subject
 from pipeline.lm.forward import token_nll
 from pipeline.lm.layers import decoder_layers, depth_to_layer
 from pipeline.lm.trunk import trunk_depth
-from pipeline.steering.training.contrast import base_pass, pair_tensors, run
-from pipeline.steering.training.contrastive import make_loss
-from pipeline.steering.training.observed import Observed
-from pipeline.steering.training.optimise import reference
+from pipeline.steering.pair_batches import base_pass, pair_tensors, run_pairs
+from pipeline.steering.training.loop import reference
+from pipeline.steering.training.losses import Observed
 
 
 class Ours:
     def __init__(self, subject: Subject):
         params = subject.params
-        tokenizer = subject.base.tokenizer
         self.model = subject.base.model
         self.size = params.training.batch_size
         self.last = params.training.last_tokens
@@ -36,8 +34,8 @@ class Ours:
         layers = decoder_layers(self.model)
         index = min(depth_to_layer(self.model, params.training.loss_depth), len(layers) - 1)
         self.layer = layers[index]
-        self.data = pair_tensors(tokenizer, subject.pairs, self.last, self.model.device)
-        self.loss = make_loss(params.steering["innerpissa"].loss, self.adapter.outputs())
+        self.data = pair_tensors(subject.base, subject.pairs, self.last)
+        self.loss = params.steering["innerpissa"].loss.build(self.adapter.outputs())
         self.base = base_pass(
             self.model,
             self.layer,
@@ -46,7 +44,7 @@ class Ours:
             2 * self.size,
             self.loss.reads_distribution,
         )
-        self.loss.prepare(reference(self.model, tokenizer, subject.pairs, index, self.base.states))
+        self.loss.prepare(reference(subject.base, subject.pairs, index, self.base.states))
         self.optimizer = torch.optim.AdamW(self.adapter.parameters(), lr=1e-6)
         self.depth = trunk_depth(self.model, self.adapter.touched())
         self.rows = list(range(min(self.size, len(self.data.lengths))))
@@ -58,7 +56,9 @@ class Ours:
             with self.adapter.steer(
                 self.model, torch.tensor([1.0, -1.0]).repeat_interleave(2 * len(self.rows))
             ):
-                found = run(self.model, self.layer, batch, self.last, 2, base.final, self.depth)
+                found = run_pairs(
+                    self.model, self.layer, batch, self.last, 2, base.final, self.depth
+                )
             seen = Observed(
                 found.states,
                 found.nll,

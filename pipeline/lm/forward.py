@@ -1,16 +1,20 @@
 """Forward passes that compute only the logits somebody reads."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from pipeline.support.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CHUNK = 4096  # tokens whose logits exist at once,
 LOGITS = 1 << 26  # unless they are more than this many: 256 MiB in float32

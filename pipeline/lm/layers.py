@@ -1,13 +1,19 @@
 """Find a decoder's layers and its linear modules by shape and name."""
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from pipeline.study.sections import ModulesParams
 from pipeline.support.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ROLES = ("residual-writers", "residual-readers", "residual-all")
 WRITERS = ("o_proj", "down_proj", "out_proj", "dense", "fc2", "c_proj", "dense_4h_to_h")
@@ -213,3 +219,11 @@ def evenly(targets: list[Target], count: int | None) -> list[Target]:
             "or null for all"
         )
     return [targets[index * len(targets) // count] for index in range(count)]
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device that a module computes on; each module of a spread model has its own."""
+    place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    if place is None:
+        return next(module.parameters()).device
+    return torch.empty(0, device=place).device

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -227,11 +226,3 @@ def load_model(manifest: dict[str, Any], dtype: str, device: torch.device | str)
     model = model.eval().requires_grad_(False)
     check_model(model)
     return model
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """Return the device that a module computes on; each module of a spread model has its own."""
-    place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
-    if place is None:
-        return next(module.parameters()).device
-    return torch.empty(0, device=place).device

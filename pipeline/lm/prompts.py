@@ -1,13 +1,17 @@
 """Chat texts and answer tokens."""
 
+from __future__ import annotations
+
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from pipeline.support.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, str]
 THINK = {"enable_thinking": True}  # Qwen3's variable; templates ignore what they do not know

@@ -7,13 +7,18 @@
 Embeddings and the head stay as they are. Packed weights are read and never written.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import BitsAndBytesConfig, PreTrainedModel
+
+if TYPE_CHECKING:
+    from transformers import BitsAndBytesConfig, PreTrainedModel
 
 # They speak at every product (8 bit casts to float16) and every start (a kernel to download).
 NOISY = ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.ops")
@@ -23,9 +28,11 @@ def quantization_config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig | N
     """Return what `from_pretrained` takes for none, 8bit or 4bit."""
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
+    if kind == "none":
+        return None
+    from transformers import BitsAndBytesConfig
+
     match kind:
-        case "none":
-            return None
         case "8bit":
             return BitsAndBytesConfig(load_in_8bit=True)
         case "4bit":

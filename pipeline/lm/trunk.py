@@ -1,14 +1,19 @@
 """The layers below the first one that a method touches: run once per text for all coefficients."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from pipeline.lm.forward import layer_output, skipping
 from pipeline.lm.layers import decoder_layers, layers_prefix
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Output = Tensor | tuple
 

@@ -20,11 +20,11 @@ from pipeline.report.columns import (
 )
 from pipeline.report.figures.words import short_labels
 from pipeline.report.results import Results
-from pipeline.study.sections import LearnedParams, LoraParams
 from pipeline.support.formats import NONE, coefficient
 from pipeline.support.schemas import RAW
 
 Columns = dict[str, Cell]
+OTHER_BASIS = ("lora", "dora")
 
 
 def error(value: float | None) -> str:
@@ -106,13 +106,13 @@ def whole_methods(methods: list[str], sections: dict[str, Any]) -> dict[str, str
     A variant belongs to the method that it names; LoRA and DoRA, which leave the SVD basis out, to
     the one with their loss.
     """
-    in_svd_basis = {m: s for m in methods if not isinstance(s := sections[m], LoraParams)}
+    in_svd_basis = {m: s for m in methods if (s := sections[m]).method not in OTHER_BASIS}
     whole = [method for method, section in in_svd_basis.items() if section.method == method]
 
-    def whole_of(method: str, section: LearnedParams) -> str | None:
+    def whole_of(method: str, section: Any) -> str | None:
         if method in in_svd_basis:
             return section.method if section.method in whole else None
-        return next((m for m in whole if type(sections[m].loss) is type(section.loss)), None)
+        return next((m for m in whole if sections[m].loss.of == section.loss.of), None)
 
     return {m: root for m in methods if (root := whole_of(m, sections[m]))}
 

@@ -11,7 +11,8 @@ import polars as pl
 from pipeline.lm.base import Base
 from pipeline.lm.load import load_model, load_tokenizer
 from pipeline.steering import METHODS
-from pipeline.steering.base import Steering, save_steering
+from pipeline.steering.base import Steering
+from pipeline.steering.saved import save_steering
 from pipeline.study.params import Params
 from pipeline.study.tracking import Run
 from pipeline.support import schemas
@@ -84,25 +85,11 @@ def read_section(method: str, learned: bool) -> Any:
 
 
 def save_fit(
-    folder: Path,
-    steering: Steering,
-    section: Any,
-    base: Base,
-    behaviour: str,
-    seed: int,
-    dose: dict | None,
+    folder: Path, steering: Steering, method: str, base: Base, about: dict[str, Any]
 ) -> None:
-    """Save a fitted method with its calibrated dose (none where the coefficient has no size)."""
-    about = {
-        key: base.manifest[key]
-        for key in ("model", "source", "revision", "quantisation", "weights_sha256")
-    }
-    save_steering(
-        folder,
-        section.method,
-        steering,
-        {"behaviour": behaviour, "seed": seed, "dose": dose} | about,
-    )
+    """Save a fitted method with its base and its dose, None where the coefficient has no size."""
+    known = ("model", "source", "revision", "quantisation", "weights_sha256")
+    save_steering(folder, method, steering, about | {key: base.manifest[key] for key in known})
 
 
 def log_fit(steering: Steering, run: Run, folder: Path, dose: dict | None) -> None:

@@ -16,8 +16,9 @@ from pipeline.scoring.score import score
 from pipeline.stages.base import read_base, read_section
 from pipeline.stages.stage import stage
 from pipeline.stages.train import fit, keep
-from pipeline.steering.base import Pairs, Steering
+from pipeline.steering.base import PairSplits
 from pipeline.steering.compose import Composed
+from pipeline.steering.training.adapter import Adapter
 from pipeline.study.behaviours import Behaviour, load_behaviour
 from pipeline.study.pairs import build_pairs, load_suffixes, renderer
 from pipeline.study.params import Params
@@ -28,16 +29,16 @@ COEFFICIENTS = (-1.0, 0.0, 1.0)
 COLUMNS = {"target": pl.String, "first": pl.Float64, "second": pl.Float64}
 
 
-def pairs_of(behaviour: Behaviour, tokenizer, params: Params) -> tuple[Pairs, Pairs]:
+def pairs_of(behaviour: Behaviour, tokenizer, params: Params) -> PairSplits:
     options = params.models[params.model].template_options
     frame = build_pairs(
         behaviour, load_suffixes(SUFFIXES, params.model), params.pairs, renderer(tokenizer, options)
     )
-    return Pairs.of(frame, "train"), Pairs.of(frame, "calibration")
+    return PairSplits.of(frame)
 
 
 def score_grid(
-    base: Base, adapters: list[Steering], items: pl.DataFrame, params: Params
+    base: Base, adapters: list[Adapter], items: pl.DataFrame, params: Params
 ) -> pl.DataFrame:
     """Score items at every combination of the two coefficients."""
     parts: list[dict[str, Any]] = []
@@ -63,18 +64,11 @@ def main() -> None:
                 run.usage.watch(base.model)
                 adapters = []
                 for name, one in behaviours.items():
-                    split = pairs_of(one, base.tokenizer, params)
-                    adapters.append(fit(base, split, section, params, wanted.seed))
-                    keep(
-                        adapters[-1],
-                        base,
-                        split[1],
-                        section,
-                        params,
-                        name,
-                        wanted.seed,
-                        folder / name,
-                    )
+                    pairs = pairs_of(one, base.tokenizer, params)
+                    adapter = fit(base, pairs, section, params, wanted.seed)
+                    about = {"behaviour": name, "seed": wanted.seed}
+                    keep(adapter, base, pairs.calibration, section, params, about, folder / name)
+                    adapters.append(adapter)
                 for name, one in behaviours.items():
                     items = build_items(params.evalsets.reference, name)
                     scores = score_grid(base, adapters, items, params)

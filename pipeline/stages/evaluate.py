@@ -18,7 +18,8 @@ from pipeline.scoring.reasoning import LIMIT, reason
 from pipeline.scoring.score import score
 from pipeline.stages.base import read_base, read_controls, read_items
 from pipeline.stages.stage import scratch, stage
-from pipeline.steering.base import Attachable, Steering, adapter_hash, check_fits, load_steering
+from pipeline.steering.base import Attachable, Steering
+from pipeline.steering.saved import adapter_hash, check_fits, load_steering
 from pipeline.steering.untouched import Untouched
 from pipeline.study.params import Params
 from pipeline.study.tracking import Run

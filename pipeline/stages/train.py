@@ -1,6 +1,4 @@
-"""train: one learned method and seed -> models/adapters/<method>/seed<n>/, with its dose and its
-certificate.
-"""
+"""train: one learned method and seed -> models/adapters/<method>/seed<n>/, dose and certificate."""
 
 from pathlib import Path
 from typing import Any
@@ -10,9 +8,11 @@ from pipeline.lm.base import Base
 from pipeline.stages.base import log_fit, read_base, read_pairs, read_section, save_fit
 from pipeline.stages.stage import scratch, stage
 from pipeline.steering import METHODS
-from pipeline.steering.base import Context, Pairs, load_steering
+from pipeline.steering.base import Pairs, PairSplits
 from pipeline.steering.certificate import certificate, check
 from pipeline.steering.dose import calibrate, cost_function
+from pipeline.steering.saved import load_steering
+from pipeline.steering.training.adapter import Adapter, LearnedParams, TrainingStudy
 from pipeline.study.params import Params
 from pipeline.support.files import new_folder, write_json
 from pipeline.support.paths import SVD, adapter_folder
@@ -22,61 +22,49 @@ from pipeline.support.scratch import Scratch
 def main(method: str, seed: int) -> None:
     cell: dict[str, str | int] = {"method": method, "seed": seed}
     with stage("train", **cell) as (params, run), scratch("train", **cell) as kept:
-        base, frame, folder = read_base(params), read_pairs(), adapter_folder(method, seed)
+        base, pairs = read_base(params), PairSplits.of(read_pairs())
+        section, folder = read_section(method, learned=True), adapter_folder(method, seed)
         run.usage.watch(base.model)
-        split, section = (
-            (Pairs.of(frame, "train"), Pairs.of(frame, "calibration")),
-            read_section(method, learned=True),
-        )
-        steering = fit(base, split, section, params, seed, kept)
+        adapter = fit(base, pairs, section, params, seed, kept)
         if processes.is_main():
-            dose = keep(steering, base, split[1], section, params, params.behaviour, seed, folder)
-            log_fit(steering, run, folder, dose)
+            about = {"behaviour": params.behaviour, "seed": seed}
+            dose = keep(adapter, base, pairs.calibration, section, params, about, folder)
+            log_fit(adapter, run, folder, dose)
 
 
 def fit(
     base: Base,
-    split: tuple[Pairs, Pairs],
-    section: Any,
+    pairs: PairSplits,
+    section: LearnedParams,
     params: Params,
     seed: int,
     kept: Scratch | None = None,
-) -> Any:
-    context = Context(
-        section=section,
-        rank=params.rank,
-        modules=params.modules,
-        training=params.training,
-        svd=SVD,
-        scratch=kept,
+) -> Adapter:
+    study = TrainingStudy(
+        modules=params.modules, svd=SVD, rank=params.rank, training=params.training, scratch=kept
     )
-    return METHODS[section.method].load().fit(base.model, base.tokenizer, *split, context, seed)
+    return METHODS[section.method].load().fit(base, pairs, section, study, seed)
 
 
 def keep(
-    steering: Any,
+    adapter: Adapter,
     base: Base,
     calibration: Pairs,
-    section: Any,
+    section: LearnedParams,
     params: Params,
-    behaviour: str,
-    seed: int,
+    about: dict[str, Any],
     folder: Path,
 ) -> dict:
-    """Find the dose, save, and certify what was saved; the folder exists only if all went well.
-    Returns the dose.
+    """Find the dose, save, and certify what was saved; return the dose.
+
+    The folder exists only if all went well.
     """
-    model, tokenizer = base.model, base.tokenizer
-    dose = calibrate(
-        cost_function(model, tokenizer, steering, calibration, params.dose.measure), params.dose
-    )
+    cost = cost_function(base, adapter, calibration, params.dose.measure)
+    dose = calibrate(cost, params.dose)
     with new_folder(folder) as new:
-        save_fit(new, steering, section, base, behaviour, seed, dose)
-        loaded = load_steering(new, base.manifest["weights_sha256"], model.device)
-        found = certificate(model, tokenizer, steering, loaded, calibration.neutral[:4])
-        write_json(new / "certificate.json", found)
-        check(
-            found,
-            section.max_angle if getattr(section, "angle_bound", None) == "spectral" else None,
-        )
+        save_fit(new, adapter, section.method, base, {**about, "dose": dose})
+        loaded = load_steering(new, base.manifest["weights_sha256"], base.model.device)
+        figures = certificate(base, adapter, loaded, calibration.neutral[:4])
+        write_json(new / "certificate.json", figures)
+        check(figures, adapter.promised_angle)
     return dose

@@ -1,53 +1,46 @@
-"""The registry of steering methods. It names their code without importing it, so that it costs
-nothing to read.
+"""The registry of steering methods, one line each; it names their classes without importing them.
+
+A method is one file of `methods/`: formula and source, its section of params.yaml, its code, its
+label and look in the report, and its exact change of weights. To add one, write that file, a line
+here and a section under `steering` in params.yaml.
 """
 
 from dataclasses import dataclass
 from importlib import import_module
-
-from pipeline.study.sections import (
-    BaselineParams,
-    DirectionParams,
-    GradientParams,
-    LearnedParams,
-    LoraParams,
-    PcaParams,
-    PromptingParams,
-    RandomParams,
-    SSpaceParams,
-    SvdAdapterParams,
-)
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Method:
-    """Where a method's class is, the type of its params section, and whether it is trained (and so
-    has seeds).
-    """
+    """Where the class of a method is: a file of `methods/` and a name in it."""
 
     code: str
-    section: type[LearnedParams] | type[BaselineParams]
 
-    @property
-    def learned(self) -> bool:
-        return issubclass(self.section, LearnedParams)
-
-    def load(self):
+    def load(self) -> Any:
+        """Return the class, a `Steering`."""
         module, name = self.code.split(":")
         return getattr(import_module(f"pipeline.steering.methods.{module}"), name)
 
+    @property
+    def section(self) -> Any:
+        """The type of its section."""
+        return self.load().section
+
+    @property
+    def learned(self) -> bool:
+        """Whether it is trained, and so has seeds."""
+        return self.load().learned
+
 
 METHODS = {
-    "innerpissa": Method("innerpissa:InnerPissa", SvdAdapterParams),
-    "antipasto": Method("antipasto:AntiPasto", SvdAdapterParams),
-    "lora": Method("lora:Lora", LoraParams),
-    "dora": Method("dora:Dora", LoraParams),
-    "prompting": Method("prompting:Prompting", PromptingParams),
-    "mean_diff": Method("mean_diff:MeanDiff", DirectionParams),
-    "pca": Method("pca:Pca", PcaParams),
-    "s_space": Method("s_space:SSpace", SSpaceParams),
-    "gradient": Method("gradient:Gradient", GradientParams),
-    "random": Method("random:RandomDirection", RandomParams),
+    "innerpissa": Method("innerpissa:InnerPissa"),
+    "antipasto": Method("antipasto:AntiPasto"),
+    "lora": Method("lora:Lora"),
+    "dora": Method("dora:Dora"),
+    "prompting": Method("prompting:Prompting"),
+    "mean_diff": Method("mean_diff:MeanDiff"),
+    "pca": Method("pca:Pca"),
+    "s_space": Method("s_space:SSpace"),
+    "gradient": Method("gradient:Gradient"),
+    "random": Method("random:RandomDirection"),
 }
-LEARNED = tuple(name for name, method in METHODS.items() if method.learned)
-BASELINES = tuple(name for name, method in METHODS.items() if not method.learned)

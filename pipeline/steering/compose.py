@@ -11,9 +11,7 @@ from pipeline.steering.base import Attachable, Coefficient, Hooked, Hooks
 
 @dataclass(frozen=True)
 class Composed(Hooked):
-    """Fitted methods with a weight each: at coefficient c (one, or one per row) each is attached at
-    c times its weight.
-    """
+    """Fitted methods with a weight each: at c each is attached at c times its weight."""
 
     parts: list[tuple[Attachable, float]]
 

@@ -1,39 +1,42 @@
-"""Singular value decompositions of target modules, cached on disk independently of any method's
-rank.
-"""
+"""Singular value decompositions of target modules, cached on disk for any method and rank."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel
 
+from pipeline.lm.base import Base
 from pipeline.lm.layers import Target, linear_modules, refuse_others, role
 from pipeline.lm.quantisation import weight_of
 from pipeline.support.errors import InputError
 from pipeline.support.files import new_folder
+from pipeline.support.section import Section
+
+
+class SvdParams(Section):
+    max_rank: int | None = Field(ge=2)
+    """Keep only this many singular triples per matrix; null keeps them all."""
 
 
 class Factors(NamedTuple):
     """W ~ U diag(S) V^T for a weight W [o, i]: float32, singular values in falling order."""
 
-    U: Tensor
-    """[o, r]"""
-    S: Tensor
-    """[r]"""
-    V: Tensor
-    """[i, r]"""
+    U: Float[Tensor, "o r"]
+    S: Float[Tensor, " r"]
+    V: Float[Tensor, "i r"]
 
     def take(self, chosen: Tensor) -> "Factors":
         """Return the chosen triples."""
         return Factors(self.U[:, chosen], self.S[chosen], self.V[:, chosen])
 
 
-def decompose(weight: Tensor, max_rank: int | None) -> Factors:
-    """Return the exact SVD of a weight [o, i], cut to `max_rank`.
+def decompose(weight: Float[Tensor, "o i"], max_rank: int | None) -> Factors:
+    """Return the exact SVD of a weight, cut to `max_rank`.
 
     A singular pair is unique only up to sign, and devices differ in it; here each V column's
     largest entry is positive.
@@ -44,16 +47,18 @@ def decompose(weight: Tensor, max_rank: int | None) -> Factors:
     return Factors((U * sign).contiguous(), S.contiguous(), (V * sign).contiguous())
 
 
-def writers_basis(model: PreTrainedModel, layer: int) -> Tensor:
-    """Return the left singular vectors [d, d] of all modules that write to the residual stream in a
-    layer, largest first.
+def writers_basis(base: Base, layer: int) -> Float[Tensor, "d d"]:
+    """Return the left singular vectors of all that writes to the residual stream in a layer.
+
+    The largest come first.
     """
+    model = base.model
     width = model.config.get_text_config().hidden_size
     refuse_others(model, [layer], "direction top_s")
     writers = [
-        t.module
-        for t in linear_modules(model)
-        if t.layer == layer and role(t, width) == "residual-writers"
+        target.module
+        for target in linear_modules(model)
+        if target.layer == layer and role(target, width) == "residual-writers"
     ]
     gram = torch.stack([weight @ weight.T for weight in map(weight_of, writers)]).sum(0)
     return torch.linalg.eigh(gram).eigenvectors.flip(-1).to(model.device)
@@ -61,17 +66,18 @@ def writers_basis(model: PreTrainedModel, layer: int) -> Tensor:
 
 def write_cache(
     folder: Path, targets: list[Target], max_rank: int | None, weights_sha256: str
-) -> dict[str, float]:
-    """Decompose every target, one after another, into one file each; return the largest relative
-    error of the cut.
-    """
+) -> dict[str, int | float]:
+    """Decompose every target into a file of its own; return the largest relative error."""
     worst = 0.0
     with new_folder(folder) as new:
         for target in targets:
             weight = weight_of(target.module)
             factors = decompose(weight, max_rank)
-            file, about = new / f"{target.name}.safetensors", {"weights_sha256": weights_sha256}
-            save_file({k: v.cpu() for k, v in factors._asdict().items()}, file, metadata=about)
+            save_file(
+                {name: factor.cpu() for name, factor in factors._asdict().items()},
+                new / f"{target.name}.safetensors",
+                metadata={"weights_sha256": weights_sha256},
+            )
             rebuilt = (factors.U * factors.S) @ factors.V.transpose(0, 1)
             worst = max(worst, ((weight - rebuilt).norm() / weight.norm()).item())
     return {"modules": len(targets), "relative_error": worst}
@@ -83,12 +89,12 @@ def read_cache(folder: Path, name: str, rank: int | None, device: torch.device) 
     if not file.exists():
         raise InputError(f"{name} is not in the SVD cache {folder}: run `dvc repro svd`")
     try:
-        found = load_file(file, device=str(device))
+        cached = load_file(file, device=str(device))
     except SafetensorError as error:
         raise InputError(f"{file} cannot be read ({error}): run `dvc repro svd`") from None
-    if rank is not None and rank > len(found["S"]):
+    if rank is not None and rank > len(cached["S"]):
         raise InputError(
-            f"rank {rank} is above the {len(found['S'])} cached singular values of {name}: "
+            f"rank {rank} is above the {len(cached['S'])} cached singular values of {name}: "
             "lower rank, raise svd.max_rank, or choose other modules"
         )
-    return Factors(found["U"][:, :rank], found["S"][:rank], found["V"][:, :rank])
+    return Factors(cached["U"][:, :rank], cached["S"][:rank], cached["V"][:, :rank])

@@ -1,20 +1,19 @@
 """The typed form of params.yaml."""
 
 import re
-from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
-from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from pipeline.evalsets import EVALSETS, EvalsetsParams
 from pipeline.steering import METHODS
+from pipeline.steering.dose import DoseParams
+from pipeline.steering.svd import SvdParams
+from pipeline.steering.training.adapter import LOSSES, LossParams
+from pipeline.steering.training.loop import TrainingParams
 from pipeline.study.sections import (
-    AntiParallelParams,
     CompositionParams,
-    ContrastiveParams,
-    DoseParams,
     GenerationParams,
     ModelParams,
     ModulesParams,
@@ -23,12 +22,19 @@ from pipeline.study.sections import (
     ReportParams,
     ScoringParams,
     StatisticsParams,
-    SvdParams,
-    TrainingParams,
 )
 from pipeline.study.variants import resolve
-from pipeline.support.errors import InputError
-from pipeline.support.section import NEXT, Section, Seed, read_yaml
+from pipeline.support.section import Section, Seed, parse, read_yaml
+
+if TYPE_CHECKING:
+    SteeringParams = Any
+else:  # the section of the class that the field `method` names
+    SteeringParams = Annotated[
+        Union[tuple(Annotated[method.section, Tag(id)] for id, method in METHODS.items())],  # noqa: UP007
+        Discriminator(
+            lambda section: section["method"] if isinstance(section, dict) else section.method
+        ),
+    ]
 
 
 def check_id(value: str) -> str:
@@ -45,12 +51,6 @@ def check_unique(values: list) -> list:
 
 
 Id = Annotated[str, AfterValidator(check_id)]
-
-
-LOSSES: dict[str, type[Section]] = {
-    "contrastive": ContrastiveParams,
-    "antiparallel": AntiParallelParams,
-}
 
 
 class Params(Section):
@@ -90,9 +90,9 @@ class Params(Section):
     """How learned methods are trained."""
     dose: DoseParams
     """The dose at which all methods cost the same."""
-    losses: dict[Id, Any]
+    losses: dict[Id, LossParams]
     """What learned methods minimise; each section of `steering` names one."""
-    steering: dict[Id, Any]
+    steering: dict[Id, SteeringParams]
     """One section per method, and variants, which name another section and override its fields."""
     composition: CompositionParams
     """Two adapters, to be attached at once."""
@@ -118,35 +118,7 @@ class Params(Section):
     @model_validator(mode="before")
     @classmethod
     def whole_sections(cls, data: Any) -> Any:
-        if (
-            isinstance(data, dict)
-            and isinstance(data.get("steering"), dict)
-            and isinstance(data.get("losses"), dict)
-        ):
-            return {**data, "steering": resolve(data["steering"], data["losses"])}
-        return data
-
-    @field_validator("losses")
-    @classmethod
-    def typed_losses(cls, sections: dict) -> dict:
-        return typed(sections, LOSSES)
-
-    @field_validator("steering")
-    @classmethod
-    def typed_steering(cls, sections: dict) -> dict:
-        named = {
-            name: section["method"]
-            for name, section in sections.items()
-            if isinstance(section, dict) and "method" in section
-        }
-        types = {
-            name: METHODS[method].section for name, method in named.items() if method in METHODS
-        }
-        if unknown := sections.keys() - types:
-            name = min(unknown)
-            known = f"name one of {', '.join(METHODS)} as its method"
-            raise ValueError(f"{name!r} is unknown here: {known}")
-        return typed(sections, types)
+        return resolve(data, LOSSES, list(METHODS)) if isinstance(data, dict) else data
 
     @model_validator(mode="after")
     def consistent(self) -> "Params":
@@ -185,56 +157,5 @@ def check_methods(field: str, names: list[str], steering: dict[str, Any], learne
             raise ValueError(f"{name!r} does not belong in `{field}`: put it in {where}")
 
 
-def typed(sections: dict, types: Mapping[str, type[Section]]) -> dict:
-    for name in sections:
-        if name not in types:
-            raise ValueError(f"{name!r} is unknown here: allowed are {', '.join(types)}")
-    return {name: validated(name, types[name], value) for name, value in sections.items()}
-
-
-class Within(ValueError):
-    """An error of a field further down, whose place pydantic would forget."""
-
-    def __init__(self, where: str, said: str):
-        super().__init__(said)
-        self.where = where
-
-
-def validated(name: str, kind: type[Section], value: Any) -> Section:
-    try:
-        return kind.model_validate(value)
-    except ValidationError as error:
-        where, said = place(error)
-        raise Within(f"{name}.{where}".strip("."), said) from None
-
-
-def place(error: ValidationError) -> tuple[str, str]:
-    """Return where a file is wrong, as a dotted path, and what is wrong there: one error of
-    possibly many.
-
-    Where a section may be of one of two kinds, pydantic reports what either lacks; the one that
-    lacks less is meant.
-    """
-    errors = error.errors()
-    kinds = Counter(one["loc"][:-1] for one in errors)
-    first = min(errors, key=lambda one: kinds[one["loc"][:-1]])
-    cause = first.get("ctx", {}).get("error")
-    parts = [
-        str(part) for part in first["loc"] if not str(part)[:1].isupper() and part != "[key]"
-    ]  # no names of classes
-    if isinstance(cause, Within):
-        return ".".join([*parts, cause.where]), str(cause)
-    said = " ".join(first["msg"].removeprefix("Value error, ").split())
-    if not isinstance(first["input"], dict | Section):
-        said += f" (found {first['input']!r})"
-    if not cause:  # pydantic's own words, which name no next step
-        said += f": {NEXT}"
-    return ".".join(parts), said
-
-
 def load_params(path: Path | str = "params.yaml") -> Params:
-    try:
-        return Params.model_validate(read_yaml(path))
-    except ValidationError as error:
-        where, said = place(error)
-        raise InputError(f"{path}: {where or 'the file'}: {said}") from None
+    return parse(Params, read_yaml(path), path)

@@ -1,68 +1,80 @@
-"""Variants: a params section may name another one and override some of its fields. Plain
-dictionaries in, plain ones out.
+"""Variants: a section may name another one and override some of its fields. Plain dictionaries.
 
+    losses:
+      contrastive: {form: raw, ...}
     steering:
       innerpissa: {loss: contrastive, rotate: v, ...}
       innerpissa_norotation: {method: innerpissa, rotate: none}
       innerpissa_nocoherence: {method: innerpissa, loss: {of: contrastive, coherence_weight: 0}}
 
-After `resolve` every section is complete: `method` is the id of the class, `loss` the loss section
-itself.
+After `resolve` every section is complete: `method` is the id of the class, `loss` a loss section,
+and `of` says which loss that is. ValueError where a name leads nowhere or in a circle.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 Sections = dict[str, Any]
 
 
-def resolve(steering: Sections, losses: Sections) -> Sections:
-    """Return every section of `steering` in full; ValueError where a name leads nowhere or in a
-    circle.
+def resolve(data: Sections, kinds: Sequence[str], methods: Sequence[str]) -> Sections:
+    """Return params.yaml with every section of `losses` and `steering` in full.
+
+    `kinds` are the losses that there are, `methods` the methods.
     """
-    return {name: with_loss(name, whole(name, steering), losses) for name in steering}
+    losses, steering = data.get("losses"), data.get("steering")
+    if not isinstance(losses, dict):
+        return {**data, "steering": {}}  # one error at a time
+    losses = complete(losses, "losses", "of", kinds)
+    if isinstance(steering, dict):
+        steering = complete(steering, "steering", "method", methods)
+        for name, section in steering.items():
+            if "loss" in section:
+                section["loss"] = with_changes(name, section["loss"], losses)
+    return {**data, "losses": losses, "steering": steering}
 
 
-def whole(name: str, steering: Sections, seen: tuple[str, ...] = ()) -> Sections:
-    """Return a section over the fields of the one that it names, and of the one that that one
-    names.
-    """
+def complete(sections: Sections, place: str, key: str, known: Sequence[str]) -> Sections:
+    """Return all sections of a place in full; refuse one of a kind that there is not."""
+    full = {name: whole(name, sections, place, key) for name in sections}
+    for name, section in full.items():
+        if section[key] not in known:
+            raise ValueError(
+                f"{name!r} is unknown here: name one of {', '.join(known)} as its {key}"
+            )
+    return full
+
+
+def whole(
+    name: str, sections: Sections, place: str, key: str, seen: tuple[str, ...] = ()
+) -> Sections:
+    """Return a section over the fields of the one that its `key` names, and so on upwards."""
     if name in seen:
         raise ValueError(
-            f"steering.{name} names itself through {' -> '.join([*seen, name])}: name a method's "
-            "own section"
+            f"{place}.{name} names itself through {' -> '.join([*seen, name])}: name a section "
+            "of its own"
         )
-    section = steering[name]
+    section = sections[name]
     if not isinstance(section, dict):
-        raise ValueError(f"steering.{name} is {section!r}: it must be a section of fields")
-    parent = section.get("method", name)
+        raise ValueError(f"{place}.{name} is {section!r}: it must be a section of fields")
+    parent = section.get(key, name)
     if parent == name:
-        return {**section, "method": name}
-    if not isinstance(parent, str) or parent not in steering:
+        return {**section, key: name}
+    if not isinstance(parent, str) or parent not in sections:
         raise ValueError(
-            f"steering.{name}: method {parent!r} has no section: there are {', '.join(steering)}"
+            f"{place}.{name}: {key} {parent!r} has no section: there are {', '.join(sections)}"
         )
-    above = whole(parent, steering, (*seen, name))
-    return {**above, **section, "method": above["method"]}
+    above = whole(parent, sections, place, key, (*seen, name))
+    return {**above, **section, key: above[key]}
 
 
-def with_loss(name: str, section: Sections, losses: Sections) -> Sections:
-    """Return the section with its loss filled in, from an id or from {of: id, field: value}."""
-    if "loss" not in section:
-        return section
-    wanted = section["loss"]
-    changes = (
-        {"of": wanted}
-        if isinstance(wanted, str)
-        else dict(wanted)
-        if isinstance(wanted, dict)
-        else {}
-    )
-    of = changes.pop("of", None)
-    if not isinstance(of, str) or of not in losses:
+def with_changes(name: str, wanted: Any, losses: Sections) -> Sections:
+    """Return the loss section that an id or {of: id, field: value} means."""
+    changes = {"of": wanted} if isinstance(wanted, str) else wanted
+    parent = changes.get("of") if isinstance(changes, dict) else None
+    if not isinstance(parent, str) or parent not in losses:
         raise ValueError(
             f"steering.{name}: loss {wanted!r} names none of {', '.join(losses)}: write an id, or "
-            f"{{of: id, ...}}"
+            "{of: id, ...}"
         )
-    if not isinstance(losses[of], dict):
-        raise ValueError(f"losses.{of} is {losses[of]!r}: it must be a section of fields")
-    return {**section, "loss": {**losses[of], **changes}}
+    return {**losses[parent], **changes, "of": losses[parent]["of"]}

@@ -9,18 +9,10 @@ import jinja2
 import polars as pl
 
 from pipeline.app.export.usage import FORMS, usage
-from pipeline.steering.base import adapter_hash, base_name
+from pipeline.steering import METHODS
+from pipeline.steering.saved import adapter_hash, base_name
 from pipeline.support.files import new_file, read_json
 from pipeline.support.paths import REPORTS
-
-SOURCES = {
-    "innerpissa": "InnerPiSSA, M. J. Clark, https://github.com/wassname/InnerPiSSA",
-    "antipasto": "AntiPaSTO, M. J. Clark, https://arxiv.org/abs/2601.07473",
-    "lora": "LoRA, Hu et al., https://arxiv.org/abs/2106.09685",
-    "dora": "DoRA, Liu et al., https://arxiv.org/abs/2402.09353",
-    "pca": "repeng, T. Vogel, https://github.com/vgel/repeng",
-}
-OURS = "InnerPiSSA, M. J. Clark, https://github.com/wassname/InnerPiSSA"
 
 
 def evaluation(adapter: Path, reports: Path = REPORTS) -> dict[str, Any]:
@@ -75,7 +67,8 @@ def write_card(
         synthetic=synthetic(about, found.get("evalset")), shape=shape(about["metadata"]),
         coefficient=None if to == "hub" else coefficient, usage=usage(to, about, coefficient),
         rows=found.get("rows"), evalset=found.get("evalset"), cell=found.get("cell"),
-        certificate=read_json(certificate) if certificate.exists() else None, source=SOURCES.get(about["method"], OURS),
+        certificate=read_json(certificate) if certificate.exists() else None,
+        source=METHODS[about["method"]].load().source,
     )  # fmt: skip
     with new_file(folder / "README.md") as file:
         file.write_text(text.rstrip() + "\n")

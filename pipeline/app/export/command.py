@@ -19,7 +19,7 @@ from pipeline.app.use import find_adapter, read_adapter, steer
 from pipeline.lm.base import Base
 from pipeline.lm.forward import token_positions
 from pipeline.lm.prompts import open_turn
-from pipeline.steering.base import adapter_hash
+from pipeline.steering.saved import adapter_hash
 from pipeline.support.errors import InputError
 from pipeline.support.files import new_folder, write_json
 

@@ -1,8 +1,6 @@
-"""An exact LoRA in peft's own form: `PeftModel.from_pretrained(base, folder)` is the model at that
-coefficient.
+"""An exact LoRA in peft's own form, for `PeftModel.from_pretrained(base, folder)`.
 
-Rank r is the adapter's own and peft's scaling lora_alpha / r is 1. peft writes the config and names
-the tensors.
+Rank r is the adapter's own, and peft's scaling lora_alpha / r is 1. peft writes config and names.
 """
 
 from collections.abc import Iterator
@@ -14,23 +12,26 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pipeline.app.export.weights import Update
+from pipeline.steering.base import Update
 from pipeline.support.errors import InputError
 
 
 @contextmanager
 def wrapped(model: PreTrainedModel, updates: dict[str, Update]) -> Iterator[PeftModel]:
-    """Yield the model with the updates as peft's layers; afterwards it is as it was, and without
-    peft's layers.
-    """
+    """Yield the model with the updates as peft's layers; afterwards it is as it was."""
     ranks = {name: len(update.A) for name, update in updates.items()}
     rank = max(ranks.values())
     others = {name: own for name, own in ranks.items() if own != rank}
     config = LoraConfig(
-        task_type="CAUSAL_LM", r=rank, lora_alpha=rank, target_modules=list(updates), rank_pattern=others,
-        alpha_pattern=others, use_dora=any(update.magnitude is not None for update in updates.values()),
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=rank,
+        target_modules=list(updates),
+        rank_pattern=others,
+        alpha_pattern=others,
+        use_dora=any(update.magnitude is not None for update in updates.values()),
         inference_mode=True,
-    )  # fmt: skip
+    )
     if hasattr(model, "peft_config"):
         raise InputError("the model carries a peft adapter already: load the base without it")
     peft_model = get_peft_model(model, config)
@@ -53,12 +54,9 @@ def fill(layer: torch.nn.Module, update: Update) -> None:
 
 
 def write_lora(folder: Path, peft_model: PeftModel, source: str, revision: str | None) -> None:
-    """Write adapter_model.safetensors and adapter_config.json, which names the base by its
-    source.
-    """
+    """Write adapter_model.safetensors and adapter_config.json, which names the base's source."""
     config = peft_model.peft_config["default"]
     config.base_model_name_or_path, config.revision = source, revision
-    config.target_modules = sorted(
-        config.target_modules
-    )  # peft made a set of them, which has no order of its own
+    # peft made a set of them, which has no order of its own.
+    config.target_modules = sorted(config.target_modules)
     peft_model.save_pretrained(str(folder), save_embedding_layers=False)

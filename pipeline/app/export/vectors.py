@@ -1,15 +1,11 @@
-"""Control vectors of the arithmetic methods, as safetensors and in the gguf form that llama.cpp and
-repeng read.
+"""Control vectors of the arithmetic methods, as safetensors and as gguf for llama.cpp and repeng.
 
 safetensors: one tensor [d] float32 per module, named as the module (`model.layers.3`): add it to
-that module's output at every token. The coefficient is in the vectors already. Metadata: format,
-method, coefficient, weights_sha256 of the base.
+that module's output at every token. The coefficient is in the vectors already.
 
-gguf: general.architecture "controlvector", controlvector.model_hint, controlvector.layer_count, one
-tensor [d] float32 `direction.<layer>` per decoder layer. llama.cpp adds direction.N to the output
-of layer N counted from 0, and has no place for layer 0; repeng writes the same index. So N here is
-transformers' layer index as it stands, without a shift, and layer 0 is refused. In llama.cpp use
-scale 1.
+gguf: one tensor [d] float32 `direction.<layer>` per decoder layer. llama.cpp adds direction.N to
+the output of layer N counted from 0, and has no place for layer 0; repeng writes the same index. So
+N is transformers' layer index without a shift, and layer 0 is refused. In llama.cpp use scale 1.
 """
 
 from pathlib import Path
@@ -19,7 +15,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pipeline.app.export.weights import additions, method_id
 from pipeline.lm.layers import layers_prefix
 from pipeline.steering.base import Steering
 from pipeline.support.errors import InputError
@@ -27,19 +22,16 @@ from pipeline.support.errors import InputError
 
 def vectors(steering: Steering, coefficient: float) -> dict[str, Tensor]:
     """Return the vectors [d] float32 to add, by module name; refuse a method that adds none."""
-    found = additions(steering, coefficient)
-    if not found:
+    added = steering.additions(coefficient)
+    if not added:
         raise InputError(
-            f"{method_id(steering)} adds no vector to any output: export it with --to bake, lora "
-            "or hub"
+            f"{steering.label}: no vector is added to any output: export it with --to bake, lora or hub"
         )
-    return {site: vector.detach().float().cpu().contiguous() for site, vector in found.items()}
+    return {site: vector.detach().float().cpu().contiguous() for site, vector in added.items()}
 
 
 def by_layer(found: dict[str, Tensor], model: PreTrainedModel) -> dict[int, Tensor]:
-    """Return the vectors by decoder layer, counted from 0; refuse those that a gguf control vector
-    cannot hold.
-    """
+    """Return the vectors by decoder layer, counted from 0; refuse what gguf cannot hold."""
     prefix = f"{layers_prefix(model)}."
     layers: dict[int, Tensor] = {}
     for site, vector in found.items():
@@ -59,11 +51,8 @@ def by_layer(found: dict[str, Tensor], model: PreTrainedModel) -> dict[int, Tens
 
 
 def write_vectors(file: Path, found: dict[str, Tensor], about: dict[str, str]) -> None:
-    save_file(
-        found,
-        file,
-        metadata={"format": "control-vector", "convention": "add to the module's output"} | about,
-    )
+    convention = {"format": "control-vector", "convention": "add to the module's output"}
+    save_file(found, file, metadata=convention | about)
 
 
 def write_gguf(file: Path, layers: dict[int, Tensor], model_type: str) -> None:

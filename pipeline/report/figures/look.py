@@ -13,23 +13,17 @@ from matplotlib.figure import Figure
 
 from pipeline.report.figures.words import in_order, name_of, parent
 from pipeline.steering import METHODS
+from pipeline.steering.base import Look
 
-# Okabe and Ito, then dark tones of Tol's muted scheme: ten that colour-blind eyes tell apart, with
-# a marker each.
-PALETTE = [
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#666666",
-    "#E69F00",
-    "#56B4E9",
-    "#882255",
-    "#332288",
-    "#999999",
+# Of methods without a look of their own, in the registry's order; after the last it starts anew.
+FREE = [
+    Look("#117733", "h"),
+    Look("#AA4499", "d"),
+    Look("#999933", "8"),
+    Look("#661100", "<"),
+    Look("#44AA99", ">"),
 ]
-COLOURS = dict(zip(METHODS, PALETTE, strict=True))
-MARKERS = dict(zip(METHODS, "osD^XvPp*.", strict=True))
+BLACK = Look("black", ".")
 QUIET = "#bbbbbb"
 BAND = "#d9d9d9"
 COLUMNS = 4  # panels in a row
@@ -69,18 +63,18 @@ def grid(
         yield drawing, list(panels.flat[:count])
 
 
+def look_of(method: str) -> Look:
+    """Return the colour and marker of a method's class, or the next free ones."""
+    given = {name: entry.load().look for name, entry in METHODS.items()}
+    without = [name for name, look in given.items() if look is None]
+    return given[method] or FREE[without.index(method) % len(FREE)]
+
+
 def style(method: str) -> dict[str, Any]:
-    """Return a method's look; a variant has its method's colour and marker, hollow; a free name is
-    black.
-    """
+    """Return how to draw a method: a variant as its method but hollow, a free name black."""
     root = parent(method)
-    look = {
-        "color": COLOURS.get(root, "black"),
-        "marker": MARKERS.get(root, "."),
-        "label": name_of(method),
-        "ms": 5,
-        "mew": 0.8,
-    }
+    colour, marker = look_of(root) if root in METHODS else BLACK
+    look = {"color": colour, "marker": marker, "label": name_of(method), "ms": 5, "mew": 0.8}
     return look if method == root else look | {"mfc": "white", "ls": "--"}
 
 

@@ -2,19 +2,6 @@
 
 from pipeline.steering import METHODS
 
-NAMES = {
-    "innerpissa": "InnerPiSSA",
-    "antipasto": "AntiPaSTO",
-    "lora": "LoRA",
-    "dora": "DoRA",
-    "prompting": "prompting",
-    "mean_diff": "mean difference",
-    "pca": "PCA",
-    "s_space": "S-space",
-    "gradient": "gradient direction",
-    "random": "random directions",
-}
-
 
 def parent(method: str) -> str:
     """Return the method whose variant an id is by its name: the longest method id that it begins
@@ -31,12 +18,14 @@ def name_of(method: str) -> str:
     """Return a method's or a variant's name in words."""
     root = parent(method)
     words = method.removeprefix(root).strip("_").replace("_", " ")
-    return NAMES.get(root, root) + (f", {words}" if words else "")
+    label = METHODS[root].load().label if root in METHODS else root
+    return label + (f", {words}" if words else "")
 
 
 def has_dose(method: str) -> bool:
     """Say whether a method's coefficient has a size; of a prompt only its sign counts."""
-    return parent(method) != "prompting"
+    root = parent(method)
+    return root not in METHODS or METHODS[root].load().graded
 
 
 def in_order(methods: list[str]) -> list[str]:

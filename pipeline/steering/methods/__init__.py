@@ -1,1 +1,1 @@
-"""One file per method."""
+"""One file per method; `innerpissa.py` is the one to read first."""

@@ -4,15 +4,17 @@
     y(c) = base(x) + (g - 1) (base(x) - bias) + g c (x A^T) B^T,   g = m(c) / |W + c B A|
 
 At c = 0, g is exactly one. c = +1 is peft's DoRA with magnitude |W| + delta; as there, the norm
-carries no gradient (Liu et al., arXiv 2402.09353, section 4.3). c = -1 mirrors direction and
-magnitude. Two adapters on one module at once: the later DoRA scales what the earlier one added as
-well.
+carries no gradient. c = -1 mirrors direction and magnitude. Two adapters on one module at once: the
+later DoRA scales what the earlier one added as well.
+
+Source: Liu et al., arXiv 2402.09353, section 4.3.
 """
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.lm.quantisation import weight_of
+from pipeline.steering.base import Look, Update, dense
 from pipeline.steering.methods.lora import Lora, LoraModule
 from pipeline.steering.training.adapter import Hook
 
@@ -34,10 +36,8 @@ class DoraModule(LoraModule):
 
     def hook(self, target: nn.Linear, doses: Tensor, index: Tensor) -> Hook:
         doses, index = doses.to(self.B.device), index.to(self.B.device)
-        g, c = (
-            self.gain(weight_of(target), doses)[index].unsqueeze(-2),
-            doses[index][..., None, None],
-        )
+        g = self.gain(weight_of(target), doses)[index].unsqueeze(-2)
+        c = doses[index][..., None, None]
 
         def add(_module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             plain = output if target.bias is None else output - target.bias
@@ -46,6 +46,10 @@ class DoraModule(LoraModule):
 
         return add
 
+    def update(self, target: nn.Linear, name: str, coefficient: float) -> Update:
+        length = dense(target, name).float().norm(dim=1).to(self.delta.device)
+        return Update(self.A, coefficient * self.B, length + coefficient * self.delta)
+
     @torch.no_grad()
     def flip(self) -> None:
         super().flip()
@@ -53,6 +57,7 @@ class DoraModule(LoraModule):
 
 
 class Dora(Lora):
-    """A set of `DoraModule`s by dotted module name."""
-
+    label = "DoRA"
+    source = "DoRA, Liu et al., https://arxiv.org/abs/2402.09353"
+    look = Look("#CC79A7", "^")
     module = DoraModule

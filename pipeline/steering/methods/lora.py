@@ -5,22 +5,34 @@ SVD adapters.
 
 c multiplies the update: peft's `scaling` is its c = +1, and c = -1 subtracts the same update.
 Identity: odd in c, zero at 0. A and B are drawn as peft draws them, except that B gets a little
-noise where a loss has no gradient at B = 0. peft's own layers replace the module and are made for
-one scaling per batch, and their DoRA norm for one per weight; a hook leaves the base model as it is
-and gives every row its own c. Tests hold both equal to peft's layers (Hu et al., arXiv 2106.09685).
+noise where a loss has no gradient at B = 0. peft's layers replace the module and take one scaling
+per batch; a hook leaves the base model as it is and gives every row its own c.
+
+Source: Hu et al., arXiv 2106.09685; tests hold LoRA and DoRA equal to peft's layers.
 """
 
 import math
 from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.lm.layers import select
-from pipeline.lm.load import device_of
-from pipeline.steering.base import Context, Pairs
-from pipeline.steering.training.adapter import Adapter, Hook, LearnedModule
-from pipeline.study.sections import LoraParams
+from pipeline.lm.base import Base
+from pipeline.lm.layers import device_of, select
+from pipeline.steering.base import Look, Pairs, Update
+from pipeline.steering.training.adapter import (
+    Adapter,
+    Hook,
+    LearnedModule,
+    LearnedParams,
+    TrainingStudy,
+)
+
+
+class LoraParams(LearnedParams):
+    init_std: float = Field(ge=0)
+    """Spread of B; A is drawn as peft does."""
 
 
 class LoraModule(LearnedModule):
@@ -51,32 +63,40 @@ class LoraModule(LearnedModule):
 
         return add
 
+    def update(self, target: nn.Linear, name: str, coefficient: float) -> Update:
+        return Update(self.A, coefficient * self.B)
+
     @torch.no_grad()
     def flip(self) -> None:
         self.B.neg_()
 
 
 class Lora(Adapter):
-    """A set of `LoraModule`s by dotted module name."""
-
+    section = LoraParams
+    label = "LoRA"
+    source = "LoRA, Hu et al., https://arxiv.org/abs/2106.09685"
+    look = Look("#009E73", "D")
     module: ClassVar[type[LoraModule]] = LoraModule
 
     @classmethod
     def build(
-        cls, model, tokenizer, train: Pairs, context: Context, generator: torch.Generator
+        cls,
+        base: Base,
+        train: Pairs,
+        section: LoraParams,
+        study: TrainingStudy,
+        draw: torch.Generator,
     ) -> tuple[dict[str, LearnedModule], int]:
-        section, modules = context.section, context.modules
-        assert isinstance(section, LoraParams) and modules
-        targets = select(model, modules)
-        built: dict[str, LearnedModule] = {}
+        targets = select(base.model, study.modules)
+        modules: dict[str, LearnedModule] = {}
         for target in targets:
             linear = target.module
             module = cls.module(
-                linear.in_features, linear.out_features, context.rank, device_of(linear)
+                linear.in_features, linear.out_features, study.rank, device_of(linear)
             )
-            module.initialise(section.init_std, generator)
-            built[target.name] = module
-        return built, max(target.layer for target in targets)
+            module.initialise(section.init_std, draw)
+            modules[target.name] = module
+        return modules, max(target.layer for target in targets)
 
     @classmethod
     def rebuild(cls, tensors: dict[str, Tensor], shape: dict[str, Any]) -> LearnedModule:

@@ -1,20 +1,32 @@
-"""PCA of pair differences (RepE, repeng): the first principal component per layer.
+"""PCA of pair differences: the first principal component per layer.
+
+    v = the first right singular vector of D [n, d], D_i = h+_i - h-_i (less their mean if centred)
 
 Centring, as sklearn does it, removes the mean difference, that is the direction common to all
 pairs; so it is an option and not the default. The sign is the majority vote of the training pairs.
+Source: RepE (Zou et al., arXiv 2310.01405) and repeng (github.com/vgel/repeng).
 """
 
 import torch
 from torch import Tensor
 
-from pipeline.steering.direction import Direction
-from pipeline.study.sections import PcaParams
+from pipeline.steering.base import Look
+from pipeline.steering.direction import DirectionParams, PairDirection
 
 
-class Pca(Direction):
+class PcaParams(DirectionParams):
+    centred: bool
+    """Subtract the mean pair difference first, as sklearn and the published baseline do."""
+
+
+class Pca(PairDirection):
+    section = PcaParams
+    label = "PCA"
+    source = "repeng, T. Vogel, https://github.com/vgel/repeng"
+    look = Look("#56B4E9", "P")
+
     @classmethod
-    def unit_directions(cls, differences: Tensor, section, seed: int) -> Tensor:
-        assert isinstance(section, PcaParams)
+    def unit_directions(cls, differences: Tensor, section: PcaParams, seed: int) -> Tensor:
         rows = differences - differences.mean(0) if section.centred else differences
         components = torch.linalg.svd(rows.transpose(0, 1), full_matrices=False).Vh[:, 0]
         votes = torch.einsum("nkd,kd->nk", differences, components).sign().sum(0)

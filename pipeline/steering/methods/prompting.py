@@ -1,43 +1,52 @@
-"""Prompting: say the persona. Positive c puts the positive words, negative c the negative ones, 0
-none; size has no meaning.
+"""Prompting: say the persona. Size has no meaning.
+
+    c > 0: the positive words before the chat,   c < 0: the negative words,   c = 0: none
 
 The words are the persona sentence that the contrast pairs use, or the behaviour's long engineered
-prompt (as AxBench's).
+prompt. Source: the prompting baselines of the InnerPiSSA repository and of AxBench (Wu et al.,
+arXiv 2501.17148).
 """
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-import polars as pl
 from torch import Tensor
 
+from pipeline.lm.base import Base
 from pipeline.lm.prompts import Message
-from pipeline.steering.base import Context, Hooked, Pairs
-from pipeline.study.sections import PromptingParams
+from pipeline.steering.base import Look, MethodParams, PairSplits, Steering, Study
 from pipeline.support.errors import InputError
 
 
-class Prompting(Hooked):
+class PromptingParams(MethodParams):
+    wording: Literal["persona", "engineered"]
+    """The persona sentence, or the behaviour's long engineered prompt."""
+    placement: Literal["user", "system"]
+    """Where the persona sentence goes: before the user's text, or in a system turn."""
+
+
+class Prompting(Steering):
+    section = PromptingParams
+    label = "prompting"
+    source = "InnerPiSSA, M. J. Clark, https://github.com/wassname/InnerPiSSA"
+    look = Look("#666666", "X")
     graded = False
-    history: pl.DataFrame | None = None
 
     def __init__(self, positive: str, negative: str, placement: str):
+        super().__init__()
         self.positive, self.negative, self.placement = positive, negative, placement
-        self.summary: dict[str, float] = {}
 
     @classmethod
     def fit(
-        cls, model, tokenizer, train: Pairs, calibration: Pairs, context: Context, seed: int
+        cls, base: Base, pairs: PairSplits, section: PromptingParams, study: Study, seed: int
     ) -> Self:
-        section = context.section
-        assert isinstance(section, PromptingParams)
         if section.wording == "persona":
-            return cls(*context.personas[0], section.placement)
-        if not context.engineered:
+            return cls(*study.personas[0], section.placement)
+        if not study.engineered:
             raise InputError(
                 "the behaviour has no engineered prompts: add `engineered` to its file, or take "
                 "wording: persona"
             )
-        return cls(*context.engineered, section.placement)
+        return cls(*study.engineered, section.placement)
 
     def rewrite(self, messages: list[Message], coefficient: float) -> list[Message]:
         if coefficient == 0:
@@ -48,12 +57,6 @@ class Prompting(Hooked):
         first = next(i for i, message in enumerate(messages) if message["role"] == "user")
         told = {"role": "user", "content": f"{sentence} {messages[first]['content']}"}
         return [*messages[:first], told, *messages[first + 1 :]]
-
-    def touched(self) -> list[str]:
-        return []
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {}
 
     def metadata(self) -> dict[str, Any]:
         return {"positive": self.positive, "negative": self.negative, "placement": self.placement}

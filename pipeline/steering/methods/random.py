@@ -1,16 +1,36 @@
-"""Random directions of the same length as the mean difference: what any push of that size does.
-Many seeds make a band.
+"""Random directions: what any push of the mean difference's length does. Many seeds make a band.
+
+    v_l = g / |g|,   g ~ N(0, I)
+
+Source: the null of the InnerPiSSA repository's table.
 """
 
 import torch
+from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from pipeline.steering.direction import Direction
+from pipeline.steering.base import Look
+from pipeline.steering.direction import DirectionParams, PairDirection
 
 
-class RandomDirection(Direction):
+class RandomParams(DirectionParams):
+    directions: int = Field(ge=1)
+    """How many random directions make the band."""
+
+
+class RandomDirection(PairDirection):
+    section = RandomParams
+    label = "random directions"
+    source = "InnerPiSSA, M. J. Clark, https://github.com/wassname/InnerPiSSA"
+    look = Look("#999999", ".")
+
     @classmethod
-    def unit_directions(cls, differences: Tensor, section, seed: int) -> Tensor:
+    def draws(cls, section: RandomParams) -> int:
+        return section.directions
+
+    @classmethod
+    def unit_directions(cls, differences: Tensor, section: RandomParams, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.randn(differences.shape[1:], generator=generator).to(differences.device)
-        return torch.nn.functional.normalize(drawn, dim=-1)
+        return normalize(drawn, dim=-1)

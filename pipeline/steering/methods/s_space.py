@@ -2,8 +2,7 @@
 
     a = y (U sqrt(S)),   delta = mean(a+ - a-) / |mean(a+ - a-)|          W = U diag(S) V^T
     additive   y <- y + c (n / K) u,   u = U (sqrt(S) delta) / |U (sqrt(S) delta)|
-    weight     y <- y + c ((x V) (S delta)) U^T,   that is W + c (U sqrt(S)) diag(delta) (V
-               sqrt(S))^T
+    weight     y <- y + c ((x V) (S delta)) U^T: W + c (U sqrt(S)) diag(delta) (V sqrt(S))^T
 
 for K modules, y their outputs and n = |mean(y+ - y-)|. In the additive form c has the unit of
 `Direction`; in the weight form it scales relative changes delta of the singular values, which are
@@ -15,53 +14,67 @@ texts' mean input has a positive coordinate on v; then c > 0 moves that input's 
 positive persona, however the decomposition came out.
 """
 
-from typing import Any, ClassVar, Self
+from typing import Any, Literal, Self
 
-import polars as pl
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import PreTrainedModel
 
-from pipeline.lm.layers import select
-from pipeline.lm.load import device_of
-from pipeline.steering.base import Coefficient, Context, Hooked, Hooks, Pairs, at_rows, is_zero
-from pipeline.steering.direction import addition, site_states
+from pipeline.lm.base import Base
+from pipeline.lm.layers import device_of, select
+from pipeline.steering.base import (
+    Coefficient,
+    Hooks,
+    Look,
+    MethodParams,
+    PairSplits,
+    Steering,
+    Study,
+    Update,
+    at_rows,
+    is_zero,
+)
+from pipeline.steering.direction import addition
+from pipeline.steering.states import site_states
 from pipeline.steering.svd import Factors, read_cache
-from pipeline.study.sections import SSpaceParams
+from pipeline.steering.training.adapter import by_module
 
 
-class SSpace(Hooked):
-    """Per module, by dotted name: a vector [o] of the additive form, or U [o, r], V [i, r] and
-    change S delta [r].
-    """
+class SSpaceParams(MethodParams):
+    last_tokens: int = Field(ge=1)
+    """How many last tokens of a text its outputs are the mean of."""
+    form: Literal["additive", "weight"]
+    """y + c U sqrt(S) delta, or y + c (U sqrt(S)) (delta * (sqrt(S) V^T x))."""
 
-    graded: ClassVar[bool] = True
-    history: pl.DataFrame | None = None
+
+class SSpace(Steering):
+    section = SSpaceParams
+    label = "S-space"
+    source = "InnerPiSSA, M. J. Clark, https://github.com/wassname/InnerPiSSA"
+    look = Look("#882255", "p")
 
     def __init__(self, modules: dict[str, dict[str, Tensor]]):
+        """Of each module a `vector` [o] to add; or U [o, r], V [i, r], `change` S delta [r]."""
+        super().__init__()
         self.modules = modules
-        self.summary: dict[str, float] = {}
 
     @classmethod
     def fit(
-        cls, model, tokenizer, train: Pairs, calibration: Pairs, context: Context, seed: int
+        cls, base: Base, pairs: PairSplits, section: SSpaceParams, study: Study, seed: int
     ) -> Self:
-        section = context.section
-        assert isinstance(section, SSpaceParams) and context.modules and context.svd
-        targets = select(model, context.modules)
+        targets = select(base.model, study.modules)
         names = [target.name for target in targets]
         positive, negative = (
-            site_states(model, tokenizer, texts, names, section.last_tokens)
-            for texts in (train.positive, train.negative)
+            site_states(base, texts, names, section.last_tokens)
+            for texts in (pairs.train.positive, pairs.train.negative)
         )
         modules, norms = {}, []
         for target, a, b in zip(targets, positive, negative, strict=True):
             difference, middle = (a - b).mean(0), (a + b).mean(0) / 2
             bias = 0 if target.module.bias is None else target.module.bias.to(middle)
-            factors = signed(
-                read_cache(context.svd, target.name, None, model.device), middle - bias
-            )
+            cached = read_cache(study.svd, target.name, None, base.model.device)
+            factors = signed_by(cached, middle - bias)
             delta = normalize((difference @ factors.U) * factors.S.sqrt(), dim=0)
             if section.form == "additive":
                 vector = normalize(factors.U @ (factors.S.sqrt() * delta), dim=0)
@@ -73,25 +86,35 @@ class SSpace(Hooked):
         steering.summary = {"mean_norm": sum(norms) / len(norms)}
         return steering
 
-    def hooks(self, model: PreTrainedModel, coefficient: Coefficient) -> Hooks:
+    def hooks(self, model, coefficient: Coefficient) -> Hooks:
         if is_zero(coefficient):
             return []
-        hooks = {}
+        hooks: Hooks = []
         for name, parts in self.modules.items():
             place = device_of(model.get_submodule(name))
             here = {key: tensor.to(place) for key, tensor in parts.items()}
-            hooks[name] = (
-                addition(here["vector"], coefficient)
-                if "vector" in here
-                else rescaling(**here, coefficient=coefficient)
-            )
-        return list(hooks.items())
-
-    def rewrite(self, messages, coefficient: float):
-        return messages
+            if "vector" in here:
+                hooks.append((name, addition(here["vector"], coefficient)))
+            else:
+                hooks.append((name, rescaling(**here, coefficient=coefficient)))
+        return hooks
 
     def touched(self) -> list[str]:
         return list(self.modules)
+
+    def additions(self, coefficient: float) -> dict[str, Tensor]:
+        return {
+            name: coefficient * parts["vector"]
+            for name, parts in self.modules.items()
+            if "vector" in parts
+        }
+
+    def updates(self, model, coefficient: float) -> dict[str, Update]:
+        return {
+            name: Update(parts["V"].T, coefficient * parts["U"] * parts["change"])
+            for name, parts in self.modules.items()
+            if "change" in parts
+        }
 
     def tensors(self) -> dict[str, Tensor]:
         return {
@@ -100,30 +123,19 @@ class SSpace(Hooked):
             for key, tensor in parts.items()
         }
 
-    def metadata(self) -> dict[str, Any]:
-        return {}
-
     @classmethod
     def load(cls, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Self:
-        modules: dict[str, dict[str, Tensor]] = {}
-        for path, tensor in tensors.items():
-            name, key = path.rsplit(".", 1)
-            modules.setdefault(name, {})[key] = tensor
-        return cls(modules)
+        return cls(by_module(tensors))
 
 
-def signed(factors: Factors, product: Tensor) -> Factors:
-    """Return the same factors with every pair (u, v) signed so that x v >= 0, for the product x W^T
-    [o] of an input x.
-    """
+def signed_by(factors: Factors, product: Tensor) -> Factors:
+    """Sign every pair (u, v) so that x v >= 0, for the product x W^T [o] of an input x."""
     sign = torch.where(product @ factors.U < 0, -1.0, 1.0)
     return Factors(factors.U * sign, factors.S, factors.V * sign)
 
 
 def rescaling(U: Tensor, V: Tensor, change: Tensor, coefficient: Coefficient):
-    """Return a forward hook that adds c ((x V) change) U^T, in float32, to a linear module's output
-    [b, t, o].
-    """
+    """Return a hook that adds c ((x V) change) U^T, in float32, to a linear output [b, t, o]."""
 
     def hook(_module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         c = at_rows(coefficient, len(output)).to(output.device)

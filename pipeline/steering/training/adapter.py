@@ -1,55 +1,69 @@
-"""What every learned method shares: one small trained module beside each target module, one
-coefficient for all.
-"""
+"""What every learned method shares: one small trained module beside each target module."""
+
+from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-import polars as pl
 import torch
+from pydantic import Field
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline.lm.load import device_of
+from pipeline.lm.base import Base
+from pipeline.lm.layers import device_of
 from pipeline.lm.quantisation import memory
-from pipeline.steering.base import Coefficient, Context, Hooked, Hooks, Pairs, is_zero
-from pipeline.steering.training.contrastive import make_loss
-from pipeline.steering.training.optimise import optimise
-from pipeline.study.sections import LearnedParams
+from pipeline.steering.base import (
+    Coefficient,
+    Hooks,
+    MethodParams,
+    Pairs,
+    PairSplits,
+    Steering,
+    Study,
+    Update,
+    check_rows,
+    is_zero,
+)
+from pipeline.steering.training.antiparallel import AntiParallelParams
+from pipeline.steering.training.contrastive import ContrastiveParams
+from pipeline.steering.training.loop import TrainingParams, optimise
 from pipeline.support.errors import InputError
+from pipeline.support.scratch import Scratch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
+LossParams = Annotated[ContrastiveParams | AntiParallelParams, Field(discriminator="of")]
+LOSSES = ("contrastive", "antiparallel")
 
 
-def guarded(hook: Hook, index: Tensor) -> Hook:
-    """Refuse a batch that does not have one row per coefficient: one coefficient would be broadcast
-    silently.
-    """
+class LearnedParams(MethodParams):
+    loss: LossParams
+    """An id under `losses`; or {of: id, field: value, ...}."""
+    lr: float = Field(gt=0)
+    """The highest learning rate of the one-cycle schedule."""
 
-    def run(module, inputs, output):
-        if output.ndim != 3:
-            raise InputError(
-                "a target module sees its tokens without batch rows, as experts do: leave it out "
-                "of modules.target"
-            )
-        if index.ndim and len(index) != len(output):
-            raise ValueError(
-                f"{len(index)} coefficients for a batch of {len(output)} rows: give one number, or "
-                "one per row"
-            )
-        return hook(module, inputs, output)
 
-    return run
+@dataclass(frozen=True, kw_only=True)
+class TrainingStudy(Study):
+    """What a trained fit may use of the study."""
+
+    rank: int
+    """How many dimensions of each target module an adapter has."""
+    training: TrainingParams
+    scratch: Scratch | None = None
+    """Where long training keeps what it needs to go on after an interruption."""
 
 
 class LearnedModule(nn.Module):
     """The adapter of one linear module; subclasses hold its parameters."""
 
     def hook(self, target: nn.Linear, doses: Tensor, index: Tensor) -> Hook:
-        """Return a forward hook for `target`: row i of a batch gets coefficient doses[index[i]]; a
-        0-d index serves all rows.
+        """Return a forward hook for `target`: row i of a batch gets coefficient doses[index[i]].
 
-        Both lie on the CPU, where their values can be read without waiting for a device.
+        A 0-d index serves all rows. Both lie on the CPU, where reading them waits for no device.
         """
         raise NotImplementedError
 
@@ -57,26 +71,27 @@ class LearnedModule(nn.Module):
         """Exchange the meanings of +c and -c, exactly."""
         raise NotImplementedError
 
+    def update(self, target: nn.Linear, name: str, coefficient: float) -> Update:
+        """Return the change of the target's weight at a coefficient; `name` is for errors."""
+        raise NotImplementedError
 
-class Adapter(Hooked):
-    """A set of `LearnedModule`s by dotted module name. Subclasses say how they are built and
-    rebuilt.
-    """
 
-    graded = True
+class Adapter(Steering):
+    """`LearnedModule`s by the target's dotted name. Subclasses say how they are built."""
+
+    learned = True
+    section: ClassVar[type[LearnedParams]] = LearnedParams
     shape_fields: ClassVar[tuple[str, ...]] = ()
     """The fields of the section that a saved adapter needs besides its tensors."""
 
     def __init__(self, modules: dict[str, LearnedModule], shape: dict[str, Any]):
+        super().__init__()
         self.modules, self.shape = modules, shape
-        self.history: pl.DataFrame | None = None
-        self.summary: dict[str, float] = {}
 
     @classmethod
     def build(
-        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, train: Pairs, context: Context,
-        generator: torch.Generator,
-    ) -> tuple[dict[str, LearnedModule], int]:  # fmt: skip
+        cls, base: Base, train: Pairs, section: Any, study: TrainingStudy, draw: torch.Generator
+    ) -> tuple[dict[str, LearnedModule], int]:
         """Return untrained modules by the target's name, and the last adapted layer."""
         raise NotImplementedError
 
@@ -87,47 +102,35 @@ class Adapter(Hooked):
 
     @classmethod
     def fit(
-        cls, model, tokenizer, train: Pairs, calibration: Pairs, context: Context, seed: int
+        cls, base: Base, pairs: PairSplits, section: LearnedParams, study: TrainingStudy, seed: int
     ) -> Self:
-        section, training = context.section, context.training
-        assert isinstance(section, LearnedParams) and training
-        generator = torch.Generator().manual_seed(seed)
-        modules, last_layer = cls.build(model, tokenizer, train, context, generator)
+        draw = torch.Generator().manual_seed(seed)
+        modules, last_layer = cls.build(base, pairs.train, section, study, draw)
         steering = cls(modules, section.model_dump(include=set(cls.shape_fields)))
-        loss = make_loss(section.loss, steering.outputs())
-        history, summary = optimise(
-            model,
-            tokenizer,
-            steering,
-            last_layer,
-            loss,
-            train,
-            calibration,
-            training,
-            section.lr,
-            generator,
-            context.scratch,
+        loss = section.loss.build(steering.outputs())
+        steering.history, steering.summary = optimise(
+            base, pairs, steering, loss, last_layer, study.training, section.lr, draw, study.scratch
         )
-        count = sum(parameter.numel() for parameter in steering.parameters())
-        held = sum(tensor.nbytes for tensor in steering.tensors().values()) / 2**20
-        summary |= {
+        steering.summary |= {
             "modules": len(modules),
-            "parameters": count,
-            "adapter_mib": held,
-            "base_mib": memory(model),
+            "parameters": sum(parameter.numel() for parameter in steering.parameters()),
+            "adapter_mib": sum(held.nbytes for held in steering.tensors().values()) / 2**20,
+            "base_mib": memory(base.model),
         }
-        steering.history, steering.summary = history, summary
         return steering
 
     def outputs(self) -> list[Tensor]:
-        """Return the bases [o, r] that each module writes its change in; none where there is no
-        fixed one.
-        """
+        """Return the bases [o, r] that modules write their change in; none where none is fixed."""
         return []
 
-    def rotations(self, doses: Tensor) -> list[Tensor]:
-        """Return every learned rotation R(c) [k, r, r] at doses [k]; none where nothing rotates."""
+    def rotations(self, coefficients: Tensor) -> list[Tensor]:
+        """Return every learned rotation R(c) [k, r, r]; none where nothing rotates."""
         return []
+
+    @property
+    def promised_angle(self) -> float | None:
+        """The largest plane angle (radians) that it promises at |c| = 1, if any."""
+        return None
 
     def parameters(self) -> list[nn.Parameter]:
         return [parameter for module in self.modules.values() for parameter in module.parameters()]
@@ -136,12 +139,11 @@ class Adapter(Hooked):
         for module in self.modules.values():
             module.flip()
 
-    def hooks(self, model, coefficient: Coefficient) -> Hooks:
+    def hooks(self, model: PreTrainedModel, coefficient: Coefficient) -> Hooks:
         if is_zero(coefficient):
             return []
-        doses, index = torch.unique(
-            torch.as_tensor(coefficient, dtype=torch.float32, device="cpu"), return_inverse=True
-        )
+        by_row = torch.as_tensor(coefficient, dtype=torch.float32, device="cpu")
+        doses, index = torch.unique(by_row, return_inverse=True)
         hooks: Hooks = []
         for name, module in self.modules.items():
             target = model.get_submodule(name)
@@ -151,11 +153,15 @@ class Adapter(Hooked):
             hooks.append((name, guarded(module.hook(target, doses, index), index)))
         return hooks
 
-    def rewrite(self, messages, coefficient: float):
-        return messages
-
     def touched(self) -> list[str]:
         return list(self.modules)
+
+    @torch.no_grad()
+    def updates(self, model: PreTrainedModel, coefficient: float) -> dict[str, Update]:
+        return {
+            name: module.update(model.get_submodule(name), name, coefficient)
+            for name, module in self.modules.items()
+        }
 
     def tensors(self) -> dict[str, Tensor]:
         return {
@@ -169,15 +175,36 @@ class Adapter(Hooked):
 
     @classmethod
     def load(cls, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Self:
-        own: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in tensors.items():
-            name, _, field = key.rpartition(".")
-            own.setdefault(name, {})[field] = tensor
         # Frozen: what is loaded is for use, and hooks can then fold what no gradient needs apart.
         return cls(
             {
-                name: cls.rebuild(found, metadata).requires_grad_(False)
-                for name, found in own.items()
+                name: cls.rebuild(own, metadata).requires_grad_(False)
+                for name, own in by_module(tensors).items()
             },
             metadata,
         )
+
+
+def by_module(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Return saved tensors `<module>.<name>` by module and name."""
+    modules: dict[str, dict[str, Tensor]] = {}
+    for path, tensor in tensors.items():
+        module, _, name = path.rpartition(".")
+        modules.setdefault(module, {})[name] = tensor
+    return modules
+
+
+def guarded(hook: Hook, index: Tensor) -> Hook:
+    """Refuse a batch that does not have one row per coefficient."""
+
+    def run(module, inputs, output):
+        if output.ndim != 3:
+            raise InputError(
+                "a target module sees its tokens without batch rows, as experts do: leave it out "
+                "of modules.target"
+            )
+        if index.ndim:
+            check_rows(index, len(output))
+        return hook(module, inputs, output)
+
+    return run

@@ -1,6 +1,4 @@
-"""Where training stands, kept aside so that a second start goes on from there with the same
-bits.
-"""
+"""The state of a training run, kept aside so that a second start goes on with the same bits."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,12 +9,12 @@ from torch import Tensor, nn
 from pipeline.lm import processes
 from pipeline.support.scratch import ScratchFile
 
+PLAIN = ("step", "best_loss", "best_step", "best", "records")
+
 
 @dataclass
-class Standing:
-    """The state of a run besides what is rebuilt from its seed: the order of the pairs and the
-    frozen bases.
-    """
+class TrainingState:
+    """What a run has besides what its seed rebuilds: order of the pairs and frozen bases."""
 
     parameters: list[nn.Parameter]
     optimizer: torch.optim.Optimizer
@@ -30,18 +28,14 @@ class Standing:
     def judge(self, loss: float) -> None:
         """Keep the parameters where no checkpoint had a lower calibration loss."""
         if loss < self.best_loss:
-            self.best_loss, self.best_step, self.best = loss, self.step, copies(self.parameters)
+            self.best_loss, self.best_step = loss, self.step
+            self.best = copies(self.parameters)
 
     def save(self, file: ScratchFile | None) -> None:
         if file and processes.is_main():
-            content = {
-                key: getattr(self, key)
-                for key in ("step", "best_loss", "best_step", "best", "records")
-            }
-            content |= {
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
-            }
+            content = {key: getattr(self, key) for key in PLAIN}
+            content["optimizer"] = self.optimizer.state_dict()
+            content["schedule"] = self.schedule.state_dict()
             file.write({**content, "parameters": copies(self.parameters)})
 
     def restore(self, file: ScratchFile | None) -> bool:

@@ -1,14 +1,12 @@
-"""The contrastive losses of InnerPiSSA: separation along a reference direction, bounded loss of
-coherence, ordering.
+"""The contrastive loss of InnerPiSSA: separation along a direction, coherence, ordering.
 
 For the states of the positive and negative text of a pair at coefficient c, and a unit direction d:
 
-    p_c = (h_pos - h_neg) . d,   x = c p_c / s,   x0 = |p_ref| / s,   s = mean |p_ref|,   Delta =
-        symlog(x) - symlog(x0)
+    p_c = (h_pos - h_neg) . d,   x = c p_c / s,   x0 = |p_ref| / s,   s = mean |p_ref|
+    Delta = symlog(x) - symlog(x0)
     raw: -Delta   (the other forms stand in `FORMS`)
-    coherence = w mean_t relu(log p_ref(t) - log p_c(t) - bound)^2        over the tokens that both
-        texts share
-    ordering  = w hinge                                                   (observed.py)
+    coherence = w mean_t relu(log p_ref(t) - log p_c(t) - bound)^2     over shared tokens
+    ordering  = w hinge                                                (losses.py)
 
 Source: github.com/wassname/InnerPiSSA (README and code of November 2025). There coherence reads the
 reinforced text of a pair only; here both texts count at both coefficients, which is stricter.
@@ -18,14 +16,15 @@ tanh_symmetric is negated here (there the sign was left to the later flip).
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
-from pipeline.steering.training.antiparallel import AntiParallelLoss
-from pipeline.steering.training.observed import (
-    Loss,
+from pipeline.steering.training.losses import (
     Observed,
     Reference,
     Terms,
@@ -34,18 +33,55 @@ from pipeline.steering.training.observed import (
     symlog,
     unit,
 )
-from pipeline.study.sections import AntiParallelParams, ContrastiveParams
+from pipeline.support.section import Section
+
+
+class ContrastiveParams(Section):
+    """The loss of InnerPiSSA."""
+
+    of: Literal["contrastive"] = "contrastive"
+    """Which loss it is: the id of its section under `losses`."""
+    form: Literal[
+        "raw",
+        "softplus_strong",
+        "logsigmoid_weak",
+        "logsigmoid_dpo",
+        "tanh_symmetric",
+        "softplus_ratio",
+        "focal_balanced",
+    ]
+    """How the separation of a pair becomes a loss; logsigmoid_weak limits itself and leaves
+    coherence out."""
+    separation: Literal["difference", "common"]
+    """Widen the difference within pairs (the paper), or move both texts of a pair together."""
+    direction: Literal["mean", "pca", "top_s", "adapter"]
+    """The reference: mean pair difference, first principal components, or the mean within the top
+    left singular vectors of the modules that write to the loss layer, or within the adapter's own
+    output dimensions."""
+    directions: int = Field(ge=1)
+    """How many components pca takes, and how many singular vectors top_s; the others ignore it."""
+    coherence_bound: float = Field(ge=0)
+    """Nats that a token's log-probability may lose for free."""
+    coherence_weight: float = Field(ge=0)
+    """The weight of what it loses beyond that, squared."""
+    ordering_margin: float = Field(ge=0)
+    """Nats by which c = +1 and c = -1 should lie on opposite sides of the base."""
+    ordering_weight: float = Field(ge=0)
+    """The weight of what is missing of that margin."""
+
+    def build(self, outputs: list[Tensor]) -> "ContrastiveLoss":
+        """Return the loss; `outputs` are the bases [o, r] that the adapter writes in."""
+        return ContrastiveLoss(self, outputs)
 
 
 @dataclass(frozen=True)
 class Form:
-    """A loss of Delta, or of the ratio x / x0; `cap` bounds the coherence term smoothly, zero
-    leaves it out.
-    """
+    """A loss of Delta, or of the ratio x / x0."""
 
     loss: Callable[[Tensor], Tensor]
     of_ratio: bool = False
     cap: float = math.inf
+    """Bounds the coherence term smoothly; zero leaves it out."""
 
 
 FORMS = {
@@ -60,14 +96,12 @@ FORMS = {
 
 
 def reference_directions(
-    reference: Reference, params: ContrastiveParams, outputs: list[Tensor]
-) -> Tensor:
-    """Return unit directions [d, k] of the positive persona: one, except for `pca`, which has
-    `directions` of them.
+    reference: Reference, params: ContrastiveParams, outputs: list[Float[Tensor, "_ _"]]
+) -> Float[Tensor, "d k"]:
+    """Return unit directions of the positive persona: `directions` for `pca`, else one.
 
-    `adapter` keeps the part of the mean within the span of `outputs`, the adapter's own bases [d,
-    r]; `top_s` the part within the largest left singular vectors of the modules that write to the
-    loss layer.
+    `adapter` keeps the part of the mean within the span of `outputs`, the adapter's own bases;
+    `top_s` the part within the largest left singular vectors of what writes to the loss layer.
     """
     mean = mean_difference(reference.states)
     match params.direction:
@@ -86,20 +120,18 @@ def reference_directions(
     return unit(basis @ (basis.T @ mean))[:, None]
 
 
-def project(states: Tensor, directions: Tensor) -> Tensor:
-    """Return [...] from states [..., d]: s . d, or for several directions the length of all, signed
-    by their mean.
-    """
-    found = states @ directions
-    if found.shape[-1] == 1:
-        return found[..., 0]
-    return found.mean(-1).sign() * found.norm(dim=-1)
+def project(states: Float[Tensor, "*n d"], directions: Float[Tensor, "d k"]) -> Float[Tensor, "*n"]:
+    """Return s . d, or for several directions the length of all, signed by their mean."""
+    coordinates = states @ directions
+    if coordinates.shape[-1] == 1:
+        return coordinates[..., 0]
+    return coordinates.mean(-1).sign() * coordinates.norm(dim=-1)
 
 
-def separation(observed: Observed, directions: Tensor, kind: str, form: str) -> Tensor:
-    """Return the separation term; `common` scores the movement that both texts of a pair share
-    instead.
-    """
+def separation(
+    observed: Observed, directions: Float[Tensor, "d k"], kind: str, form: str
+) -> Float[Tensor, ""]:
+    """Return the separation term; `common` scores the movement that both texts of a pair share."""
     c = observed.states.new_tensor([1.0, -1.0])[:, None]
     base = project(observed.base_states[:, 0] - observed.base_states[:, 1], directions).abs()
     scale = base.mean()
@@ -112,10 +144,13 @@ def separation(observed: Observed, directions: Tensor, kind: str, form: str) -> 
     return FORMS[form].loss(ratio if FORMS[form].of_ratio else delta).mean()
 
 
-def coherence(observed: Observed, bound: float, cap: float = math.inf) -> Tensor:
+def coherence(observed: Observed, bound: float, cap: float = math.inf) -> Float[Tensor, ""]:
+    """Return the mean squared loss of log-probability beyond the bound, over the shared tokens."""
     lost = torch.relu(observed.nll - observed.base_nll - bound).square()
     mean = lost.sum() / (2 * observed.chosen.sum())
-    return mean if math.isinf(cap) else mean * 0.0 if cap == 0 else cap * torch.tanh(mean / cap)
+    if math.isinf(cap):
+        return mean
+    return mean * 0.0 if cap == 0 else cap * torch.tanh(mean / cap)
 
 
 @dataclass
@@ -132,20 +167,9 @@ class ContrastiveLoss:
     def __call__(self, observed: Observed, progress: float) -> Terms:
         assert self.directions is not None, "prepare comes first"
         params = self.params
+        lost = coherence(observed, params.coherence_bound, FORMS[params.form].cap)
         return {
             "separation": separation(observed, self.directions, params.separation, params.form),
-            "coherence": params.coherence_weight
-            * coherence(observed, params.coherence_bound, FORMS[params.form].cap),
+            "coherence": params.coherence_weight * lost,
             "ordering": params.ordering_weight * ordering(observed, params.ordering_margin),
         }
-
-
-def make_loss(params: ContrastiveParams | AntiParallelParams, outputs: list[Tensor]) -> Loss:
-    """Return the loss of a params section; `outputs` are the bases [o, r] that the adapter writes
-    in.
-    """
-    return (
-        AntiParallelLoss(params)
-        if isinstance(params, AntiParallelParams)
-        else ContrastiveLoss(params, outputs)
-    )

@@ -1,7 +1,7 @@
-"""The training loop: AdamW, one-cycle schedule, clipped gradients, best checkpoint on the
-calibration pairs.
+"""The one training of all learned methods: AdamW, one-cycle schedule, clipped gradients.
 
-Nothing in a step waits for the device: figures stay on it until the next validation.
+The best checkpoint on the calibration pairs is kept and oriented. Nothing in a step waits for the
+device: figures stay on it until the next validation.
 """
 
 from collections.abc import Iterator
@@ -9,106 +9,159 @@ from typing import Any
 
 import polars as pl
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from pipeline.lm import processes
-from pipeline.steering.training.checkpoint import Standing, assign
-from pipeline.steering.training.objective import Split
-from pipeline.steering.training.observed import Terms
-from pipeline.steering.training.pieces import Pieces
-from pipeline.study.sections import TrainingParams
+from pipeline.lm.base import Base
+from pipeline.lm.layers import decoder_layers, depth_to_layer
+from pipeline.steering.base import Pairs, PairSplits, Trainable
+from pipeline.steering.pair_batches import base_pass, pair_tensors
+from pipeline.steering.sign import orientation
+from pipeline.steering.svd import writers_basis
+from pipeline.steering.training.checkpoint import TrainingState, assign
+from pipeline.steering.training.losses import Loss, Reference, Terms
+from pipeline.steering.training.objective import Objective, PartwiseObjective, Split
+from pipeline.steering.training.subspace import gather, loss_subspace
 from pipeline.support.errors import InputError
 from pipeline.support.progress import track
 from pipeline.support.scratch import Scratch, ScratchFile
+from pipeline.support.section import ON_KINDNESS, PUBLISHED, Section
+
+ABOUT = ("step", "split", "lr")  # what a record holds besides the terms of the loss
+
+
+class TrainingParams(Section):
+    loss_depth: float = Field(ge=0, le=1, json_schema_extra=ON_KINDNESS)
+    """The layer whose residual stream the loss reads, after the last adapted one (of the depth)."""
+    last_tokens: int = Field(ge=1, json_schema_extra=PUBLISHED)
+    """How many last tokens of a pair the representation loss averages over."""
+    epochs: int = Field(ge=1)
+    """Passes over the training pairs."""
+    batch_size: int = Field(ge=2)
+    """Pairs per micro-batch; each is two texts at two coefficients."""
+    accumulate: int = Field(ge=1)
+    """Micro-batches per optimiser step, whose gradients are averaged."""
+    weight_decay: float = Field(ge=0)
+    """AdamW's decoupled weight decay, times the learning rate per step."""
+    warmup_share: float = Field(ge=0, lt=1, json_schema_extra=PUBLISHED)
+    """The share of all steps during which the learning rate rises."""
+    clip_norm: float = Field(gt=0, json_schema_extra=PUBLISHED)
+    """Longest gradient, all parameters together; a longer one is shortened to it."""
+
+
+def optimise(
+    base: Base,
+    pairs: PairSplits,
+    steering: Trainable,
+    loss: Loss,
+    last_layer: int,
+    params: TrainingParams,
+    lr: float,
+    generator: torch.Generator,
+    scratch: Scratch | None = None,
+) -> tuple[pl.DataFrame, dict[str, float]]:
+    """Train in place, restore the best checkpoint, and orient: c = +1 is the positive persona.
+
+    Returns the history (one row per step and split) and a summary. Both signs of c go through one
+    forward pass; the base model's part of the loss is computed once. Several processes share each
+    step's pairs; all end with the same adapter.
+    """
+    model, index = base.model, loss_layer(base, params, last_layer)
+    layer = decoder_layers(model)[index]
+
+    def split(part: Pairs) -> Split:
+        data = pair_tensors(base, part, params.last_tokens)
+        size = 2 * params.batch_size
+        plain = base_pass(model, layer, data, params.last_tokens, size, loss.reads_distribution)
+        return Split(data, plain)
+
+    splits = {name: split(part) for name, part in pairs._asdict().items()}
+    direction = loss.prepare(reference(base, pairs.train, index, splits["train"].base.states))
+    objective = Objective(model, layer, steering, loss, params.last_tokens)
+    partwise = PartwiseObjective(objective, params.batch_size)
+    history, best_loss = minimise(partwise, splits, params, lr, generator, scratch)
+    turned = orientation(
+        base, steering, pairs.calibration.neutral, layer, direction, params.last_tokens
+    )
+    return history, {"calibration_loss": best_loss, **turned}
+
+
+def loss_layer(base: Base, params: TrainingParams, last_adapted: int) -> int:
+    """Return the index of the layer that the loss reads; refuse one that no adapter reaches."""
+    index = depth_to_layer(base.model, params.loss_depth)
+    if index <= last_adapted:
+        raise InputError(
+            f"training.loss_depth {params.loss_depth} is layer {index}, not after the last adapted "
+            f"layer {last_adapted}: raise it, or adapt earlier layers"
+        )
+    return min(index, len(decoder_layers(base.model)) - 1)
+
+
+def reference(base: Base, train: Pairs, layer: int, states: Tensor) -> Reference:
+    """Return what a loss may measure against; all but the states are made when asked for."""
+    return Reference(
+        states,
+        lambda: writers_basis(base, layer),
+        lambda parts, rank, centred: loss_subspace(
+            parts, gather(base, train, layer, parts), rank, centred
+        ),
+    )
 
 
 @torch.enable_grad()
-def descend(
-    pieces: Pieces, splits: dict[str, Split], params: TrainingParams, lr: float, generator: torch.Generator,
+def minimise(
+    objective: PartwiseObjective,
+    splits: dict[str, Split],
+    params: TrainingParams,
+    lr: float,
+    generator: torch.Generator,
     scratch: Scratch | None = None,
-) -> tuple[pl.DataFrame, float]:  # fmt: skip
-    """Minimise the sum of the loss terms over the training split; keep the parameters of the best
-    calibration loss.
+) -> tuple[pl.DataFrame, float]:
+    """Minimise the sum of the loss terms; keep the parameters of the best calibration loss.
 
     With a scratch, an interrupted run goes on from its last checkpoint: at each validation and
     every `seconds` in between.
     """
     count, size = len(splits["train"].data.lengths), params.batch_size * params.accumulate
     plan = [rows for _ in range(params.epochs) for rows in shuffled(count, size, generator)]
-    steps, parameters = len(plan), pieces.parameters
+    steps, parameters = len(plan), objective.parameters
     processes.same_everywhere(list(parameters))
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=params.weight_decay)
-    pct_start = max(params.warmup_share, 1 / steps)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, lr, total_steps=steps + 1, pct_start=pct_start
+        optimizer, lr, total_steps=steps + 1, pct_start=max(params.warmup_share, 1 / steps)
     )
-    standing, file = (
-        Standing(parameters, optimizer, schedule),
-        scratch.file("training") if scratch else None,
-    )
-    if not standing.restore(file):
-        standing.judge(
-            validate(pieces, splits["calibration"], params.batch_size, standing.records, 0)
-        )
-        check_finite(standing, lr, file)
-    for step in track(range(standing.step + 1, steps + 1), "training", steps - standing.step):
+    state = TrainingState(parameters, optimizer, schedule)
+    file = scratch.file("training") if scratch else None
+
+    def check_calibration() -> None:
+        loss = validate(objective, splits["calibration"], params.batch_size, state)
+        check_finite(state, lr, file)
+        state.judge(loss)
+
+    if not state.restore(file):
+        check_calibration()
+    for step in track(range(state.step + 1, steps + 1), "training", steps - state.step):
         optimizer.zero_grad()
         # The step at hand counts: with nothing of a ramp, the anti-parallel loss has no gradient,
         # and Adam makes rounding a step.
-        found = accumulate(pieces, splits["train"], plan[step - 1], params.batch_size, step / steps)
+        rows, progress = plan[step - 1], step / steps
+        terms = accumulate(objective, splits["train"], rows, params.batch_size, progress)
         processes.add_up_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, params.clip_norm)
         rate = schedule.get_last_lr()[0]
         optimizer.step()
         schedule.step()
-        standing.step = step
-        standing.records.append({"step": step, "split": "train", "lr": rate} | found)
+        state.step = step
+        state.records.append({"step": step, "split": "train", "lr": rate} | terms)
         if step % (steps // params.epochs) == 0:
-            reached = validate(
-                pieces, splits["calibration"], params.batch_size, standing.records, step
-            )
-            check_finite(standing, lr, file)
-            standing.judge(reached)
-            standing.save(file)
+            check_calibration()
+            state.save(file)
         elif file and file.due():
-            check_finite(standing, lr, file)
-            standing.save(file)
-    assign(parameters, standing.best)
-    return history_frame(standing.records), standing.best_loss
-
-
-def check_finite(standing: Standing, lr: float, file: ScratchFile | None) -> None:
-    """Stop at the first step whose loss is no number; this brings the figures to the host."""
-    host_figures(standing.records)
-    for record in standing.records:
-        loss = sum(value for key, value in record.items() if key not in ("step", "split", "lr"))
-        if abs(loss) < float("inf"):
-            continue
-        if not record["step"]:
-            raise InputError(
-                f"the loss is {loss} before any training: take dtype float32, or another "
-                "training.loss_depth"
-            )
-        kept = (
-            f"; the best state, of step {standing.best_step}, stays in {file.path}"
-            if file and file.path.exists()
-            else ""
-        )
-        raise InputError(
-            f"the loss is {loss} at step {record['step']}: lower the method's lr ({lr}){kept}"
-        )
-
-
-def accumulate(pieces: Pieces, split: Split, rows: list[int], size: int, progress: float) -> Terms:
-    """Add the gradients of micro-batches of `size` pairs, averaged over `rows`; return the averaged
-    terms, detached.
-    """
-    total: Terms = {}
-    for start in range(0, len(rows), size):
-        part = rows[start : start + size]
-        found = pieces.terms(split, part, progress, len(part) / len(rows))
-        total = {key: value + total.get(key, 0.0) for key, value in found.items()}
-    return total
+            check_finite(state, lr, file)
+            state.save(file)
+    assign(parameters, state.best)
+    return history_frame(state.records), state.best_loss
 
 
 def shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[list[int]]:
@@ -117,22 +170,51 @@ def shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[list
         yield order[start : start + size]
 
 
+def accumulate(
+    objective: PartwiseObjective, split: Split, rows: list[int], size: int, progress: float
+) -> Terms:
+    """Add the averaged gradients of micro-batches of `size` pairs; return the averaged terms."""
+    total: Terms = {}
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        terms = objective.terms(split, part, progress, len(part) / len(rows))
+        total = {key: value + total.get(key, 0.0) for key, value in terms.items()}
+    return total
+
+
 @torch.no_grad()
-def validate(
-    pieces: Pieces, split: Split, size: int, records: list[dict[str, Any]], step: int
-) -> float:
-    """Record and return the loss of a whole split at full weights, so that checkpoints of a ramp
-    can be compared.
-    """
+def validate(objective: PartwiseObjective, split: Split, size: int, state: TrainingState) -> float:
+    """Record and return the loss of a whole split; at full weights, so that checkpoints of a ramp
+    can be compared."""
     count = len(split.data.lengths)
     parts = [list(range(start, min(start + size, count))) for start in range(0, count, size)]
-    weighted = [pieces.terms(split, rows, 1.0, len(rows) / count) for rows in parts]
+    weighted = [objective.terms(split, rows, 1.0, len(rows) / count) for rows in parts]
     means = {key: torch.stack([part[key] for part in weighted]).sum() for key in weighted[0]}
-    records.append({"step": step, "split": "calibration"} | means)
+    state.records.append({"step": state.step, "split": "calibration"} | means)
     return torch.stack(list(means.values())).sum().item()
 
 
-def host_figures(records: list[dict[str, Any]]) -> None:
+def check_finite(state: TrainingState, lr: float, file: ScratchFile | None) -> None:
+    """Stop at the first step whose loss is no number; this brings the figures to the host."""
+    to_host(state.records)
+    for record in state.records:
+        loss = sum(value for key, value in record.items() if key not in ABOUT)
+        if abs(loss) < float("inf"):
+            continue
+        if not record["step"]:
+            raise InputError(
+                f"the loss is {loss} before any training: take dtype float32, or another "
+                "training.loss_depth"
+            )
+        kept = ""
+        if file and file.path.exists():
+            kept = f"; the best state, of step {state.best_step}, stays in {file.path}"
+        raise InputError(
+            f"the loss is {loss} at step {record['step']}: lower the method's lr ({lr}){kept}"
+        )
+
+
+def to_host(records: list[dict[str, Any]]) -> None:
     """Bring the recorded figures that are still on the device to the host, all in one copy."""
     waiting = [
         (record, key)
@@ -148,8 +230,7 @@ def host_figures(records: list[dict[str, Any]]) -> None:
 
 def history_frame(records: list[dict[str, Any]]) -> pl.DataFrame:
     """Return the records as a table, with the sum of their terms."""
-    host_figures(records)
-    names = [name for name in records[0] if name not in ("step", "split", "lr")]
-    return pl.DataFrame(records, infer_schema_length=None).with_columns(
-        pl.sum_horizontal(names).alias("loss")
-    )
+    to_host(records)
+    terms = [name for name in records[0] if name not in ABOUT]
+    frame = pl.DataFrame(records, infer_schema_length=None)
+    return frame.with_columns(pl.sum_horizontal(terms).alias("loss"))

@@ -1,28 +1,33 @@
-"""What training minimises: the adapter under both signs of c, beside the base model, on some pairs
-of one split.
+"""What training minimises, and its gradient, in parts where memory or processes ask for it.
+
+A loss is no mean over pairs: it scales by a batch's spread and takes the cheaper order of a whole
+batch. So the outputs of all pairs are put together first. Then each part gets its gradient with the
+other parts' outputs as constants, which is exact:
+
+    L(o_1, ..., o_k),  o_i = f(pairs_i, theta)      dL/dtheta = sum_i dL/do_i do_i/dtheta
+
+One part on one process costs one forward and one backward pass, several a second forward pass.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
+from pipeline.lm import processes
+from pipeline.lm.batches import RowLimit
 from pipeline.lm.trunk import trunk_depth
-from pipeline.steering.base import Steering
-from pipeline.steering.training.contrast import BasePass, PairTensors, run
-from pipeline.steering.training.observed import Loss, Observed, Terms
+from pipeline.steering.base import Trainable
+from pipeline.steering.pair_batches import BasePass, PairTensors, run_pairs
+from pipeline.steering.training.losses import Loss, Observed, Terms
 
-
-class Trainable(Steering, Protocol):
-    def parameters(self) -> list[nn.Parameter]: ...
-
-    def flip(self) -> None:
-        """Exchange the meanings of +c and -c, exactly."""
-        ...
+SETTING = (
+    "lower training.last_tokens or rank, quantise the model, or take a device with more memory"
+)
+# Of b pairs: states [2, b, 2, d], nll [2, b, 2, t] and, for a loss that reads it, shift as nll.
+Outputs = list[Tensor]
 
 
 @dataclass
@@ -37,16 +42,11 @@ class Split:
         return max(self.data.lengths[row] for row in rows)
 
 
-Outputs = list[
-    Tensor
-    # of b pairs: states [2, b, 2, d], nll [2, b, 2, t] and, where the loss reads it, shift [2, b,
-    # 2, t]
-]
-
-
 @dataclass
 class Objective:
-    model: PreTrainedModel
+    """The loss of an adapter under both signs of c, beside the base model, on some pairs."""
+
+    model: nn.Module
     layer: nn.Module
     """Whose output the loss reads."""
     steering: Trainable
@@ -61,15 +61,15 @@ class Objective:
     def outputs(self, split: Split, rows: list[int], width: int) -> Outputs:
         """Run pairs under both signs in one forward pass; tokens are the last `width` columns."""
         batch = split.data.batch(rows)
-        base = split.base.batch(rows, batch.ids.shape[-1])
+        final = split.base.batch(rows, batch.ids.shape[-1]).final
         coefficients = torch.tensor([1.0, -1.0]).repeat_interleave(2 * len(rows))
         with self.steering.steer(self.model, coefficients):
-            found = run(self.model, self.layer, batch, self.last_tokens, 2, base.final, self.depth)
-        by_token = [values for values in (found.nll, found.shift) if values is not None]
-        return [
-            found.states,
-            *(F.pad(values, (width - values.shape[-1], 0)) for values in by_token),
-        ]
+            outcome = run_pairs(
+                self.model, self.layer, batch, self.last_tokens, 2, final, self.depth
+            )
+        by_token = [values for values in (outcome.nll, outcome.shift) if values is not None]
+        padded = (F.pad(values, (width - values.shape[-1], 0)) for values in by_token)
+        return [outcome.states, *padded]
 
     def blank(self, split: Split, rows: list[int], width: int) -> Outputs:
         """Return zeros in the form of `outputs`."""
@@ -81,11 +81,77 @@ class Objective:
 
     def terms(self, split: Split, rows: list[int], outputs: Outputs, progress: float) -> Terms:
         """Return the loss terms of pairs whose outputs are known."""
-        states, nll, *rest = outputs
-        batch = split.data.batch(rows)
+        states, nll, *shift = outputs
+        chosen = split.data.batch(rows).chosen
         base = split.base.batch(rows, nll.shape[-1])
-        shift = rest[0] if rest else None
-        return self.loss(
-            Observed(states, nll, base.states, base.nll, batch.chosen, shift, base.entropy),
-            progress,
+        observed = Observed(
+            states, nll, base.states, base.nll, chosen, shift[0] if shift else None, base.entropy
         )
+        return self.loss(observed, progress)
+
+
+class PartwiseObjective:
+    """An objective whose micro-batches may be split, over processes and into what memory holds."""
+
+    def __init__(self, objective: Objective, size: int):
+        self.objective = objective
+        self.parameters: list[nn.Parameter] = objective.steering.parameters()
+        self.limit = RowLimit(size, "training", SETTING)
+
+    def terms(self, split: Split, rows: list[int], progress: float, weight: float = 1.0) -> Terms:
+        """Return the loss terms of a micro-batch times `weight`, detached, on every process alike.
+
+        Where gradients are on, those of this process's own pairs are added to the parameters'.
+        """
+        learns, width = torch.is_grad_enabled(), split.width(rows)
+        own = processes.every_nth(list(range(len(rows))))
+        whole = self.objective.blank(split, rows, width)
+        with_graph: list[Outputs] = []
+
+        def outputs_of(part: list[int]) -> Outputs:
+            return self.objective.outputs(split, [rows[i] for i in part], width)
+
+        def weighted_terms(outputs: Outputs) -> Terms:
+            terms = self.objective.terms(split, rows, outputs, progress)
+            return {key: value * weight for key, value in terms.items()}
+
+        def forward(part: list[int]) -> Outputs:
+            in_one = learns and part == own
+            with torch.set_grad_enabled(in_one):
+                outputs = outputs_of(part)
+            if in_one:
+                with_graph.append(outputs)
+            return [output.detach() for output in outputs]
+
+        def backward(part: list[int]) -> Terms:
+            with torch.enable_grad():
+                outputs = with_graph.pop() if with_graph else outputs_of(part)
+                terms = weighted_terms(placed(whole, part, outputs))
+                self.add_gradients(terms)
+            return {key: value.detach() for key, value in terms.items()}
+
+        for part, outputs in self.limit.each(own, forward):
+            whole = placed(whole, part, outputs)
+        processes.add_up(whole)
+        by_part = [terms for _, terms in self.limit.each(own, backward)] if learns else []
+        with torch.no_grad():
+            return by_part[-1] if by_part else weighted_terms(whole)
+
+    def add_gradients(self, terms: Terms) -> None:
+        """Add the gradients of the terms' sum; all of them or, where memory runs out, none."""
+        total = torch.stack(list(terms.values())).sum()
+        gradients = torch.autograd.grad(total, self.parameters, allow_unused=True)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            if gradient is None:
+                continue
+            # A copy: gradients of autograd may share memory, and clipping works in place.
+            before = parameter.grad
+            parameter.grad = gradient.clone() if before is None else before + gradient
+
+
+def placed(whole: Outputs, part: list[int], outputs: Outputs) -> Outputs:
+    """Return the outputs of a micro-batch with those of some of its pairs put in."""
+    index = torch.tensor(part, device=whole[0].device)
+    return [
+        before.index_copy(1, index, after) for before, after in zip(whole, outputs, strict=True)
+    ]

@@ -1,18 +1,15 @@
 """The frozen basis in which AntiPaSTO measures movement: an intersection of spaces of the residual
 stream.
 
-Each space holds the leading eigenvectors of a symmetric [d, d] matrix, at most `Evidence.width` of
-them:
+Each space holds the leading eigenvectors of a symmetric [d, d] matrix, at most `Evidence.width`;
+the first three have an importance:
 
-    task         sum_i x_i x_i^T of the normalised pair differences at the loss layer; importance:
-                 singular values
-    change       cov(D), D = h_L - h_start; importance: eigenvalues
-    suppressed   sum_l cov(dh_l) - cov(D), D = sum_l dh_l; importance: eigenvalues, the positive
-                 ones only
-    write        sum over writers of U_w U_w^T        read   sum over readers of V_w V_w^T       (no
-                 importance)
-    logits_read  E^T E of the unembedding E [v, d]                                               (no
-                 importance)
+    task         sum_i x_i x_i^T of the normalised pair differences at the loss layer; its singular
+                 values
+    change       cov(D), D = h_L - h_start; its eigenvalues
+    suppressed   sum_l cov(dh_l) - cov(D), D = sum_l dh_l; its positive eigenvalues
+    write        sum over writers of U_w U_w^T          read   sum over readers of V_w V_w^T
+    logits_read  E^T E of the unembedding E [v, d]
 
 `suppressed`: u^T A u = -2 sum_{l<m} cov(u dh_l, u dh_m) is positive where later layers undo what
 earlier ones wrote, zero for what is written once. `change` is what the source (arXiv 2601.07473,
@@ -28,89 +25,76 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from pipeline.lm.base import Base
 from pipeline.lm.layers import decoder_layers, linear_modules, refuse_others, role
 from pipeline.lm.quantisation import Weights
 from pipeline.steering.base import Pairs
-from pipeline.steering.dimensions import residual_stream
+from pipeline.steering.states import residual_stream
 from pipeline.support.errors import InputError
 
 COMPLEMENTS = ("not_read", "not_logits")
+# From the source's code of 2026-02-08.
 MAX_WIDTH = 256
 EARLY = 0.1  # share of the layers that only digest the embeddings
-ROW_FLOOR = 0.01  # added to each difference's norm, as a share of the median norm
 MIN_COSINE = 0.5  # two directions further apart than 60 degrees are not shared
 ENERGY = 0.6  # what an automatic rank keeps
+# Our own.
+ROW_FLOOR = 0.01  # added to each difference's norm, as a share of the median norm
 NEGLIGIBLE = 1e-6  # eigenvalues below this share of the largest are rounding
 MIN_REMAINDER = 1e-3  # a unit column with less than this left has no direction of its own
 
 
 class Basis(NamedTuple):
-    V: Tensor
-    """[d, k], orthonormal columns, the first matters most."""
-    importance: Tensor | None
-    """[k]"""
+    V: Float[Tensor, "d k"]
+    """Orthonormal columns, the first matters most."""
+    importance: Float[Tensor, " k"] | None
 
 
 @dataclass
 class Evidence:
     """What the spaces are made from; weights are made float32 one at a time."""
 
-    states: Tensor
-    """[n, 2, L+1, d]: the residual stream at the last token; 0 is the embeddings, l+1 the output of
-    decoder layer l.
-    """
+    states: Float[Tensor, "n 2 places d"]
+    """The residual stream at the last token: first the embeddings, then each layer's output."""
     layer: int
     """The decoder layer whose output the loss reads."""
     writers: Iterable[Tensor]
     """[d, i] each"""
     readers: Iterable[Tensor]
     """[o, d] each"""
-    unembedding: Tensor
-    """[v, d]"""
+    unembedding: Float[Tensor, "v d"]
 
     @property
     def width(self) -> int:
-        """How many dimensions a space may have; a quarter of all, lest on a small model it be
-        everything.
-        """
+        """How many dimensions a space may have; on a small model a quarter, not everything."""
         return max(1, min(MAX_WIDTH, self.states.shape[-1] // 4))
 
     @cached_property
-    def logits_read(self) -> Tensor:
-        """[d, width]"""
+    def logits_read(self) -> Float[Tensor, "d _"]:
         return leading(gram(self.unembedding), self.width)[1]
 
-    def excluded(self, part: str) -> Tensor:
-        """[d, k]: the space that a complement takes out."""
-        return (
-            self.logits_read
-            if part == "not_logits"
-            else common(map(gram, self.readers), self.width)
-        )
+    def excluded(self, part: str) -> Float[Tensor, "d _"]:
+        """Return the space that a complement takes out."""
+        if part == "not_logits":
+            return self.logits_read
+        return common(map(gram, self.readers), self.width)
 
 
 @torch.no_grad()
-def gather(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: Pairs,
-    layer: int,
-    parts: list[str],
-) -> Evidence:
-    """Run the pairs once and collect the weights of all linear modules that touch the residual
-    stream.
+def gather(base: Base, pairs: Pairs, layer: int, parts: list[str]) -> Evidence:
+    """Run the pairs once and collect the weights of all that touches the residual stream.
 
     Raises InputError where `parts` need weights that no linear module holds, and for a square
     module whose name does not say whether it reads or writes.
     """
+    model = base.model
     depth = len(decoder_layers(model))
     if {"write", "not_read"} & set(parts):
         refuse_others(model, list(range(depth)), "a loss subspace of write or not_read")
-    places = list(range(depth + 1))
-    states = residual_stream(model, tokenizer, pairs, places)
+    states = residual_stream(base, pairs, list(range(depth + 1)))
     modules: dict[str | None, list[nn.Linear]] = {
         "residual-writers": [],
         "residual-readers": [],
@@ -126,9 +110,10 @@ def gather(
 
 
 @torch.no_grad()
-def loss_subspace(parts: list[str], evidence: Evidence, rank: int | None, centred: bool) -> Tensor:
-    """Return the intersection of `parts`, from left to right, as orthonormal columns [d, k],
-    float32.
+def loss_subspace(
+    parts: list[str], evidence: Evidence, rank: int | None, centred: bool
+) -> Float[Tensor, "d k"]:
+    """Return the intersection of `parts`, from left to right, as orthonormal columns, float32.
 
     k is `rank`, or fewer where no more are shared; for rank None as many as hold 60 % of the
     importance, or all of a basis without one. `centred` subtracts the mean pair difference, and
@@ -153,7 +138,7 @@ def loss_subspace(parts: list[str], evidence: Evidence, rank: int | None, centre
     if rank is None and basis.importance is not None:
         held = basis.importance.cumsum(0)
         rank = int((held < ENERGY * held[-1]).sum()) + 1
-    return signed(basis.V[:, :rank]).contiguous()
+    return fix_signs(basis.V[:, :rank]).contiguous()
 
 
 def space(part: str, evidence: Evidence, centred: bool) -> Basis:
@@ -178,10 +163,8 @@ def space(part: str, evidence: Evidence, centred: bool) -> Basis:
     return Basis(V, importance)
 
 
-def task(evidence: Evidence, centred: bool) -> Tensor:
-    """Return the second moment [d, d] of the pair differences, each divided by its norm but never
-    blown up.
-    """
+def task(evidence: Evidence, centred: bool) -> Float[Tensor, "d d"]:
+    """Return the second moment of the pair differences, normalised but never blown up."""
     positive, negative = evidence.states[:, :, evidence.layer + 1].unbind(1)
     norms = (positive - negative).norm(dim=-1, keepdim=True)
     floor = (ROW_FLOOR * norms.median()).clamp(min=torch.finfo(norms.dtype).tiny)
@@ -189,10 +172,8 @@ def task(evidence: Evidence, centred: bool) -> Tensor:
     return gram(rows - rows.mean(0) if centred else rows)
 
 
-def movement(evidence: Evidence, part: str) -> Tensor:
-    """Return the matrix [d, d] of `change` or `suppressed`, over the texts of both personas and
-    without logits_read.
-    """
+def movement(evidence: Evidence, part: str) -> Float[Tensor, "d d"]:
+    """Return the matrix of `change` or `suppressed`, over all texts and without logits_read."""
     start = int(EARLY * (evidence.states.shape[2] - 1))
     path = evidence.states[:, :, start:].flatten(0, 1)
     path = path - path.mean(0)
@@ -203,24 +184,23 @@ def movement(evidence: Evidence, part: str) -> Tensor:
     return change / len(path)
 
 
-def gram(rows: Tensor) -> Tensor:
-    """Return X^T X [d, d] of rows X [n, d], float32."""
+def gram(rows: Float[Tensor, "n d"]) -> Float[Tensor, "d d"]:
+    """Return X^T X of rows X, float32."""
     return rows.float().T @ rows.float()
 
 
-def leading(matrix: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Return the largest positive eigenvalues [k] of a symmetric [d, d] and their vectors [d, k]; k
-    is at most `width`.
-    """
+def leading(
+    matrix: Float[Tensor, "d d"], width: int
+) -> tuple[Float[Tensor, " k"], Float[Tensor, "d k"]]:
+    """Return at most `width` of a symmetric matrix's largest positive eigenvalues, with vectors."""
     values, vectors = torch.linalg.eigh(matrix)
     keep = (values > NEGLIGIBLE * values.abs().max()).sum().clamp(max=width)
     return values.flip(0)[:keep], vectors.flip(1)[:, :keep]
 
 
-def common(grams: Iterable[Tensor], width: int) -> Tensor:
-    """Return what the weights' own leading spaces share most: the leading vectors [d, k] of their
-    summed projectors.
-    """
+def common(grams: Iterable[Tensor], width: int) -> Float[Tensor, "d k"]:
+    """Return what the weights' own leading spaces share most: leading vectors of the sum of their
+    projectors."""
     spaces = [leading(matrix, width)[1] for matrix in grams]
     if not spaces:
         raise InputError(
@@ -246,15 +226,13 @@ def intersection(a: Basis, b: Basis) -> Basis:
         least, importance = shared.new_tensor(MIN_COSINE), None
     keep = int((shared > least).sum().clamp(min=1))
     first, second = a.V @ left[:, :keep], b.V @ right[:keep].T
-    agree = torch.where(
-        (first * second).sum(0) < 0, -1.0, 1.0
-    )  # the weights can turn one against the other
+    # The weights can turn one against the other.
+    agree = torch.where((first * second).sum(0) < 0, -1.0, 1.0)
     return orthonormal(Basis(first + agree * second, importance), a.V[:, :0])
 
 
-def orthonormal(columns: Basis, against: Tensor) -> Basis:
-    """Make columns [d, k] orthonormal in their order, and orthogonal to `against` [d, j], by
-    Gram-Schmidt.
+def orthonormal(columns: Basis, against: Float[Tensor, "d j"]) -> Basis:
+    """Make columns orthonormal in their order, and orthogonal to `against`, by Gram-Schmidt.
 
     A column of which too little remains is dropped.
     """
@@ -269,8 +247,6 @@ def orthonormal(columns: Basis, against: Tensor) -> Basis:
     return Basis(fixed[:, against.shape[1] :], importance)
 
 
-def signed(V: Tensor) -> Tensor:
-    """Turn each column so that its largest entry is positive: devices differ in the sign of an
-    eigenvector.
-    """
+def fix_signs(V: Float[Tensor, "d k"]) -> Float[Tensor, "d k"]:
+    """Turn each column so that its largest entry is positive: devices differ in signs."""
     return V * V.gather(0, V.abs().argmax(0, keepdim=True)).sign()

@@ -1,13 +1,13 @@
-"""Contrast pairs as tensors, and what the base model makes of them."""
+"""Contrast pairs as tensors, and what the base model or a steered one makes of them."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from pipeline.lm.base import Base
 from pipeline.lm.forward import (
     Places,
     last_hidden,
@@ -26,9 +26,7 @@ from pipeline.support.errors import InputError
 
 @dataclass
 class PairTensors:
-    """n pairs of left-padded texts: ids, mask and chosen (the tokens both texts share) are [n, 2,
-    t].
-    """
+    """n pairs of left-padded texts, [n, 2, t]; `chosen` are the tokens that both texts share."""
 
     ids: Tensor
     mask: Tensor
@@ -38,18 +36,15 @@ class PairTensors:
     """How many last tokens of each pair are chosen."""
 
     def places(self, repeats: int = 1) -> Places:
-        """Return the chosen tokens of `repeats` copies of all texts, in the order of [repeats, n,
-        2].
-        """
+        """Return the chosen tokens of `repeats` copies of all texts, ordered as [repeats, n, 2]."""
         counts = [count for count in self.shared for _ in range(2)] * repeats
         return tails(counts, self.ids.shape[-1], self.ids.device)
 
     def batch(self, rows: list[int]) -> "PairTensors":
         """Return some pairs, without the columns that are padding in all of them."""
         lengths = [self.lengths[row] for row in rows]
-        width = max(lengths)
         ids, mask, chosen = (
-            tensor[rows][..., -width:] for tensor in (self.ids, self.mask, self.chosen)
+            whole[rows][..., -max(lengths) :] for whole in (self.ids, self.mask, self.chosen)
         )
         return PairTensors(ids, mask, chosen, lengths, [self.shared[row] for row in rows])
 
@@ -62,11 +57,13 @@ def shared_tail(first: list[int], second: list[int]) -> int:
     return count
 
 
-def pair_tensors(
-    tokenizer: PreTrainedTokenizerBase, pairs: Pairs, last_tokens: int, device: torch.device
-) -> PairTensors:
-    positive, negative = tokenize(tokenizer, pairs.positive), tokenize(tokenizer, pairs.negative)
-    shared = [shared_tail(*pair) for pair in zip(positive, negative, strict=True)]
+def pair_tensors(base: Base, pairs: Pairs, last_tokens: int) -> PairTensors:
+    """Tokenise pairs; refuse them where a pair shares fewer than `last_tokens` last tokens."""
+    positive, negative = (
+        tokenize(base.tokenizer, texts) for texts in (pairs.positive, pairs.negative)
+    )
+    both = list(zip(positive, negative, strict=True))
+    shared = [shared_tail(*pair) for pair in both]
     if not shared:
         raise InputError(
             "there are no pairs in a split: raise pairs.max_pairs or change pairs.calibration_share"
@@ -75,17 +72,17 @@ def pair_tensors(
         raise InputError(
             f"a pair shares only {min(shared)} last tokens: lower last_tokens ({last_tokens})"
         )
-    rows = [row for pair in zip(positive, negative, strict=True) for row in pair]
-    ids, mask = pad_left(rows, tokenizer.pad_token_id, device)
+    rows = [row for pair in both for row in pair]
+    ids, mask = pad_left(rows, base.tokenizer.pad_token_id, base.model.device)
     width = ids.shape[1]
     # Nothing predicts a text's first token.
     shared = [
-        min(count, len(a) - 1, len(b) - 1)
-        for count, a, b in zip(shared, positive, negative, strict=True)
+        min(count, *(len(row) - 1 for row in pair))
+        for count, pair in zip(shared, both, strict=True)
     ]
     chosen = torch.arange(width) >= width - torch.tensor(shared)[:, None].repeat_interleave(2, 0)
-    lengths = [max(map(len, pair)) for pair in zip(positive, negative, strict=True)]
-    ids, mask, chosen = (tensor.view(-1, 2, width) for tensor in (ids, mask, chosen.to(device)))
+    lengths = [max(map(len, pair)) for pair in both]
+    ids, mask, chosen = (x.view(-1, 2, width) for x in (ids, mask, chosen.to(ids.device)))
     return PairTensors(ids, mask, chosen, lengths, shared)
 
 
@@ -100,9 +97,7 @@ class BasePass:
     entropy: Tensor | None
     """[n, 2, t] nats, zero where not chosen; None unless distributions are asked for."""
     final: Tensor | None
-    """[n, 2, t, d]: final hidden states, from which the next-token distributions come back at the
-    cost of one product.
-    """
+    """[n, 2, t, d]: final hidden states, which give the next-token distributions back."""
 
     def batch(self, rows: list[int], width: int) -> "BasePass":
         """Return some pairs, cut to the last `width` columns."""
@@ -126,75 +121,70 @@ class Outcome(NamedTuple):
     """[repeats b 2, t, d]"""
 
 
-def run(
-    model: PreTrainedModel, layer: nn.Module, data: PairTensors, last_tokens: int, repeats: int = 1, base: Tensor | None = None,
+def run_pairs(
+    model: nn.Module,
+    layer: nn.Module,
+    data: PairTensors,
+    last_tokens: int,
+    repeats: int = 1,
+    base: Tensor | None = None,
     depth: int = 0,
-) -> Outcome:  # fmt: skip
+) -> Outcome:
     """Run all texts `repeats` times in one forward pass, the first `depth` layers once.
 
     `base` [b, 2, t, d] are the base model's final hidden states.
     """
     once = data.ids.flatten(0, 1), data.mask.flatten(0, 1)
     ids, mask = (tensor.repeat(repeats, 1) for tensor in once)
-    places, index = (
-        data.places(repeats),
-        torch.arange(len(once[0]), device=ids.device).repeat(repeats),
-    )
-    held = (
-        run_trunk(model, depth, lambda: last_hidden(model, *once))
-        if depth and repeats > 1
-        else None
-    )
-    with (
-        read_layers([layer]) as seen,
-        nullcontext() if held is None else on_trunk(model, depth, held, index),
-    ):
+    places = data.places(repeats)
+    index = torch.arange(len(once[0]), device=ids.device).repeat(repeats)
+    trunk: AbstractContextManager[None] = nullcontext()
+    if depth and repeats > 1:
+        below = run_trunk(model, depth, lambda: last_hidden(model, *once))
+        trunk = on_trunk(model, depth, below, index)
+    with read_layers([layer]) as seen, trunk:
         hidden = last_hidden(model, ids, mask)
     states = seen[0][:, -last_tokens:].float().mean(1).to(ids.device)
+    moved = None
     if base is None:
-        flat, moved = token_nll(model, hidden, ids, places), None
+        flat = token_nll(model, hidden, ids, places)
     else:
-        flat, moved = token_shift(
-            model, hidden, ids, places, base.flatten(0, 1).repeat(repeats, 1, 1)
-        )
+        others = base.flatten(0, 1).repeat(repeats, 1, 1)
+        flat, moved = token_shift(model, hidden, ids, places, others)
     shape = (repeats, len(data.lengths), 2, -1)
-    nll, shift = (
-        None if found is None else scattered(ids.shape, places, found).view(shape)
-        for found in (flat, moved)
-    )
-    assert nll is not None
+    nll = scattered(ids.shape, places, flat).view(shape)
+    shift = None if moved is None else scattered(ids.shape, places, moved).view(shape)
     return Outcome(states.view(shape), nll, shift, hidden)
 
 
 @torch.no_grad()
 def base_pass(
-    model: PreTrainedModel,
+    model: nn.Module,
     layer: nn.Module,
     data: PairTensors,
     last_tokens: int,
     size: int,
     distribution: bool = False,
 ) -> BasePass:
-    """Run all pairs, `size` at a time; with `distribution` keep what the next-token distributions
-    come from.
-    """
-    states, count = [], len(data.lengths)
+    """Run all pairs, `size` at a time; `distribution` keeps what gives distributions back."""
+    count = len(data.lengths)
+    states = []
     nll = torch.zeros(data.ids.shape, device=data.ids.device)
-    entropy: Tensor | None = nll.clone() if distribution else None
+    entropy = nll.clone() if distribution else None
     final: Tensor | None = None
     for start in range(0, count, size):
         rows = list(range(start, min(start + size, count)))
         part = data.batch(rows)
-        found, width = run(model, layer, part, last_tokens), part.ids.shape[-1]
-        states.append(found.states[0])
-        nll[rows, :, -width:] = found.nll[0]
+        outcome = run_pairs(model, layer, part, last_tokens)
+        width = part.ids.shape[-1]
+        states.append(outcome.states[0])
+        nll[rows, :, -width:] = outcome.nll[0]
         if entropy is not None:
             if final is None:
-                final = found.final.new_zeros(*data.ids.shape, found.final.shape[-1])
-            final[rows, :, -width:] = found.final.unflatten(0, (-1, 2))
+                final = outcome.final.new_zeros(*data.ids.shape, outcome.final.shape[-1])
+            final[rows, :, -width:] = outcome.final.unflatten(0, (-1, 2))
             places = part.places()
-            own = scattered(
-                found.final.shape[:2], places, token_entropy(model, found.final, places)
-            )
+            by_token = token_entropy(model, outcome.final, places)
+            own = scattered(outcome.final.shape[:2], places, by_token)
             entropy[rows, :, -width:] = own.unflatten(0, (-1, 2))
     return BasePass(torch.cat(states), nll, entropy, final)

@@ -1,0 +1,117 @@
+"""How a fitted method is saved and loaded: steering.safetensors, steering.json, history.parquet."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pipeline.steering import METHODS
+from pipeline.steering.base import Attachable, Steering
+from pipeline.support.errors import InputError
+from pipeline.support.files import new_folder, read_json, write_json
+
+
+def save_steering(folder: Path, method: str, steering: Steering, about: dict[str, Any]) -> None:
+    """Write a method, whole or not at all; `about` says what it was fitted on."""
+    content = {"method": method, **about}
+    content |= {"summary": steering.summary, "metadata": steering.metadata()}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in steering.tensors().items()}
+    with new_folder(folder) as new:
+        save_file(tensors, new / "steering.safetensors")
+        write_json(new / "steering.json", content)
+        if steering.history is not None:
+            steering.history.write_parquet(new / "history.parquet")
+
+
+def base_name(about: dict[str, Any]) -> str:
+    """Return the base that a method was fitted on: its id, and its folder or hub id and commit."""
+    source, revision = about.get("source"), about.get("revision")
+    where = f"{source} at {revision[:12]}" if revision else source
+    parts = [about.get("model"), f"({where})" if where else None]
+    return " ".join(part for part in parts if part) or "a model without a name"
+
+
+def adapter_hash(folder: Path) -> str:
+    """Return the sha256 of a saved method: its tensors and its metadata."""
+    files = [(folder / name).read_bytes() for name in ("steering.json", "steering.safetensors")]
+    return hashlib.sha256(
+        b"".join(hashlib.sha256(content).digest() for content in files)
+    ).hexdigest()
+
+
+def load_steering(folder: Path, weights_sha256: str, device: torch.device) -> Steering:
+    """Read a saved method to a device; refuse one that was fitted on another base model."""
+    about = read_about(folder, weights_sha256)
+    file = f"{folder}/steering.safetensors"
+    tensors = read_tensors(folder, device)
+    try:
+        return METHODS[about["method"]].load().load(tensors, about["metadata"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise InputError(
+            f"{file} and steering.json do not fit together ({shortened(error)}): fit the method "
+            "again"
+        ) from None
+
+
+def read_about(folder: Path, weights_sha256: str) -> dict[str, Any]:
+    """Return what steering.json says; refuse an unknown method and another base model."""
+    file = folder / "steering.json"
+    if not file.exists():
+        raise InputError(f"{folder} holds no steering.json: fit the method first (`dvc repro`)")
+    about = read_json(file)
+    if not isinstance(about, dict) or not {"weights_sha256", "method", "metadata"} <= about.keys():
+        raise InputError(f"{file} lacks weights_sha256, method or metadata: fit the method again")
+    if about["method"] not in METHODS:
+        raise InputError(
+            f"{folder} holds the method {about['method']!r}, which is none of "
+            f"{', '.join(METHODS)}: fit one of these"
+        )
+    if about["weights_sha256"] != weights_sha256:
+        raise InputError(
+            f"{folder} was fitted on weights {str(about['weights_sha256'])[:12]} of "
+            f"{base_name(about)}, this base model has {weights_sha256[:12]}: load the base it was "
+            "made for, or fit it again"
+        )
+    return about
+
+
+def read_tensors(folder: Path, device: torch.device) -> dict[str, Tensor]:
+    file = f"{folder}/steering.safetensors"
+    try:
+        tensors = load_file(file, device=str(device))
+    except (SafetensorError, FileNotFoundError) as error:
+        raise InputError(f"{file} cannot be read ({error}): fit the method again") from None
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise InputError(
+                f"{folder}: tensor {name} is not finite: fit the method again with a lower "
+                "learning rate"
+            )
+    return tensors
+
+
+@torch.no_grad()
+def check_fits(model: nn.Module, steering: Attachable, folder: Path) -> None:
+    """Refuse a loaded method whose tensors have not the shapes of the model's modules.
+
+    Two tokens are run through it.
+    """
+    ids = torch.zeros(1, 2, dtype=torch.long, device=next(model.parameters()).device)
+    try:
+        with steering.steer(model, 1.0):
+            model(input_ids=ids, use_cache=False)
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{folder} does not fit {type(model).__name__} ({shortened(error)}): fit the "
+            "method again on this model"
+        ) from None
+
+
+def shortened(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

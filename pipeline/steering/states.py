@@ -1,0 +1,113 @@
+"""What the base model makes of the pairs: outputs of chosen modules, and the residual stream."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.lm.base import Base
+from pipeline.lm.forward import ROWS, last_hidden, layer_output, read_layers
+from pipeline.lm.layers import decoder_layers
+from pipeline.steering.base import Pairs
+from pipeline.support.errors import InputError
+
+
+def run_all(base: Base, texts: list[str]) -> Iterator[None]:
+    """Run the texts, `ROWS` at a time; hooks read what they want after each step."""
+    for start in range(0, len(texts), ROWS):
+        last_hidden(base.model, *base.encode(texts[start : start + ROWS]))
+        yield
+
+
+@torch.no_grad()
+def site_states(
+    base: Base, texts: list[str], sites: list[str], last_tokens: int
+) -> list[Float[Tensor, "n _"]]:
+    """Return the texts' outputs of each module, mean over the last tokens, float32."""
+    parts = []
+    with read_layers([base.model.get_submodule(site) for site in sites]) as seen:
+        for _ in run_all(base, texts):
+            if any(hidden.ndim != 3 for hidden in seen):
+                raise InputError(
+                    "a target module sees its tokens without batch rows, as experts do: leave it "
+                    "out of modules.target"
+                )
+            parts.append(
+                [hidden[:, -last_tokens:].float().mean(1).to(base.model.device) for hidden in seen]
+            )
+    return [torch.cat(site) for site in zip(*parts, strict=True)]
+
+
+def pair_differences(
+    base: Base, pairs: Pairs, sites: list[str], last_tokens: int
+) -> Float[Tensor, "n k d"]:
+    """Return positive minus negative states at k sites of one width, mean over the last tokens."""
+    positive = site_states(base, pairs.positive, sites, last_tokens)
+    negative = site_states(base, pairs.negative, sites, last_tokens)
+    widths = {states.shape[-1] for states in positive}
+    if len(widths) > 1:
+        raise InputError(
+            f"{sites[0]} to {sites[-1]} have outputs of {sorted(widths)} dimensions: choose sites "
+            "of one width"
+        )
+    return torch.stack(positive, dim=1) - torch.stack(negative, dim=1)
+
+
+@torch.no_grad()
+def residual_stream(base: Base, pairs: Pairs, places: list[int]) -> Float[Tensor, "n 2 k d"]:
+    """Return the residual stream at the texts' last token, float32, as (positive, negative).
+
+    Place l of the k places is the input of decoder layer l; the number of layers is the output of
+    the last one, not yet normalised. Raises InputError if there are no pairs or a state is not
+    finite.
+    """
+    texts = [text for pair in zip(pairs.positive, pairs.negative, strict=True) for text in pair]
+    if not texts:
+        raise InputError(
+            "there are no pairs in a split: raise pairs.max_pairs or change pairs.calibration_share"
+        )
+    with read_stream(base, places) as seen:
+        parts = [
+            torch.stack([seen[place] for place in places], dim=1) for _ in run_all(base, texts)
+        ]
+    states = torch.cat(parts).unflatten(0, (-1, 2))
+    if not states.isfinite().all():
+        raise InputError(
+            "the base model's states are not finite: set models.<id>.dtype to bfloat16 or float32"
+        )
+    return states
+
+
+def entering_states(base: Base, pairs: Pairs, layers: list[int]) -> dict[int, Tensor]:
+    """Return, for each decoder layer, what enters it at the texts' last token: [n, 2, d]."""
+    return dict(zip(layers, residual_stream(base, pairs, layers).unbind(2), strict=True))
+
+
+@contextmanager
+def read_stream(base: Base, places: list[int]) -> Iterator[dict[int, Tensor]]:
+    """Yield a dict that every forward pass refills with the last position's states [b, d]."""
+    layers = decoder_layers(base.model)
+    seen: dict[int, Tensor] = {}
+
+    def keep(place: int, hidden: Tensor) -> None:
+        seen[place] = hidden[:, -1].to(base.model.device, torch.float32, copy=True)
+
+    def entering(place: int):
+        def hook(_module, args, kwargs):
+            keep(place, args[0] if args else kwargs["hidden_states"])
+
+        return hook
+
+    def leaving(_module, _inputs, output):
+        keep(len(layers), layer_output(output))
+
+    with ExitStack() as attached:
+        for place in places:
+            if place < len(layers):
+                handle = layers[place].register_forward_pre_hook(entering(place), with_kwargs=True)
+            else:
+                handle = layers[-1].register_forward_hook(leaving)
+            attached.callback(handle.remove)
+        yield seen
