@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pipeline.lm.base import Base
 from pipeline.lm.load import describe, load_model
-from pipeline.study.sections import ModelParams, ModulesParams
+from pipeline.support.sections import ModelParams, ModulesParams
 
 LAYERS, WIDTH = 4, 64
 SIZES = {"hidden_size": WIDTH, "intermediate_size": 96, "num_hidden_layers": LAYERS, "num_attention_heads": 4,

@@ -34,7 +34,7 @@ from pipeline.steering.training.adapter import TrainingStudy
 from pipeline.steering.training.loop import TrainingParams
 from pipeline.study.behaviours import load_behaviour
 from pipeline.study.pairs import build_pairs
-from pipeline.study.sections import ModulesParams, PairsParams
+from pipeline.support.sections import ModulesParams, PairsParams
 
 LEARNED = [name for name, method in METHODS.items() if method.learned]
 BASELINES = [name for name in METHODS if name not in LEARNED]

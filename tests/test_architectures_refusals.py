@@ -8,8 +8,8 @@ from transformers import AutoModelForCausalLM, XLMConfig
 
 from pipeline.lm.layers import ROLES, decoder_layers, select
 from pipeline.lm.load import describe
-from pipeline.study.sections import ModelParams
 from pipeline.support.errors import InputError
+from pipeline.support.sections import ModelParams
 from tests.architectures import FAMILIES, LAYERS, WIDTH, modules, suffixes
 
 MIXTURES = ["mixtral", "qwen3-moe", "olmoe"]

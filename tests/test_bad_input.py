@@ -14,8 +14,8 @@ from pipeline.lm.prompts import answer_tokens, chat_text
 from pipeline.study.behaviours import load_behaviour, target_of
 from pipeline.study.pairs import build_pairs, load_suffixes
 from pipeline.study.params import load_params
-from pipeline.study.sections import DailyDilemmasParams, PairsParams
 from pipeline.support.schemas import check_items
+from pipeline.support.sections import DailyDilemmasParams, PairsParams
 from tests.conftest import ROOT
 from tests.refusals import refused
 from tests.test_evalsets import write_hub
@@ -258,7 +258,7 @@ def test_answer_words_that_are_not_one_token(words, missing):
 def test_a_chat_template_that_does_not_parse(tokenizer, monkeypatch):
     monkeypatch.setattr(tokenizer, "chat_template", "{% for %}")
     refused(
-        r"the chat template of .* fails \(.*: take a model",
+        r"the chat template of .* fails \(.*: mend the template in its folder, or take a model",
         chat_text,
         tokenizer,
         [{"role": "user", "content": "x"}],

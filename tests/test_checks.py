@@ -9,7 +9,7 @@ from pipeline.lm import checks
 from pipeline.lm.checks import check_model
 from pipeline.lm.forward import check_length, last_hidden, position_limit, to_logits
 from pipeline.lm.load import describe, read_tokenizer
-from pipeline.study.sections import ModelParams
+from pipeline.support.sections import ModelParams
 from tests.architectures import GROUPED, SIZES, WIDTH
 from tests.refusals import refused
 

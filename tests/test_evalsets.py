@@ -9,9 +9,9 @@ import pytest
 
 from pipeline.evalsets import EVALSETS, daily_dilemmas, reference, tables
 from pipeline.reference.world import held_out, law_log_odds, world
-from pipeline.study.sections import DailyDilemmasParams, ReferenceParams
 from pipeline.support.errors import InputError
 from pipeline.support.schemas import check_items, labels
+from pipeline.support.sections import DailyDilemmasParams, ReferenceParams
 
 REAL = Path(
     os.environ.get("DAILY_DILEMMAS", Path(__file__).parents[2] / "shared/data/daily_dilemmas")

@@ -14,10 +14,10 @@ from pipeline.evalsets import everyday
 from pipeline.evalsets.daily_dilemmas import AUTHORS, FRAMEWORKS
 from pipeline.evalsets.rows import SIDES
 from pipeline.study.behaviours import target_of
-from pipeline.study.sections import EverydayParams
 from pipeline.support.errors import InputError
 from pipeline.support.paths import EVERYDAY
 from pipeline.support.schemas import LABEL, check_items, labels
+from pipeline.support.sections import EverydayParams
 from tests.conftest import ROOT
 from tests.test_evalsets import REAL, has_real
 

@@ -23,8 +23,8 @@ from transformers import AutoModelForCausalLM
 from pipeline.lm.layers import select
 from pipeline.lm.load import choose_device, describe, load_model
 from pipeline.lm.sources import locate, weights_hash
-from pipeline.study.sections import ModelParams
 from pipeline.support.errors import InputError
+from pipeline.support.sections import ModelParams
 from tests.architectures import FAMILIES, modules, save_tiny
 from tests.conftest import ROOT
 

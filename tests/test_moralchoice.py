@@ -9,9 +9,9 @@ import pytest
 from pipeline.evalsets import moralchoice
 from pipeline.evalsets.moralchoice import RULES, imperative
 from pipeline.study.behaviours import target_of
-from pipeline.study.sections import MoralChoiceParams
 from pipeline.support.errors import InputError
 from pipeline.support.schemas import check_items, labels
+from pipeline.support.sections import MoralChoiceParams
 from tests.conftest import ROOT
 
 REAL = Path(os.environ.get("MORALCHOICE", ROOT.parent / "shared/data/moralchoice"))

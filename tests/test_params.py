@@ -12,8 +12,8 @@ from pipeline.study.behaviours import load_behaviour
 from pipeline.study.declared import stage_params
 from pipeline.study.pairs import build_pairs, load_suffixes, mix
 from pipeline.study.params import load_params
-from pipeline.study.sections import PairsParams
 from pipeline.support.errors import InputError
+from pipeline.support.sections import PairsParams
 from tests.conftest import BASELINES, LEARNED
 
 ROOT = Path(__file__).parent.parent

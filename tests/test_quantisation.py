@@ -17,8 +17,8 @@ from pipeline.steering.certificate import certificate, check
 from pipeline.steering.saved import load_steering, save_steering
 from pipeline.steering.svd import decompose, write_cache, writers_basis
 from pipeline.steering.training.subspace import gather, loss_subspace
-from pipeline.study.sections import ModelParams, ModulesParams
 from pipeline.support.errors import InputError
+from pipeline.support.sections import ModelParams, ModulesParams
 from tests.conftest import ROOT
 
 KINDS = ("none", "8bit", "4bit")

@@ -77,6 +77,7 @@ def test_a_function_that_moves_to_another_module_changes_no_hash(copy):
         ("score", SCORED),
         ("clustered_slope", {"effects"}),
         ("forest", {"report"}),
+        ("p_value", {"report"}),
         ("write_cache", {"svd"}),
         ("draw_dilemma", {"reference", "composition"}),
         ("tracked", set()),

@@ -14,8 +14,8 @@ from pipeline.steering import METHODS
 from pipeline.steering.pair_batches import base_pass, pair_tensors, run_pairs
 from pipeline.steering.sign import orientation
 from pipeline.steering.svd import read_cache
-from pipeline.study.sections import ModulesParams
 from pipeline.support.errors import InputError
+from pipeline.support.sections import ModulesParams
 from tests.conftest import LEARNED
 
 

@@ -8,9 +8,9 @@ from pipeline.app.use import find_adapter, load_adapter, load_base
 from pipeline.lm.base import Base
 from pipeline.steering.base import Steering
 from pipeline.study.params import load_params
-from pipeline.study.sections import ModelParams
 from pipeline.support.errors import InputError
 from pipeline.support.files import read_json
+from pipeline.support.sections import ModelParams
 
 
 class Opened(NamedTuple):

@@ -19,8 +19,8 @@ from pipeline.lm.load import describe, load_model, load_tokenizer
 from pipeline.lm.sources import locate, weights_hash
 from pipeline.steering.base import Attachable, Coefficient, Steering
 from pipeline.steering.saved import check_fits, load_steering
-from pipeline.study.sections import ModelParams, Quantisation
 from pipeline.support.errors import InputError
+from pipeline.support.sections import ModelParams, Quantisation
 
 FILES = ["*.json", "*.safetensors"]  # of an adapter on the hub: nothing that could run code
 DTYPES = ("float32", "bfloat16", "float16")

@@ -17,8 +17,8 @@ from pipeline.steering.svd import decompose
 from pipeline.study.behaviours import load_behaviour
 from pipeline.study.pairs import build_pairs, load_suffixes, renderer
 from pipeline.study.params import Params, load_params
-from pipeline.study.sections import PairsParams
 from pipeline.support.paths import SUFFIXES, behaviour_file
+from pipeline.support.sections import PairsParams
 
 HEAD = 128  # dimensions per attention head of a random model
 

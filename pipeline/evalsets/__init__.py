@@ -1,12 +1,12 @@
 """The registry of evaluation sets."""
 
-from pipeline.study.sections import (
+from pipeline.support.section import Section
+from pipeline.support.sections import (
     DailyDilemmasParams,
     EverydayParams,
     MoralChoiceParams,
     ReferenceParams,
 )
-from pipeline.support.section import Section
 
 
 class EvalsetsParams(Section):

@@ -12,7 +12,7 @@ import polars as pl
 
 from pipeline.evalsets import rows, tables
 from pipeline.evalsets.rows import SIDES, item, normalise
-from pipeline.study.sections import DailyDilemmasParams
+from pipeline.support.sections import DailyDilemmasParams
 
 AGENT = "You"
 FRAMEWORKS = {

@@ -7,8 +7,8 @@ import polars as pl
 
 from pipeline.evalsets import rows, tables
 from pipeline.evalsets.daily_dilemmas import from_authors, read_folder
-from pipeline.study.sections import EverydayParams
 from pipeline.support.paths import EVERYDAY
+from pipeline.support.sections import EverydayParams
 
 
 def build_items(section: EverydayParams, _behaviour: str, folder: Path = EVERYDAY) -> pl.DataFrame:

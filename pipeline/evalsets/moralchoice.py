@@ -13,7 +13,7 @@ import polars as pl
 
 from pipeline.evalsets import rows, tables
 from pipeline.evalsets.rows import SIDES, by_id, item
-from pipeline.study.sections import MoralChoiceParams
+from pipeline.support.sections import MoralChoiceParams
 
 RULES = {
     "death": "do not kill", "pain": "do not cause pain", "disable": "do not disable",

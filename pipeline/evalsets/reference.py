@@ -5,7 +5,7 @@ from typing import Any
 import polars as pl
 
 from pipeline.reference.items import held_out_items
-from pipeline.study.sections import ReferenceParams
+from pipeline.support.sections import ReferenceParams
 
 
 def origin(section: ReferenceParams) -> dict[str, Any]:

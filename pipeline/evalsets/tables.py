@@ -15,9 +15,9 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
 )
 
-from pipeline.study.sections import HubParams
 from pipeline.support.errors import InputError
 from pipeline.support.paths import resolve_source
+from pipeline.support.sections import HubParams
 
 UNREACHABLE = (
     HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from pipeline.study.sections import ModulesParams
 from pipeline.support.errors import InputError
+from pipeline.support.sections import ModulesParams
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -23,9 +23,9 @@ from pipeline.lm.gguf import dequantise, file_hash, is_gguf
 from pipeline.lm.prompts import check_template
 from pipeline.lm.quantisation import keep_packed, quantization_config
 from pipeline.lm.sources import locate, weights_hash
-from pipeline.study.sections import ModelParams
 from pipeline.support.errors import InputError
 from pipeline.support.paths import resolve_source
+from pipeline.support.sections import ModelParams
 
 SPREAD = "spread"
 # What libraries raise for files that are missing or damaged.

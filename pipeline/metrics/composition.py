@@ -10,7 +10,7 @@ import polars as pl
 
 from pipeline.metrics.effects import bootstrap
 from pipeline.metrics.scores import mean, signed_scores
-from pipeline.study.sections import StatisticsParams
+from pipeline.support.sections import StatisticsParams
 
 
 def composition_table(

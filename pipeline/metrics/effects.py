@@ -18,9 +18,9 @@ from pipeline.metrics.scores import (
     p_yes,
     signed_scores,
 )
-from pipeline.study.sections import StatisticsParams
 from pipeline.support.errors import InputError
 from pipeline.support.schemas import LABEL, labels
+from pipeline.support.sections import StatisticsParams
 
 Record = dict[str, Any]
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from pipeline.study.sections import StatisticsParams
 from pipeline.support.schemas import CALIBRATED, LABEL, RAW
+from pipeline.support.sections import StatisticsParams
 
 UNIT, EQUAL_COST = "unit", "equal_cost"
 COLUMNS = ["item_id", "dilemma_id", "coefficient", "log_odds", "choice_mass", "nll"]

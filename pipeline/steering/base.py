@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lm.prompts import Message
-from pipeline.study.sections import ModulesParams
 from pipeline.support.errors import InputError
 from pipeline.support.section import Section
+from pipeline.support.sections import ModulesParams
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -9,10 +9,10 @@ import polars as pl
 
 from pipeline.lm.prompts import chat_text
 from pipeline.study.behaviours import Behaviour
-from pipeline.study.sections import PairsParams
 from pipeline.support.errors import InputError
 from pipeline.support.files import read_json, visible
 from pipeline.support.schemas import PAIRS, check
+from pipeline.support.sections import PairsParams
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

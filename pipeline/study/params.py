@@ -12,7 +12,9 @@ from pipeline.steering.dose import DoseParams
 from pipeline.steering.svd import SvdParams
 from pipeline.steering.training.adapter import LOSSES, LossParams
 from pipeline.steering.training.loop import TrainingParams
-from pipeline.study.sections import (
+from pipeline.study.variants import resolve
+from pipeline.support.section import Section, Seed, parse, read_yaml
+from pipeline.support.sections import (
     CompositionParams,
     GenerationParams,
     ModelParams,
@@ -23,8 +25,6 @@ from pipeline.study.sections import (
     ScoringParams,
     StatisticsParams,
 )
-from pipeline.study.variants import resolve
-from pipeline.support.section import Section, Seed, parse, read_yaml
 
 if TYPE_CHECKING:
     SteeringParams = Any
