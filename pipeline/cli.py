@@ -55,6 +55,7 @@ plain("code", "stages.code", "Write the hashes of the code that each stage and m
 plain("sources", "stages.sources", "Hash the local files that params.yaml names.")
 plain("model", "stages.model", "Resolve the model id to weights with a hash.")
 plain("pairs", "stages.pairs", "Write the contrast pairs.")
+plain("checks", "stages.checks", "Find what would spoil the study, before anything is fitted.")
 plain("svd", "stages.svd", "Decompose the target modules.")
 plain("evalset", "stages.evalset", "Write the evaluation items.")
 

@@ -73,8 +73,11 @@ def test_a_function_that_moves_to_another_module_changes_no_hash(copy):
         ("cayley", {"innerpissa", "antipasto"}),
         ("AntiParallelLoss", LEARNED),
         ("Pca", {"pca"}),
-        ("chat_text", {"model", "pairs", "composition", "base", "evaluate", "evaluate_baselines"}),
-        ("score", SCORED),
+        (
+            "chat_text",
+            {"model", "pairs", "checks", "composition", "base", "evaluate", "evaluate_baselines"},
+        ),
+        ("score", SCORED | {"checks"}),
         ("clustered_slope", {"effects"}),
         ("forest", {"report"}),
         ("p_value", {"report"}),

@@ -54,7 +54,8 @@ def reasoning_form(base: Base, prompt: str, plain: str) -> Form:
             )
         begun = prompt.rstrip().endswith(opening)
         return Form("" if begun else f"{opening}\n", (closing,), f"\n{closing}{BLANK_LINE}")
-    return Form(plain, (BLANK_LINE, base.answer_prefix.rstrip(" *")), BLANK_LINE)
+    said = base.answer_prefix.rstrip(" *")
+    return Form(plain, (BLANK_LINE, said) if said else (BLANK_LINE,), BLANK_LINE)
 
 
 def reason(

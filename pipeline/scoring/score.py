@@ -85,7 +85,13 @@ def check_reuse(base: Base, steering: Attachable, part: list[ForwardRow], depth:
     model = base.model
     distinct, index = lay_out_rows(part, base.pad_id, base.device)
     rows = distinct.take(index)
-    together = final_states(model, steering, part, distinct, index, depth)
+    try:
+        together = final_states(model, steering, part, distinct, index, depth)
+    except (ValueError, TypeError, IndexError) as said:  # e.g. of ALiBi, which knows no such mask
+        raise InputError(
+            f"{type(model).__name__} cannot run texts that share their beginning ({said}): set "
+            "scoring.reuse false"
+        ) from None
     exact = model.dtype == torch.float32 and not getattr(model, "is_quantized", False)
     for i, row in enumerate(part):
         for number, alone in enumerate(row.apart(), start=1):

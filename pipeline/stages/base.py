@@ -18,7 +18,7 @@ from pipeline.study.tracking import Run
 from pipeline.support import schemas
 from pipeline.support.errors import InputError
 from pipeline.support.files import read_json
-from pipeline.support.paths import ITEMS, MANIFEST, PAIRS, code_file
+from pipeline.support.paths import CHECKS, ITEMS, MANIFEST, PAIRS, code_file
 from pipeline.support.schemas import check, check_items, read_table
 
 
@@ -32,9 +32,9 @@ def read_manifest(model: str) -> dict[str, Any]:
     return manifest
 
 
-def read_base(params: Params, scores: bool = False) -> Base:
+def read_base(params: Params, scores: bool = False, prefix: str | None = None) -> Base:
     """Return the frozen model on its device; with `scores`, which stages that only fit do not
-    declare, the settings of scoring too.
+    declare, the settings of scoring too. The answer's prefix is the recorded one, or `prefix`.
     """
     manifest, settings = read_manifest(params.model), params.models[params.model]
     model = load_model(manifest, settings.dtype, params.device)
@@ -44,9 +44,14 @@ def read_base(params: Params, scores: bool = False) -> Base:
     return replace(
         base,
         options=settings.template_options,
-        answer_prefix=settings.answer_prefix,
+        answer_prefix=read_prefix() if prefix is None else prefix,
         batch_size=settings.batch_size,
     )
+
+
+def read_prefix() -> str:
+    """Return what the reply to a dilemma begins with, as the stage `checks` chose it."""
+    return str(read_json(CHECKS / "prefix.json", "checks")["prefix"])
 
 
 def read_pairs() -> pl.DataFrame:

@@ -21,6 +21,7 @@ from pipeline.support.files import new_file, new_folder, read_json
 from pipeline.support.formats import write_table
 from pipeline.support.paths import (
     BASE,
+    CHECKS,
     CODE,
     COMPOSITION,
     ITEMS,
@@ -100,7 +101,7 @@ def stage_records(params: Params) -> list[dict]:
     others = [adapter_folder(m, 0) for m in params.baselines]
     cells = cell_folders(params.methods, params.baselines, params.seeds)
     scored = [folder for folders in cells.values() for folder in folders]
-    early = [CODE, MANIFEST.parent, PAIRS, SVD, ITEMS, COMPOSITION]
+    early = [CODE, MANIFEST.parent, PAIRS, CHECKS, SVD, ITEMS, COMPOSITION]
     return read_records([*early, *learned, *others, scores_folder(BASE), *scored])
 
 

@@ -25,6 +25,7 @@ CALM = re.compile(
 STAGES = {
     "model": "model.main",
     "pairs": "pairs.main",
+    "checks": "checks.main",
     "svd": "svd.main",
     "evalset": "evalset.main",
     "train": "train.main",

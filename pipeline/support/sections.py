@@ -22,8 +22,8 @@ class ModelParams(Section):
     """Further variables of the chat template, e.g. enable_thinking."""
     quantisation: Quantisation = "none"
     """How the base model's linear modules are held: as they are, or in 8 or 4 bits."""
-    answer_prefix: str = Field(default="My choice:", min_length=1)
-    """What the reply to a dilemma begins with; "My choice: **" where a model writes it bold."""
+    answer_prefix: str = Field(default="auto", min_length=1)
+    """What the reply to a dilemma begins with; auto takes that after which Yes and No are likeliest."""
 
 
 class PairsParams(Section):

@@ -1,0 +1,81 @@
+"""checks: what would spoil a study is found before anything is fitted -> models/checks/.
+
+`prefix.json` says what the reply to a dilemma begins with, `elicitation.json` how far the personas
+move the model. `passed.json` is what fits depend on: it never changes, so that they run after it.
+"""
+
+from typing import Any
+
+from pipeline.lm.base import Base
+from pipeline.lm.forward import check_length
+from pipeline.lm.prompts import tokenize
+from pipeline.scoring.answer_prefix import AUTO, choice_masses
+from pipeline.scoring.rows import make_prompts
+from pipeline.stages.base import read_base, read_controls, read_items, read_pairs
+from pipeline.stages.stage import stage
+from pipeline.steering.elicitation import FEW, persona_shift
+from pipeline.steering.untouched import Untouched
+from pipeline.support.errors import InputError
+from pipeline.support.files import new_folder, read_json, write_json
+from pipeline.support.paths import CHECKS, PREFIX_QUESTIONS
+
+SHIFT_PAIRS = 64  # training pairs whose predictions are compared: some thousand tokens
+
+
+def main() -> None:
+    with stage("checks") as (params, run):
+        base = read_base(params, scores=True, prefix="")
+        run.usage.watch(base.model)
+        settings, frame = params.models[params.model], read_pairs()
+        texts = [frame["positive"].to_list(), frame["negative"].to_list()]
+        items = [*read_items().to_dicts(), *read_controls().to_dicts()]
+        check_lengths(base, texts[0] + texts[1], items, params.generation.reasoning_tokens)
+        entries = read_json(PREFIX_QUESTIONS)
+        masses = choice_masses(base, entries, settings.answer_prefix, params.scoring.reuse)
+        prefix, mass = next(iter(masses.items()))
+        judge_mass(params.model, settings.answer_prefix, prefix, mass, params)
+        some = frame.filter(split="train").head(SHIFT_PAIRS)
+        shift = persona_shift(base, some["positive"].to_list(), some["negative"].to_list())
+        judge_shift(shift)
+        run.log({"choice_mass_of_prefix": mass, "persona_shift": shift})
+        with new_folder(CHECKS) as new:
+            write_json(new / "prefix.json", {"prefix": prefix, "choice_mass": masses})
+            write_json(new / "elicitation.json", {"persona_shift": shift, "few": FEW})
+            write_json(new / "passed.json", {"passed": ["lengths", "choice mass", "personas"]})
+            run.record(new)
+
+
+def check_lengths(
+    base: Base, texts: list[str], items: list[dict[str, Any]], reasoning: int
+) -> None:
+    """Refuse pairs and items that are longer than the model has positions for."""
+    prompts = make_prompts(base, items, Untouched(), [0.0])
+    longest = max(len(prompt.ids) for prompt in prompts) + reasoning
+    check_length(base.model, max(longest, *map(len, tokenize(base.tokenizer, texts))))
+
+
+def judge_mass(model: str, asked: str, prefix: str, mass: float, params: Any) -> None:
+    """Refuse the best of all candidates, and warn of a prefix that the user chose, if it is low."""
+    least = params.statistics.min_choice_mass
+    said = (
+        f"{model} gives Yes and No a probability of {mass:.2f} after {prefix!r}, and "
+        f"statistics.min_choice_mass is {least}"
+    )
+    if mass >= least:
+        print(f"{model} answers after {prefix!r}: Yes and No have a probability of {mass:.2f}")
+    elif asked == AUTO:
+        raise InputError(
+            f"{said}: take another model, lower it, or name the prefix in "
+            f"models.{model}.answer_prefix, which is only warned of"
+        )
+    else:
+        print(f"warning: {said}: its scores say little; models.{model}.answer_prefix auto may help")
+
+
+def judge_shift(shift: float) -> None:
+    print(f"the personas move the model's predictions by {shift:.3f} nats per token")
+    if shift < FEW:
+        print(
+            f"warning: that is less than {FEW}, so there is little to learn from the pairs: take a "
+            "stronger persona in data/raw/behaviours, or a larger model"
+        )

@@ -1,0 +1,50 @@
+"""The real weights of SmolLM2, where `make smollm2` or SMOLLM2 (a folder or a file) has put them."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.app.answers import answers
+from pipeline.app.use import load_base
+from pipeline.lm.base import Base
+from pipeline.lm.prompts import chat_text
+from pipeline.scoring.answer_prefix import AUTO, choice_masses
+from pipeline.steering.untouched import Untouched
+from pipeline.support.paths import PREFIX_QUESTIONS
+from tests.conftest import ROOT
+
+FILE = ROOT / "models/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+SOURCE = Path(os.environ.get("SMOLLM2") or FILE)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not SOURCE.exists(), reason="no weights of SmolLM2: `make smollm2`"),
+]
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return load_base(str(SOURCE), "float32", "cpu")
+
+
+def test_the_template_puts_a_default_system_turn_first(base):
+    text = chat_text(base.tokenizer, [{"role": "user", "content": "Hi"}], "My", {})
+    assert text.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
+    assert text.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nMy")
+
+
+def test_it_answers_after_a_prefix_of_its_own(base):
+    entries = json.loads((ROOT / PREFIX_QUESTIONS).read_text(encoding="utf-8"))
+    masses = choice_masses(base, entries[:6], AUTO, True)
+    assert next(iter(masses)) == "Answer:"
+    assert masses["Answer:"] > 0.75
+    assert masses["My choice:"] < 0.4
+
+
+@torch.no_grad()
+def test_the_base_model_knows_the_capital_of_france(base):
+    chat = [{"role": "user", "content": "What is the capital of France?"}]
+    said = list(answers(base, Untouched(), chat, [0.0], 20))
+    assert said[-1][0] == "The capital of France is Paris."
