@@ -1,6 +1,4 @@
-"""The model card of an export, written from what is recorded with the adapter and measured with
-exactly it.
-"""
+"""The model card of an export, from what is recorded with the adapter and measured with it."""
 
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,7 @@ from pipeline.support.paths import REPORTS
 
 
 def evaluation(adapter: Path, reports: Path = REPORTS) -> dict[str, Any]:
-    """Return `cell`, `evalset` and effect `rows` of the evaluation of exactly this adapter; nothing
-    if there is none.
+    """Return `cell`, `evalset` and effect `rows` of the evaluation of exactly this adapter, if any.
 
     The stage `effects` records a hash of every adapter whose scores it read, so that numbers of
     another training of the same method and seed are not taken for this one's.
@@ -60,7 +57,9 @@ def write_card(
     environment = jinja2.Environment(
         trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    template = environment.from_string(Path(__file__).with_name("card.md.jinja").read_text())
+    template = environment.from_string(
+        Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8")
+    )
     text = template.render(
         about={"behaviour": None, "dose": None} | about, to=to, form=FORMS[to], check=check,
         base=base_name(about), base_hub=about["source"] if about.get("revision") else None,
@@ -71,13 +70,11 @@ def write_card(
         source=METHODS[about["method"]].load().source,
     )  # fmt: skip
     with new_file(folder / "README.md") as file:
-        file.write_text(text.rstrip() + "\n")
+        file.write_text(text.rstrip() + "\n", encoding="utf-8")
 
 
 def shape(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Return the plain numbers and words among an adapter's metadata, on one line of a table
-    each.
-    """
+    """Return the plain numbers and words among an adapter's metadata."""
     return {
         key: value
         for key, value in metadata.items()

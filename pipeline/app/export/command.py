@@ -70,9 +70,7 @@ def check_target(target: Path, force: bool) -> None:
 def write(
     new: Path, folder: Path, to: str, coefficient: float, base: str | None, about: dict[str, Any]
 ) -> dict[str, float]:
-    """Write one form; return how far its logits are from the steered model's where it is a
-    model.
-    """
+    """Write one form; return how far a model's logits are from the steered one's."""
     if to in ("hub", "vector"):  # the adapter's own files say it all
         steering = read_adapter(folder, about.get("weights_sha256", ""), torch.device("cpu"))
         if to == "hub":
@@ -103,9 +101,7 @@ def copy_adapter(new: Path, folder: Path) -> None:
 
 
 def write_model(new: Path, opened: Opened, to: str, coefficient: float) -> dict[str, float]:
-    """Write a checkpoint or a LoRA and compare its logits with the steered model's, before either
-    is on disk.
-    """
+    """Write a checkpoint or a LoRA; compare its logits with the steered model's before."""
     model, inputs = opened.base.model, questions(opened.base)
     with steer(model, opened.adapter, coefficient):
         steered = plain_logits(model, inputs)

@@ -25,7 +25,8 @@ def vectors(steering: Steering, coefficient: float) -> dict[str, Tensor]:
     added = steering.additions(coefficient)
     if not added:
         raise InputError(
-            f"{steering.label}: no vector is added to any output: export it with --to bake, lora or hub"
+            f"{steering.label}: no vector is added to any output: export it with --to bake, lora "
+            "or hub"
         )
     return {site: vector.detach().float().cpu().contiguous() for site, vector in added.items()}
 

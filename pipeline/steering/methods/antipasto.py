@@ -3,9 +3,9 @@
     M(c) = R_v(c) diag(S + c delta) - diag(S)
 
 This is InnerPiSSA's adapter (innerpissa.py) with other choices in its section, and the loss of
-training/antiparallel.py. Identity: the change of S is odd in c, and so is the rotation's generator. The
-source bounds each entry of A, which bounds no plane angle (`angle_bound: elementwise`); the default
-bounds the angle.
+training/antiparallel.py. Identity: the change of S is odd in c, and so is the rotation's generator.
+The source bounds each entry of A, which bounds no plane angle (`angle_bound: elementwise`); the
+default bounds the angle.
 
 Source: arXiv 2601.07473 and its code of 2026-02-08.
 """

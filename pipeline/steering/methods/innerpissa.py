@@ -122,7 +122,10 @@ class SvdModule(LearnedModule):
     def rotations(self, c: Tensor) -> list[Tensor]:
         """Return every learned R(c) [k, r, r]."""
         learned = [theta for theta in (self.theta_v, self.theta_u) if theta is not None]
-        return [self.rotation(theta, c) for theta in learned]
+        return [self.rotation(theta, c.to(self.S.device)) for theta in learned]
+
+    def bases(self) -> list[Tensor]:
+        return [self.U]
 
     def core(self, c: Tensor) -> Tensor:
         """Return M(c) [k, r, r] for coefficients c [k]."""
@@ -215,19 +218,6 @@ class InnerPissa(Adapter):
         for key, parameter in module.named_parameters():
             parameter.data.copy_(tensors[key])
         return module
-
-    def svd_modules(self) -> list[SvdModule]:
-        return [module for module in self.modules.values() if isinstance(module, SvdModule)]
-
-    def outputs(self) -> list[Tensor]:
-        return [module.U for module in self.svd_modules()]
-
-    def rotations(self, coefficients: Tensor) -> list[Tensor]:
-        return [
-            R
-            for module in self.svd_modules()
-            for R in module.rotations(coefficients.to(module.S.device))
-        ]
 
     @property
     def promised_angle(self) -> float | None:

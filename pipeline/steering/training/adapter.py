@@ -71,6 +71,14 @@ class LearnedModule(nn.Module):
         """Exchange the meanings of +c and -c, exactly."""
         raise NotImplementedError
 
+    def bases(self) -> list[Tensor]:
+        """Return the fixed bases [o, r] that it writes its change in."""
+        return []
+
+    def rotations(self, c: Tensor) -> list[Tensor]:
+        """Return every learned rotation R(c) [k, r, r]."""
+        return []
+
     def update(self, target: nn.Linear, name: str, coefficient: float) -> Update:
         """Return the change of the target's weight at a coefficient; `name` is for errors."""
         raise NotImplementedError
@@ -120,12 +128,12 @@ class Adapter(Steering):
         return steering
 
     def outputs(self) -> list[Tensor]:
-        """Return the bases [o, r] that modules write their change in; none where none is fixed."""
-        return []
+        """Return the fixed bases [o, r] that modules write their change in."""
+        return [basis for module in self.modules.values() for basis in module.bases()]
 
     def rotations(self, coefficients: Tensor) -> list[Tensor]:
-        """Return every learned rotation R(c) [k, r, r]; none where nothing rotates."""
-        return []
+        """Return every learned rotation R(c) [k, r, r]."""
+        return [R for module in self.modules.values() for R in module.rotations(coefficients)]
 
     @property
     def promised_angle(self) -> float | None:
