@@ -6,9 +6,11 @@ import transformers as hub
 from transformers import AutoModelForCausalLM
 
 from pipeline.lm import checks
+from pipeline.lm.base import Base
 from pipeline.lm.checks import check_model
 from pipeline.lm.forward import check_length, last_hidden, position_limit, to_logits
 from pipeline.lm.load import describe, read_tokenizer
+from pipeline.scoring.answer_prefix import choice_masses
 from pipeline.support.sections import ModelParams
 from tests.architectures import GROUPED, SIZES, WIDTH
 from tests.refusals import refused
@@ -111,3 +113,21 @@ def test_a_tokenizer_without_pad_and_end_is_refused(tmp_path, tokenizer):
         source=str(tmp_path), revision=None, dtype="float32", batch_size=1, template_options={}
     )
     refused("neither a padding nor an end token: name eos_token", describe, "it", section)
+
+
+@pytest.mark.parametrize(("config", "options"), [
+    ("BloomConfig", {"hidden_size": WIDTH, "n_layer": 4, "n_head": 4}),
+    ("FalconConfig", {"hidden_size": WIDTH, "num_hidden_layers": 4, "num_attention_heads": 4, "alibi": True}),
+])  # fmt: skip
+def test_alibi_is_refused_with_what_helps_before_any_fit(config, options, tokenizer):
+    base = Base({}, build(config, options, vocab_size=len(tokenizer)), tokenizer)
+    entries = [{"situation": "The lamp of the boss is broken.", "actions": ["Lie.", "Say so."]}]
+    refused(
+        "share their beginning .*: set scoring.reuse false",
+        choice_masses,
+        base,
+        entries,
+        "My",
+        True,
+    )
+    assert choice_masses(base, entries, "My", False)["My"] > 0
