@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from pipeline.app.use import load_base
 from pipeline.lm import gguf as ours
 from pipeline.lm.load import describe, load_model, load_tokenizer, weights_hash
-from pipeline.study.sections import ModelParams
+from pipeline.support.sections import ModelParams
 from tests.architectures import CPU, GROUPED
 from tests.refusals import refused
 

@@ -23,7 +23,7 @@ class ModelParams(Section):
     quantisation: Quantisation = "none"
     """How the base model's linear modules are held: as they are, or in 8 or 4 bits."""
     answer_prefix: str = Field(default="auto", min_length=1)
-    """What the reply to a dilemma begins with; auto takes that after which Yes and No are likeliest."""
+    """What the reply to a dilemma begins with; auto: that which makes Yes and No likeliest."""
 
 
 class PairsParams(Section):
