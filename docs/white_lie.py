@@ -1,8 +1,8 @@
-"""The white-lie demonstration: one dilemma put to the bundled model at several coefficients of an adapter.
+"""The white lie: one dilemma put to the bundled model at several coefficients of an adapter.
 
     python docs/white_lie.py models/adapters/innerpissa/seed0        (from the project's root)
 
-It prints the log-odds of Yes (nats) to telling the lie, and what the model says when asked about something it did.
+It prints the log-odds of Yes (nats) to telling the lie, and what the model says of its own deed.
 """
 
 import sys
@@ -30,11 +30,13 @@ def main(folder: str) -> None:
     *_, texts = answers(base, adapter, chat, COEFFICIENTS, max_new_tokens=30)
 
     print(
-        f"\nThe bundled model {base.fingerprint[:12]} is SYNTHETIC: a small network that knows one generated world and no other."
+        f"\nThe bundled model {base.fingerprint[:12]} is SYNTHETIC: a small network that knows one "
+        "generated world and no other."
     )
     print("What it does here says nothing about real language models.")
     print(
-        f"\nThe dilemma:\n{PROMPT}\n\nThe question:\n{QUESTION}\n\n    c  log-odds of Yes to the dilemma  answer to the question"
+        f"\nThe dilemma:\n{PROMPT}\n\nThe question:\n{QUESTION}\n\n"
+        "    c  log-odds of Yes to the dilemma  answer to the question"
     )
     for record, text in zip(sorted(records, key=lambda r: r["coefficient"]), texts, strict=True):
         print(f"{record['coefficient']:+5g}  {record['log_odds']:+30.2f}  {text}")

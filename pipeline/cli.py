@@ -98,10 +98,11 @@ plain("report", "stages.report", "Render tables, figures and the HTML page.")
 plain(
     "doctor", "app.doctor", "Say what is wrong with this set-up and what to do; exits with 1 then."
 )
+plain("readme", "app.readme", "Fill the blocks of README.md: results, methods, the tree.")
 plain(
     "null-studies",
     "bench.null_page",
-    "Simulate null studies -> docs/null_studies.md: the tests' false positives and power (minutes).",
+    "Simulate null studies -> docs/null_studies.md: false positives and power (minutes).",
 )
 
 

@@ -1,4 +1,4 @@
-"""Fill the README's marked blocks from what they are about: the tree, the methods, a table.
+"""`python -m pipeline readme`: fill the README's blocks from what they are about.
 
 A block is `<!-- name -->` to `<!-- /name -->`; whatever stands between is replaced.
 """
@@ -16,44 +16,44 @@ RESULTS = Path("reports/tables/equal_cost.md")
 BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 
 
-def first_line(file: Path) -> str:
-    """Return the first line of a Python file's docstring."""
-    return (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+def headline(file: Path) -> str:
+    """Return the first line of a Python file's docstring, without its full stop."""
+    docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    return docstring.partition("\n")[0].rstrip(".")
 
 
 def tree() -> str:
-    """Return the folders of `pipeline` with what each one is."""
-    files = sorted(Path("pipeline").rglob("__init__.py"))
-    lines = [f"{file.parent.as_posix() + '/':<30} {first_line(file)}" for file in files]
+    """Return the folders of `pipeline`, each with what it is."""
+    files = sorted(Path("pipeline").glob("*/**/__init__.py"))
+    lines = [f"{file.parent.as_posix() + '/':<28}{headline(file)}" for file in files]
     return "\n".join(["```", *lines, "```"])
 
 
 def methods() -> str:
-    """Return the table of methods: id, the first line of its file, and whether it is trained."""
-    rows = [
-        f"| `{name}` | {first_line(Path(file(name)))} | {'yes' if method.learned else 'no'} |"
-        for name, method in METHODS.items()
-    ]
-    return "\n".join(["| id | what it is | trained |", "|:--|:--|:--|", *rows])
+    """Return the table of methods: id, what its file says it is, whether it is trained."""
+    lines = ["| id | what it is | trained |", "|:--|:--|:--|"]
+    for name, method in METHODS.items():
+        file = Path(f"pipeline/steering/methods/{method.code.partition(':')[0]}.py")
+        lines.append(f"| `{name}` | {headline(file)} | {'yes' if method.learned else 'no'} |")
+    return "\n".join(lines)
 
 
-def file(method: str) -> str:
-    """Return the path of a method's file."""
-    return f"pipeline/steering/methods/{METHODS[method].code.partition(':')[0]}.py"
+def results() -> str:
+    """Return the table of the committed default study."""
+    return RESULTS.read_text(encoding="utf-8").strip()
+
+
+BLOCKS = {"results": results, "methods": methods, "tree": tree}
 
 
 def filled(text: str) -> str:
     """Return the README's text with every block filled; InputError for an unknown block."""
-    makers = {
-        "tree": tree,
-        "methods": methods,
-        "results": lambda: RESULTS.read_text("utf-8").strip(),
-    }
 
     def fill(match: re.Match) -> str:
-        if match[2] not in makers:
-            raise InputError(f"README.md has a block {match[2]!r}: allowed are {', '.join(makers)}")
-        return f"{match[1]}{makers[match[2]]()}\n{match[3]}"
+        if match[2] not in BLOCKS:
+            known = ", ".join(BLOCKS)
+            raise InputError(f"README.md has a block {match[2]!r}: rename it to one of {known}")
+        return f"{match[1]}{BLOCKS[match[2]]()}\n{match[3]}"
 
     return BLOCK.sub(fill, text)
 

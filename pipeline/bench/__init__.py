@@ -1,1 +1,1 @@
-"""Speed and memory as ratios taken in one run: `python -m pipeline bench`."""
+"""Measurements of the project itself: speed, memory, null studies, quantisation."""

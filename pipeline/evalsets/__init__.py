@@ -1,4 +1,4 @@
-"""The registry of evaluation sets."""
+"""The evaluation sets, one file each, and their registry."""
 
 from pipeline.support.section import Section
 from pipeline.support.sections import (

@@ -1,1 +1,1 @@
-"""Language models: loading, finding their layers, prompts, and scoring."""
+"""Language models: loading, layers, prompts, forward passes, decoding."""

@@ -1,0 +1,1 @@
+"""Scores to effects, intervals and p-values: a table in, a table out."""

@@ -1,0 +1,1 @@
+"""The synthetic world and the pretraining of the bundled model."""

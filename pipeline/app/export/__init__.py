@@ -1,3 +1,1 @@
-"""A fitted method in the forms that other software reads: a checkpoint, a peft LoRA, a hub folder,
-a control vector.
-"""
+"""A fitted method in the forms that other software reads: checkpoint, LoRA, hub, vectors."""

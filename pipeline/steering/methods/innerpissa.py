@@ -1,5 +1,4 @@
-"""InnerPiSSA: rotate the singular vectors V of a weight and scale its singular values S, with a
-sign.
+"""InnerPiSSA: rotate singular vectors V of a weight and scale its singular values S.
 
     y(c) = base(x) + ((x V) M(c)) U^T,     W ~ U diag(S) V^T, its r chosen singular triples
     M(c) = R_v(c) diag(S_c) R_u(c)^T - diag(S)

@@ -1,5 +1,4 @@
-"""LoRA with a signed coefficient, trained by the same loop, loss, pairs, layers and steps as the
-SVD adapters.
+"""LoRA with a signed coefficient, trained by the same loop, loss and pairs.
 
     y(c) = base(x) + c (x A^T) B^T,      A [r, i], B [o, r]
 

@@ -1,4 +1,4 @@
-"""Random directions: what any push of the mean difference's length does. Many seeds make a band.
+"""Random directions: what any push of the mean difference's length does.
 
     v_l = g / |g|,   g ~ N(0, I)
 
