@@ -106,6 +106,14 @@ def test_data_beside_the_code_counts_for_what_reads_it(copy, file, expected):
     assert {name for name in BEFORE if BEFORE[name] != after[name]} == expected
 
 
+def test_a_methods_label_counts_for_the_report_alone(copy):
+    file = copy / "pipeline/steering/methods/pca.py"
+    old = file.read_text()
+    file.write_text(old.replace('label = "PCA"', 'label = "components"'))
+    assert file.read_text() != old
+    assert changed(copy) == {"report"}
+
+
 def test_a_further_method_changes_no_hash(copy):
     (copy / "pipeline/steering/methods/new.py").write_text("class New:\n    learned = False\n")
     registry = copy / "pipeline/steering/__init__.py"

@@ -119,4 +119,11 @@ class Code:
                 found[name].add(definition.digest)
                 for file in definition.files:
                     found[file.name].add(hashlib.sha256(file.read_bytes()).hexdigest())
+        if start == entry("stages", "report"):
+            found["shown"].add(hashlib.sha256(repr(self.shown()).encode()).hexdigest())
         return {name: " ".join(sorted(found[name])) for name in sorted(found)}
+
+    def shown(self) -> list[list[str]]:
+        """Return what the files of all methods set for the report alone: labels and looks."""
+        modules = [self.module(entry("methods", name).rpartition(".")[0]) for name in METHODS]
+        return [module.shown for module in modules if module]

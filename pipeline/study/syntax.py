@@ -14,6 +14,7 @@ from pathlib import Path
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+SHOWN = {"label", "look", "source"}  # of a class: what only tables, figures and cards show
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Module:
         self.imported = imports(s for s in body if not isinstance(s, SCOPES))
         self.statements: dict[str, list[ast.stmt]] = defaultdict(list)
         self.read: dict[int, Definition] = {}
+        classes = [s for s in body if isinstance(s, ast.ClassDef)]
+        self.shown = [ast.unparse(s) for one in classes for s in one.body if is_shown(s)]
         for statement in body:
             for defined in names_of(statement):
                 self.statements[defined].append(statement)
@@ -47,6 +50,12 @@ class Module:
             if id(statement) not in self.read:
                 self.read[id(statement)] = Reader(self).definition(statement)
         return [self.read[id(statement)] for statement in self.statements[name]]
+
+
+def is_shown(statement: ast.stmt) -> bool:
+    """Return whether a statement of a class sets what only the report and the cards show."""
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    return any(isinstance(target, ast.Name) and target.id in SHOWN for target in targets)
 
 
 def typing_only(statement: ast.If) -> bool:
@@ -142,6 +151,7 @@ class Reader(ast.NodeTransformer):
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         outer, self.in_class = self.in_class, True
+        node.body = [each for each in node.body if not is_shown(each)]
         self.generic_visit(node)
         self.in_class = outer
         return node
