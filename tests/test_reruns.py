@@ -93,6 +93,7 @@ def test_every_definition_that_runs_is_hashed(folder, monkeypatch):
         wanted = [("stages", stage)]
         wanted += [("methods", method)] if method else []
         wanted += [("methods", "innerpissa")] if stage == "composition" else []
+        wanted += [("methods", name) for name in METHODS] if stage == "report" else []
         wanted += [("evalsets", "reference")] if stage == "evalset" else []
         hashed = {key for each in wanted for key in code.closure(entry(*each))}
         command = GRAPH[stage]["cmd"].replace("${item.method}", str(method))
@@ -128,7 +129,7 @@ def project(tmp_path_factory) -> Project:
         (lambda root: redocument(find(root, "cayley")[0]), []),
         (lambda root: move(root, "cayley"), []),
         (lambda root: change(root, "tracked"), []),
-        (lambda root: change(root, "Pca"), ["baselines@pca", "evaluate_baselines@pca"]),
+        (lambda root: change(root, "Pca"), ["baselines@pca", "evaluate_baselines@pca", "report"]),
         (lambda root: change(root, "clustered_slope"), ["effects"]),
     ],
 )
