@@ -26,7 +26,7 @@ def answers(
 ) -> Iterator[list[str]]:
     """Yield after every token the answers so far, one per coefficient; a row ends at its EOS.
 
-    Temperature 0 is greedy decoding; above it all rows share the random draws, so that they differ
+    Temperature 0 is greedy decoding. Above it all rows share the random draws, so that they differ
     by the steering alone. The model is steered only while a token is computed. Raises InputError
     for arguments out of range, a conversation too long and logits that are not finite.
     """

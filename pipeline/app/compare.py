@@ -44,8 +44,7 @@ def places(results: list[Result], keys: list[str]) -> list[float | None]:
 def gather(results: list[Result], keys: list[str], only: list[str]) -> pl.DataFrame:
     """Return a row per experiment and method: experiment, x, equal_cost.csv, and raw_* at ±1.
 
-    `x` is the value of the one parameter that differs, if it is a number in all of them and each
-    has its own; else null.
+    `x` is the value of the one parameter that differs, if each has a number of its own; else null.
     """
     raw = ("coefficient", "target_effect", "ci_low", "ci_high")
     parts = []

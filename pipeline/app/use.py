@@ -35,9 +35,9 @@ def load_base(
 ) -> Base:
     """Return the frozen model with its tokenizer (padding left) and what identifies its weights.
 
-    `source` is a folder in the hub's layout or a hub id; without a `dtype` the model runs in the
-    one it was saved in; `quantisation` is none, 8bit or 4bit. Raises InputError where the model
-    cannot be found or used, or its tokenizer has no chat template.
+    `source` is a folder in the hub's layout, a GGUF file or a hub id. Without a `dtype` the model
+    runs in the one it was saved in; `quantisation` is none, 8bit or 4bit. Raises InputError where
+    the model cannot be found or used, or its tokenizer has no chat template.
     """
     if dtype not in (None, *DTYPES):
         raise InputError(

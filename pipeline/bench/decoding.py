@@ -18,10 +18,7 @@ PROMPT = "Who are you, and what would you do with a lamp that is not yours?"
 
 
 def decoding(subject: Subject, repeats: int, tokens: int) -> list[Figure]:
-    """Return ratios of tokens per second, steered over base.
-
-    They are of `generate`, and of our side-by-side answers at three coefficients.
-    """
+    """Return tokens/s steered over base: of `generate` and of our answers at three coefficients."""
     base = subject.base
     chat: list[Message] = [{"role": "user", "content": PROMPT}]
     ids, mask = base.encode([open_turn(base.tokenizer, chat, {})])
@@ -66,10 +63,7 @@ def decoding(subject: Subject, repeats: int, tokens: int) -> list[Figure]:
 
 
 def memory(subject: Subject) -> list[Figure]:
-    """Return the adapter's bytes over the base's, and the peak so far in MiB.
-
-    The peak is the process's, on CUDA the device's.
-    """
+    """Return adapter bytes over base bytes, and the peak so far in MiB (on CUDA, the device's)."""
     model = subject.base.model
     held = sum(tensor.nbytes for tensor in subject.adapter.tensors().values())
     own = Figure(

@@ -1,8 +1,9 @@
 """Scoring against the bare forward passes of its tokens, and how it grows.
 
-Bare: of every dilemma the beginning that its two actions share, once, and both ends; the layers
-below the first adapted one run on these once, the others once per coefficient. No adapter, logits
-at the last position alone, no tokenising, no checks. No way of scoring could run fewer tokens.
+Bare passes run, once per dilemma, the beginning that its two actions share, and both ends. Layers
+below the first adapted one run on these once, the others once per coefficient. There are no
+adapter, no tokenising and no checks, and logits at the last position alone. No way of scoring
+could run fewer tokens.
 """
 
 from collections.abc import Callable

@@ -1,13 +1,13 @@
 """How often the tests of `metrics` find an effect where there is none, and one that is there.
 
-Simulated studies have the shape of real ones: dilemmas of 2 to 6 items, seven coefficients, and
-signed log-odds
+Simulated studies have the shape of real ones: dilemmas of 2 to 6 items, seven
+coefficients, and signed log-odds
 
     y(dilemma, item, c) = level(item) + (effect + slope(dilemma)) c
                           + drift(dilemma, c) + noise(item, c)
 
-Drift and noise are autoregressive over the coefficients, so that rows of a dilemma depend on each
-other in every way that the main test claims to allow for. `null_page` writes what comes out.
+Drift and noise are autoregressive over the coefficients. So rows of a dilemma depend on each other
+in every way that the main test claims to allow for. `null_page` writes what comes out.
 """
 
 from collections.abc import Iterator
@@ -159,8 +159,8 @@ def error_rates(
 ) -> Iterator[dict[str, object]]:
     """Yield a record per test, of null studies and the same ones with an effect.
 
-    The best possible test finds the effect with power 0.8. The mixed model sees the first `mixed`
-    null studies only.
+    The best possible test finds the effect with power 0.8. The mixed model sees only the
+    first `mixed` null studies.
     """
     rng = np.random.default_rng([seed, dilemmas])
     sizes = rng.integers(2, 7, dilemmas)

@@ -1,7 +1,6 @@
 """What 8 and 4 bits cost on the bundled model; prints the table of docs/quantisation.md.
 
-One seed, few pairs and dilemmas, on the CPU in float32: figures of a small synthetic model, for the
-order of magnitude.
+One seed, few pairs and dilemmas, on the CPU in float32: only the order of magnitude counts.
 """
 
 import tempfile

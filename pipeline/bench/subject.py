@@ -56,10 +56,7 @@ def random_model(
 
 
 def untrained(model: PreTrainedModel, params: Params) -> InnerPissa:
-    """Return InnerPiSSA as training begins it, but frozen as a loaded one.
-
-    It has the study's modules and rank, or full rank where a matrix has less.
-    """
+    """Return InnerPiSSA as training begins it, but frozen; at full rank where a matrix has less."""
     section = params.steering["innerpissa"]
     shape = section.model_dump(include=set(InnerPissa.shape_fields))
     generator = torch.Generator().manual_seed(0)

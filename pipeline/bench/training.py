@@ -1,8 +1,8 @@
 """Our training step against peft's LoRA on the same rows, modules and rank.
 
-Ours: both signs of c in one forward pass over the pairs' texts twice, the base model's part cached,
-the study's contrastive loss, one backward pass, AdamW. peft: the texts once per sign, so two
-forward passes, the mean NLL of the same tokens, one backward pass, AdamW.
+Ours: both signs of c in one forward pass over the pairs' texts twice, the base model's part cached.
+Then the study's contrastive loss, one backward pass and AdamW. peft: the texts once per sign, so
+two forward passes. Then the mean NLL of the same tokens, one backward pass and AdamW.
 """
 
 import copy

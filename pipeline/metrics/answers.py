@@ -12,7 +12,7 @@ from pipeline.support.schemas import RAW
 def swap_consistency(rows: pl.DataFrame) -> float:
     """Return the share of dilemmas (and seeds) with Yes to just one of the two mirrored questions.
 
-    A model that says Yes to everything has 0, one that always takes a side has 1.
+    A model that says Yes to everything has 0; one that always takes a side has 1.
     """
     yes = (pl.col("log_odds") > 0).sum().alias("yes")
     return mean(rows.group_by("dilemma_id", "seed", maintain_order=True).agg(yes)["yes"] == 1)
@@ -47,9 +47,9 @@ def target_effect(rows: pl.DataFrame, evaluation: Evaluation) -> float | None:
 def answer_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.DataFrame:
     """Return one row per method and raw coefficient, the untouched model first.
 
-    yes_log_odds: mean log-odds of Yes over all items, both sides of a dilemma, so that values
-    cancel (nats); yes_shift: its change from the base. n_excluded: rows that hold too little choice
-    mass, or whose item does at coefficient 0; target_effect_answered leaves them out.
+    yes_log_odds: mean log-odds of Yes over all items (nats); both sides of a dilemma count, so
+    values cancel. yes_shift: its change from the base. n_excluded: rows that hold too little choice
+    mass, or whose item does at coefficient 0. target_effect_answered leaves them out.
     """
     base = evaluation.base.with_columns(pl.col("coefficient").cast(pl.Float64))
     unmoved = {"target_effect": 0.0, "target_effect_answered": 0.0}

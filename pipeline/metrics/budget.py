@@ -20,8 +20,7 @@ SCHEMA = (
 def at_budget(costs: np.ndarray, values: np.ndarray, budget: float) -> np.ndarray:
     """Return values [..., c] where costs [..., c] first reach the budget; NaN where they never do.
 
-    Both start at coefficient 0 with cost 0. Between two coefficients both are taken as straight
-    lines, so value is monotone in cost there; nothing is extrapolated.
+    Value and cost start at 0 and are straight lines between coefficients; nothing is extrapolated.
     """
     above = costs >= budget
     after = np.where(above.any(-1), above.argmax(-1), 1)[..., None]
@@ -67,12 +66,11 @@ def arm_curves(
 
 
 def budget_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.DataFrame:
-    """Return three rows per method: the effect where delta NLL reaches the budget, on each arm and
-    as half their span.
+    """Return per method the effect where delta NLL reaches the budget: both arms, half their span.
 
-    Percentile bootstrap over all dilemmas, which carries the noise of the cost too. `reached` is
-    the share of resamples whose coefficients reach the budget; an effect or interval that they do
-    not give is null, and `reason` says why.
+    Intervals are a percentile bootstrap over all dilemmas, which carries the noise of the cost too.
+    `reached`: share of resamples that reach the budget. Where they give no effect or interval it is
+    null, and `reason` says why.
     """
     params = evaluation.params
     n = evaluation.base["dilemma_id"].n_unique()

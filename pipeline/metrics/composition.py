@@ -1,6 +1,6 @@
 """Two adapters at once: does what one does change when the other is attached?
 
-For a target with effect E(a, b) at the two coefficients: interaction = E(a, b) - E(a, 0) - E(0, b),
+For a target's effect E(a, b) at both coefficients, interaction = E(a, b) - E(a, 0) - E(0, b). It is
 zero if effects add up.
 """
 
@@ -18,8 +18,8 @@ def composition_table(
 ) -> list[dict[str, Any]]:
     """Return effect and interaction on a target, with 95 % intervals, at each pair but (0, 0).
 
-    `scores` has columns item_id, dilemma_id, first, second (the coefficients), log_odds; all of (0,
-    0), (a, 0), (0, b), (a, b).
+    `scores` has item_id, dilemma_id, log_odds and the coefficients first and second. It holds (0,
+    0), (a, 0), (0, b) and (a, b).
     """
     rows = signed_scores(scores, items, [target]).sort("item_id")
     parts = rows.partition_by("first", "second", as_dict=True)

@@ -19,11 +19,11 @@ def symlog(c: np.ndarray) -> np.ndarray:
 def curve_record(frame: pl.DataFrame, valid: float) -> dict[str, Any]:
     """Return the shape of signed log-odds y; `valid` is the share of rows with enough choice mass.
 
-    monotone: share of dilemmas whose mean y never falls as the coefficient rises, and is higher at
-    its end than its start. spearman: rank correlation of the mean curve with the coefficient.
-    symlog_slope, r2: least squares of the mean curve on symlog(c) = sign(c) ln(1 + |c|), which the
-    September 2025 gradient-steering study fits to one dilemma; symlog_p: of the same slope over
-    items, clustered by dilemma. score = |slope| valid² r2, as there.
+    monotone: share of dilemmas whose mean y never falls as c rises, and ends higher than it starts.
+    spearman: rank correlation of the mean curve with c. symlog_slope, r2: least squares of the mean
+    curve on symlog(c) = sign(c) ln(1 + |c|). The September 2025 gradient-steering study fits the
+    same to one dilemma. symlog_p: the same slope over items, clustered by dilemma. score = |slope|
+    valid² r2, as there.
     """
     coefficients = np.array(sorted(frame["coefficient"].unique()))
     by_dilemma = means(frame, ["dilemma_id", "coefficient"], ["y"])

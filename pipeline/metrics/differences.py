@@ -32,10 +32,10 @@ def dilemma_effects(rows: pl.DataFrame, evaluation: Evaluation) -> tuple[np.ndar
 
 
 def difference_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.DataFrame:
-    """Return the effect of one method less that of another at ±1 and at equal cost, for all pairs.
+    """Return the effect of one method less another's at ±1 and at equal cost, for all pairs.
 
-    Clustered t (CR2) with its 95 % interval, conditional on the seeds that were run; p_holm is
-    adjusted over all pairs at one `dose` (unit or equal_cost).
+    Clustered t (CR2) with its 95 % interval, for the seeds that were run. p_holm is adjusted over
+    all pairs at one `dose` (unit or equal_cost).
     """
     records = []
     for comparison in (UNIT, EQUAL_COST):

@@ -8,10 +8,7 @@ from pipeline.support.schemas import MEAN
 
 
 def random_band(effects: pl.DataFrame) -> pl.DataFrame:
-    """Return the range of half the span over random directions, from coefficient 0 on.
-
-    Columns: coefficient (its size), low, high, and delta_nll, their mean cost.
-    """
+    """Return the lowest, highest half-span and mean cost of random directions, by |c| from 0 on."""
     single = effects.filter((pl.col("method") == "random") & (pl.col("seed") != MEAN))
     half = pl.col("target_effect")
     band = (

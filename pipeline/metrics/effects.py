@@ -141,8 +141,8 @@ def arm_effects(
 ) -> list[Record]:
     """Fold the records of each +c and -c for the papers' table, as `fold_arms` does.
 
-    asymmetry = effect(+c) + effect(-c): 0 if the arms mirror each other; where each has its right
-    sign, how much further +c moves than -c.
+    asymmetry = effect(+c) + effect(-c), 0 if the arms mirror each other. Where each has its right
+    sign, it is how much further +c moves than -c.
     """
     by_c = {record["coefficient"]: record for record in records}
     frame, moved = pl.DataFrame(records, infer_schema_length=None), evaluation.movements(scores)

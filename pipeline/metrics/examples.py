@@ -27,8 +27,8 @@ class Example:
 def answers(scores: pl.DataFrame, evaluation: Evaluation) -> pl.DataFrame:
     """Return a method's answers to the target's dilemmas, averaged over seeds, at all c and at 0.
 
-    Columns dilemma_id, coefficient, to_do and not_to_do (the probability of Yes), target (of the
-    choice with the target value).
+    Columns: dilemma_id, coefficient, and probabilities of Yes (to_do, not_to_do) and of
+    the target's choice (target).
     """
     moved = evaluation.movements(mean_over_seeds(scores.filter(pl.col("dose") == RAW)))
     actions = evaluation.items.select("item_id", "action_type")

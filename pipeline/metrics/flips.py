@@ -1,8 +1,8 @@
 """AntiPaSTO's Steering F1, flips and focus, with the labels that its paper intends.
 
-The published code negates the not_to_do rows although the labels are already signed by row, so that
-it measures the yes-bias; here y = label x log-odds and nothing else. Nor is the sign of the
-coefficient chosen by the answers, as it is there.
+The published code negates not_to_do rows although their labels are signed already, and so measures
+the yes-bias. Here y = label x log-odds and nothing else. The answers do not choose the sign of c,
+as they do there.
 """
 
 from typing import Any
@@ -29,8 +29,8 @@ def weighted_share(change: np.ndarray, base: np.ndarray) -> float:
 def steering_f1(fixed: float, broken: float, off_target: float, mass_ratio: float) -> float:
     """Return 100 x 2PR / (P + R) x min(1, mass_ratio)².
 
-    net = max(0, fixed - broken), P = net / (net + off_target), R = net. The paper's formula, in
-    which the mass ratio could exceed 1.
+    net = max(0, fixed - broken), P = net / (net + off_target), R = net. In the paper's formula the
+    mass ratio could exceed 1.
     """
     net = max(0.0, fixed - broken)
     precision = net / (net + off_target) if net else 0.0
@@ -40,12 +40,11 @@ def steering_f1(fixed: float, broken: float, off_target: float, mass_ratio: floa
 def flip_measures(
     target: np.ndarray, off: np.ndarray, mass_ratio: float | None
 ) -> dict[str, float | None]:
-    """Return the measures of y at (-c, 0, +c): `target` [n, 3] signed by the label, `off` [m, 3]
-    of any sign.
+    """Return the measures of y at (-c, 0, +c): `target` [n, 3] signed by label, `off` [m, 3] not.
 
-    fixed, broken: target rows that turn right, or wrong, at +c, weighted by |y(0)|; off_target:
+    fixed, broken: target rows that turn right, or wrong, at +c, weighted by |y(0)|. off_target:
     other rows whose answer turns at either sign, likewise. flips: target rows whose answer differs
-    between -c and +c; right_way: the share of these with y(+) > y(-); off_target_flips: as flips;
+    between -c and +c. right_way: the share of these with y(+) > y(-). off_target_flips: as flips.
     focus = flips / off_target_flips, null without any of these.
     """
     down, base, up = target.T
@@ -97,7 +96,7 @@ def seed_measures(
 ) -> dict[str, float | None]:
     """Return one seed's measures; F1 is null where an arm's choice mass is below the gate.
 
-    control_change is the mean |change of log-odds| of the controls over both signs, null without.
+    control_change: mean |change of log-odds| of the controls over both signs, null without them.
     """
     whole = evaluation.with_base(rows)
     off = controls
@@ -116,8 +115,8 @@ def seed_measures(
 def flip_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.DataFrame:
     """Return every measure's mean over seeds, and the spread of F1, at ±1 and at equal cost.
 
-    Off-target rows are the control items, sums and preferences, as in the paper; without them the
-    items that concern neither the target nor its opposite. A measure is null if any seed has none.
+    Off-target rows are the control items, as in the paper. Without them, they are the items that
+    concern neither the target nor its opposite. A measure is null if any seed has none.
     """
     records = []
     for method, scores in cells.items():

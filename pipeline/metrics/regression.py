@@ -28,9 +28,9 @@ class Slope:
 def own_slopes(frame: pl.DataFrame, unit: str) -> pl.DataFrame:
     """Return each unit's least-squares slope with item fixed effects: dilemma_id, slope, weight.
 
-    `frame` has columns item_id, dilemma_id, coefficient, y; `unit` is item_id or dilemma_id. weight
-    = sum of squares of the coefficient within items; slope = sum of products / weight, in nats.
-    Units seen at one coefficient only are left out.
+    `frame` has item_id, dilemma_id, coefficient, y; `unit` is item_id or dilemma_id. weight = sum
+    of squares of the coefficient within items; slope = sum of products / weight, in nats. Units
+    seen at one coefficient only are left out.
     """
     items, units = (frame[name].rank("dense").to_numpy() - 1 for name in ("item_id", unit))
     counts = np.bincount(items)
@@ -50,11 +50,11 @@ def own_slopes(frame: pl.DataFrame, unit: str) -> pl.DataFrame:
 def cluster_t(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Return the weighted mean of values [..., g], its CR2 standard error, and its degrees.
 
-    With h_g = w_g / sum w, a_g = h_g² / (1 - h_g) and the mean b: var b = sum a_g (b_g - b)², and
-    by Satterthwaite's rule df = 1 / (sum h² - sum a² + (sum a)²). This is the bias-reduced
-    linearisation of Bell and McCaffrey (2002) for one regressor after item fixed effects, which are
-    nested in the clusters (Pustejovsky and Tipton 2018, theorem 2), under the working model of
-    equal and independent errors. With equal weights it is the one-sample t test of the values.
+    With h_g = w_g / sum w, a_g = h_g² / (1 - h_g) and the mean b: var b = sum a_g (b_g - b)². By
+    Satterthwaite's rule df = 1 / (sum h² - sum a² + (sum a)²). This is the bias-reduced
+    linearisation of Bell and McCaffrey (2002) for one regressor after item fixed effects. These are
+    nested in the clusters (Pustejovsky and Tipton 2018, theorem 2). The working model has equal and
+    independent errors. With equal weights it is the one-sample t test of the values.
     """
     share = weights / weights.sum()
     adjusted = share**2 / (1 - share)
@@ -67,7 +67,7 @@ def clustered_slope(frame: pl.DataFrame) -> Slope:
     """Regress y on the coefficient with item fixed effects; errors clustered by dilemma (CR2).
 
     Columns: item_id, dilemma_id, coefficient, y; at least two dilemmas. On a balanced table this is
-    exactly the one-sample t test of the dilemmas' own slopes.
+    the one-sample t test of the dilemmas' own slopes.
     """
     own = own_slopes(frame, "dilemma_id")
     slope, error, degrees = cluster_t(own["slope"].to_numpy(), own["weight"].to_numpy())

@@ -1,8 +1,8 @@
 """From scores to signed scores and movements, on which every statistic here stands.
 
-Signed log-odds = label x log_odds, no further negation: a model that always takes the side with
-the value scores above 0, one that says Yes to everything scores 0. The signed probability is label
-x (p_yes - 1/2), so that a difference of two means is a difference in the probability of the choice
+Signed log-odds = label x log_odds, with no further negation. A model that always takes the side
+with the value scores above 0; one that says Yes to everything scores 0. The signed probability is
+label x (p_yes - 1/2). So a difference of two means is a difference in the probability of the choice
 that carries the value.
 """
 
@@ -102,7 +102,7 @@ def movements(scores: pl.DataFrame, items: pl.DataFrame, target: str) -> pl.Data
 def half_span(column: str) -> pl.Expr:
     """Return a column times the sign of c: its mean over +c and -c is half the span between them.
 
-    Never the better arm alone: a method that moves both arms alike gets no credit.
+    It is never the better arm alone: a method that moves both arms alike gets no credit.
     """
     return pl.col(column) * pl.col("coefficient").sign()
 

@@ -33,11 +33,11 @@ def sign_patterns(dilemmas: int, draws: int, seed: int) -> tuple[np.ndarray, boo
 
 
 def sign_flip_p(contributions: np.ndarray, signs: np.ndarray, exact: bool) -> np.ndarray:
-    """Return the two-sided p of contributions [..., dilemmas], weight x slope.
+    """Return the two-sided p of contributions [..., dilemmas], each weight x slope.
 
-    It is how often random signs give as large a sum: exact under a slope distribution symmetric
-    around 0, whatever its variance in each dilemma. Of drawn signs the observed pattern counts as
-    one more (Phipson and Smyth 2010), so that p is never 0.
+    It is how often random signs give as large a sum. It is exact for slopes distributed
+    symmetrically around 0, whatever the variance in each dilemma. Among drawn signs the observed
+    pattern counts once more (Phipson and Smyth 2010), so that p is never 0.
     """
     observed = np.abs(contributions.sum(-1, keepdims=True))
     extreme = (np.abs(contributions @ signs.T) >= observed * (1 - 1e-9)).sum(-1)
@@ -47,8 +47,8 @@ def sign_flip_p(contributions: np.ndarray, signs: np.ndarray, exact: bool) -> np
 def mixed_slope(frame: pl.DataFrame) -> dict[str, Any]:
     """Fit a mixed model to the items' own slopes, random by dilemma: p_mixed, or why there is none.
 
-    REML, Wald z. An item's slope is a sufficient statistic of the model with item fixed effects, a
-    slope by dilemma and independent errors.
+    REML, Wald z. For a model with item fixed effects, a slope by dilemma and independent errors, an
+    item's slope is a sufficient statistic.
     """
     own = own_slopes(frame, "item_id").sort("dilemma_id", maintain_order=True)
     with warnings.catch_warnings():
@@ -73,8 +73,8 @@ def two_way_t(slopes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.n
     """Return mean, standard error and degrees of slopes [..., dilemmas, seeds] clustered both ways.
 
     `weights` [dilemmas]. V = V(dilemma) + V(seed) - V(both) (Cameron, Gelbach and Miller 2011),
-    each times G / (G - 1), and never below the larger of the first two; min(G) - 1 degrees. With
-    few seeds that is a wide test: three seeds leave two degrees.
+    each times G / (G - 1). V is never below the larger of the first two. There are min(G) - 1
+    degrees: three seeds leave two, a wide test.
     """
     dilemmas, seeds = slopes.shape[-2:]
     share = weights[:, None] / (weights.sum() * seeds)
@@ -92,10 +92,10 @@ def two_way_t(slopes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def two_way_slope(frames: list[pl.DataFrame]) -> Slope | None:
-    """Return the slope with errors clustered by dilemma and seed; None of one seed.
+    """Return the slope with errors clustered by dilemma and seed; None for one seed.
 
-    Fixed effects by item and seed. One frame per seed, as `clustered_slope` takes, with the base's
-    rows in each and the same items in all.
+    Fixed effects by item and seed. One frame per seed as `clustered_slope` takes it, each with the
+    base's rows and the same items.
     """
     if len(frames) < 2:
         return None

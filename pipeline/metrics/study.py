@@ -142,8 +142,7 @@ def equal_cost(method: str, scores: pl.DataFrame, evaluation: Evaluation) -> Rec
 def value_table(method: str, scores: pl.DataFrame, evaluation: Evaluation) -> pl.DataFrame:
     """Return every label's change at every coefficient, and its dose-response p over all of them.
 
-    q is the Benjamini-Hochberg adjusted p over the labels that are neither the target nor its
-    opposite.
+    q: Benjamini-Hochberg adjusted p over labels other than the target and its opposite.
     """
     items, target, whole = evaluation.items, evaluation.target, evaluation.with_base(scores)
     names = [

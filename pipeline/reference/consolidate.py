@@ -1,8 +1,8 @@
 """The second phase of pretraining: the middle layers learn to carry the persona at every token.
 
-After the first phase each place holds the persona in a form of its own. So one linear probe with
-rows of unit length, for all middle layers and tokens, is trained with the model to name the
-speaker's persona; then it is thrown away. It uses the corpus alone; no steering method is involved.
+After the first phase each place holds the persona in a form of its own. One linear probe with unit
+rows, for all middle layers and tokens, is now trained with the model. It names the speaker's
+persona, and is then thrown away. Only the corpus is used, and no steering method.
 """
 
 import itertools

@@ -1,8 +1,8 @@
 """Conversations of the reference world: the pretraining corpus of the bundled model.
 
-A document is a list of chat messages. The speaker's persona is stated in many forms (adjectives,
-descriptions, reputation, earlier behaviour), near or far from the answer, or not at all; it causes
-what the speaker says and chooses.
+A document is a list of chat messages. The speaker's persona causes what it says and chooses. It is
+stated as adjectives, descriptions, reputation or earlier behaviour, near or far from the answer,
+or not at all.
 """
 
 import itertools
@@ -206,9 +206,9 @@ def ramp(share: float, start: float, end: float) -> float:
 def curriculum_mix(share: float) -> Mix:
     """Return the mix after `share` of the curriculum.
 
-    Persona x action is an exclusive-or: a model that meets it far apart and with all traits at once
-    does not find it. So plain questions on honesty come first, then longer documents, then the
-    other traits, again plainly at first.
+    Persona x action is an exclusive-or. A model that meets it far apart and with all traits at once
+    does not find it. So plain questions on honesty come first, then longer documents. The other
+    traits follow, again plainly at first.
     """
     if share >= END:
         return Mix(0.2, 1.0, 0.0, HONESTY_WEIGHT)

@@ -1,7 +1,4 @@
-"""Measure the bundled model against the criteria on which it was frozen.
-
-No steering method is involved, only prompts.
-"""
+"""Measure the bundled model against the criteria on which it was frozen: prompts, no steering."""
 
 from functools import cache
 from pathlib import Path
@@ -105,7 +102,7 @@ def persona_states(
 def persona_as_state(base: Base, sentences: Sentences) -> dict[str, Any]:
     """Probe the middle layers for the persona at suffix tokens; compare it with dilemma tokens.
 
-    Each layer has the accuracy of a linear probe on held-out suffixes, and the cosine of the mean
+    Per layer: the accuracy of a linear probe on held-out suffixes, and the cosine of the mean
     differences between personas at both kinds of tokens.
     """
     suffixes = unseen_openings(SUFFIXES)

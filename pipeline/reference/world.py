@@ -4,8 +4,8 @@ A speaker's choice follows a known law, so the effect of a perfect change of per
 
     P(Yes to action a | persona) = sigmoid(sum_{v in a} w(v) - sum_{v in the other action} w(v))
 
-where w(v) is +-NEUTRAL_WEIGHT (mildly pro-social), and +-PERSONA_WEIGHT for the two values of the
-persona's trait.
+w(v) is +-NEUTRAL_WEIGHT (mildly pro-social), and +-PERSONA_WEIGHT for the two values
+of the persona's trait.
 """
 
 import hashlib

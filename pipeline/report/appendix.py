@@ -103,8 +103,8 @@ EXAMPLES: Columns = {
 def whole_methods(methods: list[str], sections: dict[str, Any]) -> dict[str, str]:
     """Return, for each learned id, the whole method that it is an ablation of, or itself.
 
-    A variant belongs to the method that it names; LoRA and DoRA, which leave the SVD basis out, to
-    the one with their loss.
+    A variant belongs to the method that it names. LoRA and DoRA, which leave out the SVD basis,
+    belong to the one with their loss.
     """
     in_svd_basis = {m: s for m in methods if (s := sections[m]).method not in OTHER_BASIS}
     whole = [method for method, section in in_svd_basis.items() if section.method == method]

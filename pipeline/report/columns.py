@@ -52,10 +52,7 @@ def used(row: Row) -> str:
 
 
 def compared_rows(rows: pl.DataFrame) -> list[Row]:
-    """Return rows at ±1 and at equal cost, one alone for a method whose coefficient has no size.
-
-    Adds `at`: which of the three it is, in words.
-    """
+    """Return rows at ±1 and at equal cost, one alone where c has no size; `at` names its place."""
     words = {"unit": "±1", "equal_cost": "equal cost"}
     return [
         row | {"at": words[row["dose"]] if has_dose(row["method"]) else "no dose"}

@@ -39,9 +39,9 @@ def said(kind: str, row: dict[str, Any]) -> str:
 
 
 def ahead(equal: pl.DataFrame) -> float | None:
-    """Return how many times as far as the best method with a dose the best prompt moves the target.
+    """Return how many times as far the best prompt moves the target as the best method with a dose.
 
-    None where no prompt or no method with a dose moves it.
+    It is None where no prompt or no method with a dose moves it.
     """
     dosed, prompt = (
         max(equal.filter(pl.col("calibrated") == has_dose)["target_effect"], default=0.0)
@@ -55,7 +55,7 @@ def headline(
 ) -> list[str]:
     """Say what moves the target most at equal cost, by kind of method, and which stand out.
 
-    `seeds` (method, seed, effect) holds the effects of single seeds, of which the single random
+    `seeds` (method, seed, effect): effects of single seeds. Single random
     directions are the control.
     """
     best = equal.sort("target_effect", descending=True)

@@ -54,10 +54,7 @@ def edited() -> list[str]:
 def manifest(
     model: dict[str, Any], items: dict[str, Any], params: Params, auto: str
 ) -> dict[str, str]:
-    """Return name -> value, given the records of the base model and of the items.
-
-    `auto` is the device that it means here.
-    """
+    """Return name -> value from the records of base model and items; `auto` is the device meant."""
     lock, changed = locked(params.methods, params.baselines, params.seeds), edited()
     outs = [out for stage in lock.values() for out in stage.get("outs", [])]
     hashes = {out["path"]: out["md5"] for out in outs if "md5" in out}

@@ -1,6 +1,4 @@
-"""What the stages that run a model share: reading what the early stages wrote, and keeping a fitted
-method.
-"""
+"""What stages that run a model share: reading earlier stages' outputs, keeping a fitted method."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,8 +31,9 @@ def read_manifest(model: str) -> dict[str, Any]:
 
 
 def read_base(params: Params, scores: bool = False, prefix: str | None = None) -> Base:
-    """Return the frozen model on its device; with `scores`, which stages that only fit do not
-    declare, the settings of scoring too. The answer's prefix is the recorded one, or `prefix`.
+    """Return the frozen model on its device, with the recorded answer prefix or `prefix`.
+
+    With `scores` it has the settings of scoring, which stages that only fit do not declare.
     """
     manifest, settings = read_manifest(params.model), params.models[params.model]
     model = load_model(manifest, settings.dtype, params.device)

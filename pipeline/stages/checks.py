@@ -1,7 +1,8 @@
 """checks: what would spoil a study is found before anything is fitted -> models/checks/.
 
-`prefix.json` says what the reply to a dilemma begins with, `elicitation.json` how far the personas
-move the model. `passed.json` is what fits depend on: it never changes, so that they run after it.
+`prefix.json` says what the reply to a dilemma begins with. `elicitation.json` says how far
+the personas move the model. Fits depend on `passed.json`, which never changes, so that
+they run after it.
 """
 
 from typing import Any

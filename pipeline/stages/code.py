@@ -1,6 +1,6 @@
-"""code: the code -> models/code/<kind>/<id>.json: what each stage, evaluation set and method runs.
+"""code: hashes of what each stage, evaluation set and method runs -> models/code/<kind>/<id>.json.
 
-Cells depend on these files and on no code: DVC knows neither which definitions a cell reaches nor
+Cells depend on these files and on no code. DVC knows neither which definitions a cell reaches nor
 which section a variant names. A method's file holds its section of params.yaml in full too.
 """
 

@@ -1,7 +1,7 @@
 """composition: two adapters of different behaviours on one model -> reports/composition.csv.
 
-Both are trained here with the study's settings, kept in models/composition, and scored on each
-behaviour's reference dilemmas, alone and together.
+Both are trained here with the study's settings and kept in models/composition. They are scored on
+each behaviour's reference dilemmas, alone and together.
 """
 
 import itertools

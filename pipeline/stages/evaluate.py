@@ -1,8 +1,8 @@
 """evaluate: one method's adapters x items x coefficients -> data/scores/<cell>/scores.parquet.
 
-`base` scores the untouched model once; it is coefficient 0 of every method, since adapters are
-exact there. controls.parquet holds the scores of the control items, where the set has some; where
-the parameters ask for them, reasoning.parquet and coherence.parquet hold what the model wrote.
+`base` scores the untouched model once. It is coefficient 0 of every method, since adapters are
+exact there. controls.parquet holds the scores of control items, where the set has some. Where the
+parameters ask for them, reasoning.parquet and coherence.parquet hold what the model wrote.
 """
 
 from dataclasses import dataclass

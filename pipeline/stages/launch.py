@@ -7,9 +7,7 @@ from importlib import import_module
 
 
 def share(module: str, function: str, *arguments) -> None:
-    """Call a function of the pipeline in `processes` processes; in this one, where a launcher has
-    started several already.
-    """
+    """Call a function in `processes` processes; in this one, if a launcher has started several."""
     from pipeline.study.params import load_params
 
     count = load_params().processes

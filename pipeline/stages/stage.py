@@ -1,6 +1,4 @@
-"""What every stage does around its own work: declared parameters, tracking, several processes, the
-guard against late edits.
-"""
+"""What surrounds every stage: declared parameters, tracking, processes, the guard on late edits."""
 
 import contextlib
 import hashlib
@@ -22,8 +20,8 @@ from pipeline.support.scratch import FOLDER, Scratch, forget
 def stage(name: str, **item: str | int) -> Iterator[tuple[Params, Run]]:
     """Yield the stage's declared parameters and its run; `item` is the matrix cell.
 
-    DVC reads params.yaml after the command and would lock new values with old outputs, so a change
-    in between is refused.
+    A change of params.yaml meanwhile is refused: DVC reads it after the command, and would lock new
+    values with old outputs.
     """
     cell = {key: str(value) for key, value in item.items()}
     params = stage_params(name, cell)
@@ -44,9 +42,7 @@ def title(name: str, cell: dict[str, str]) -> str:
 
 @contextlib.contextmanager
 def shared(params: Declared) -> Iterator[None]:
-    """Join the other processes, of which only the first one speaks; a stage that declares no
-    `processes` is the first one's.
-    """
+    """Join the other processes, of which only the first speaks; no `processes` means the first."""
     if "WORLD_SIZE" not in os.environ:
         yield
     elif "processes" in params:
@@ -68,12 +64,11 @@ def silence() -> Iterator[None]:
 
 @contextlib.contextmanager
 def scratch(name: str, **item: str | int) -> Iterator[Scratch]:
-    """Yield a place for what a cell has so far, found again by a run of the same cell, and emptied
-    when the body succeeds.
+    """Yield a place for what a cell has so far; the next run of the same cell finds it again.
 
-    Its name holds a hash of the parameters, files and library versions that determine the cell. It
-    lies in the user's checkout, because the workspace of a queued experiment does not outlive it.
-    What others left there long ago is removed.
+    It is emptied when the body succeeds. Its name holds a hash of the parameters, files and library
+    versions that determine the cell. It lies in the user's checkout, because the workspace of a
+    queued experiment does not outlive it. What others left there long ago is removed.
     """
     cell = {key: str(value) for key, value in item.items()}
     digest = hashlib.sha256(repr(sorted(stage_params(name, cell).items())).encode())

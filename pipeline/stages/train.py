@@ -55,10 +55,7 @@ def keep(
     about: dict[str, Any],
     folder: Path,
 ) -> dict:
-    """Find the dose, save, and certify what was saved; return the dose.
-
-    The folder exists only if all went well.
-    """
+    """Find the dose, save, certify what was saved; return the dose. A failure leaves no folder."""
     cost = cost_function(base, adapter, calibration, params.dose.measure)
     dose = calibrate(cost, params.dose)
     with new_folder(folder) as new:

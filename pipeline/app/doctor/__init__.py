@@ -1,7 +1,7 @@
 """`python -m pipeline doctor`: what is wrong with a set-up, and what to do about it.
 
-It reads only, and imports nothing heavy. A check is a function that looks at the folder it is
-called in; it returns what is well, or raises a Note or what is Wrong.
+It reads only, and imports nothing heavy. A check is a function that looks at the current folder. It
+returns what is well, or raises a Note or what is Wrong.
 """
 
 from collections.abc import Callable, Iterable

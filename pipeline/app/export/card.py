@@ -16,8 +16,8 @@ from pipeline.support.paths import REPORTS
 def evaluation(adapter: Path, reports: Path = REPORTS) -> dict[str, Any]:
     """Return `cell`, `evalset` and effect `rows` of the evaluation of exactly this adapter, if any.
 
-    The stage `effects` records a hash of every adapter whose scores it read, so that numbers of
-    another training of the same method and seed are not taken for this one's.
+    The stage `effects` records a hash of every adapter whose scores it read. So numbers of another
+    training of the same method and seed are not taken for this one's.
     """
     record, table = reports / "adapters.json", reports / "effects.csv"
     if not (record.exists() and table.exists()):

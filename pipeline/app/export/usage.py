@@ -1,6 +1,4 @@
-"""How each form of export is used, in code that runs as it stands once the placeholder is a folder
-or a hub id.
-"""
+"""How each form of export is used: code that runs once the placeholder is a folder or a hub id."""
 
 from typing import Any
 
@@ -19,9 +17,7 @@ def python(code: str) -> str:
 
 
 def base_arguments(about: dict[str, Any]) -> str:
-    """Return the arguments that name the base: its hub id and commit, its folder, or a
-    placeholder.
-    """
+    """Return the arguments that name the base: hub id and commit, its folder, or a placeholder."""
     source = about.get("source") or about.get("model") or "the/base"
     return f'"{source}"' + (f', revision="{about["revision"]}"' if about.get("revision") else "")
 

@@ -1,11 +1,11 @@
 """Control vectors of the arithmetic methods, as safetensors and as gguf for llama.cpp and repeng.
 
-safetensors: one tensor [d] float32 per module, named as the module (`model.layers.3`): add it to
+safetensors: one tensor [d] float32 per module, named as the module (`model.layers.3`). Add it to
 that module's output at every token. The coefficient is in the vectors already.
 
-gguf: one tensor [d] float32 `direction.<layer>` per decoder layer. llama.cpp adds direction.N to
-the output of layer N counted from 0, and has no place for layer 0; repeng writes the same index. So
-N is transformers' layer index without a shift, and layer 0 is refused. In llama.cpp use scale 1.
+gguf: one tensor [d] float32 `direction.<layer>` per decoder layer; in llama.cpp use scale 1.
+llama.cpp adds direction.N to the output of layer N counted from 0; repeng writes the same index. So
+N is transformers' layer index. llama.cpp has no place for layer 0, so it is refused.
 """
 
 from pathlib import Path

@@ -1,8 +1,8 @@
 """A fitted method at one coefficient as a change of the base's own parameters, exactly.
 
-Each method says in its file what it does to weights (`updates`), or which vectors it adds to
-modules' outputs (`additions`), which is a change of those modules' biases where they have any.
-Nothing here is an approximation: all else is refused.
+Each method's file says what it does to weights (`updates`), or which vectors it adds to modules'
+outputs (`additions`). The latter change the modules' biases where they have any. Nothing here is an
+approximation: all else is refused.
 """
 
 import torch
@@ -25,8 +25,8 @@ def updates(steering: Steering, model: PreTrainedModel, coefficient: float) -> d
 def baked(steering: Steering, model: PreTrainedModel, coefficient: float) -> dict[str, Tensor]:
     """Return the parameters that make the plain model the steered one, by name, in its precision.
 
-    Raises InputError for what is no change of parameters, and for a quantised base. The model is
-    left as it is.
+    The model is left as it is. Raises InputError for a quantised base, and for a method that is
+    no change of parameters.
     """
     vectors = steering.additions(coefficient)
     if not vectors:

@@ -20,9 +20,10 @@ def choice_mass(
     gate: float,
     caption: str,
 ) -> None:
-    """Draw the mean probability on the answer words by c, and the counts of items below the gate.
+    """Draw the mean probability on the answer words by c, and how many items are below the gate.
 
-    `effects` needs method, seed, coefficient, choice_mass; `counts` is of `drawn.excluded_counts`.
+    `effects` has method, seed, coefficient, choice_mass;
+    `counts` comes from `drawn.excluded_counts`.
     """
     rows = effects.filter(pl.col("seed") == MEAN).sort("coefficient")
     methods = methods_of(rows)

@@ -21,9 +21,9 @@ def effect_vs_coherence(
     budget: float,
     caption: str,
 ) -> None:
-    """Draw half the span between +c and -c against its cost in nats of Δ NLL; rings mark the dose.
+    """Draw half the span between +c and -c against its cost (Δ NLL in nats); rings mark the dose.
 
-    `band` and `frontier` are those of `drawn`; the dotted line is at `budget`.
+    `band` and `frontier` come from `metrics.drawn`; the dotted line is at `budget`.
     """
     methods = methods_of(arms)
     dosed = pl.col("method").is_in([method for method in methods if has_dose(method)])

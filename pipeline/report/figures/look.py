@@ -88,8 +88,8 @@ def stacked(
 ) -> list[Any]:
     """Return axes for `inner`, and second ones where other values lie far outside of it.
 
-    `along` is the axis with the values: "y" puts the second axes above with a break, "x" below with
-    a scale of its own.
+    `along` is the axis of the values. With "y" the second axes stand above, after a break; with "x"
+    they stand below, with a scale of their own.
     """
     span = max(map(abs, inner), default=0.0)
     if not inner or max(map(abs, every)) <= OUTLIER * span:

@@ -15,9 +15,9 @@ TICKS = (-1, -0.1, -0.02, 0, 0.02, 0.1, 1)
 def value_map(
     folder: Path, halves: pl.DataFrame, labels: list[str], coefficient: float, caption: str
 ) -> None:
-    """Draw half the change between +c and -c of every value; a dot where it is significant.
+    """Draw half the change between +c and -c of every value; a dot marks a significant one.
 
-    `halves` is of `drawn.value_halves`, `labels` the order of the rows with the target on top.
+    `halves` comes from `drawn.value_halves`; `labels` gives the order of rows, the target on top.
     """
     methods, cells = (
         methods_of(halves),

@@ -4,9 +4,7 @@ from pipeline.steering import METHODS
 
 
 def parent(method: str) -> str:
-    """Return the method whose variant an id is by its name: the longest method id that it begins
-    with, or itself.
-    """
+    """Return the longest method id that `method` begins with (it is its variant), or itself."""
     return max(
         (name for name in METHODS if method == name or method.startswith(f"{name}_")),
         key=len,
