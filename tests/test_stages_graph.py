@@ -221,7 +221,6 @@ def test_the_dependencies_are_data_and_the_files_of_the_code():
         wanted += (
             ["models/code/methods/${composition.method}.json"] if name == "composition" else []
         )
-        wanted += ["models/code/methods"] if name == "report" else []  # their labels and looks
         assert sorted(own) == sorted(wanted)
 
 

@@ -26,7 +26,7 @@ def stage(name: str, **item: str | int) -> Iterator[tuple[Params, Run]]:
     cell = {key: str(value) for key, value in item.items()}
     params = stage_params(name, cell)
     for file in stage_paths(name, cell):
-        if CODE in file.parents and file.suffix == ".json":
+        if CODE in file.parents:
             check_current(file)
     with shared(params), tracked(stage_name(title(name, cell)), params) as run:
         yield params.view(), run
