@@ -1,7 +1,7 @@
 """Control items: sums and plain preferences (CC0), which no moral value should move.
 
-As in the source (method.md 5.1), written for this project. They are scored beside every set that
-asks for them, and stand in a table of their own, so that no effect ever counts them.
+They follow the source (method.md 5.1) and were written for this project. They are scored beside
+every set that asks for them, in a table of their own, so that no effect counts them.
 """
 
 from pathlib import Path

@@ -1,8 +1,8 @@
 """DailyDilemmas (arXiv 2410.02683, CC BY 4.0): moral dilemmas of everyday life.
 
-Two schemas are read, and both label the same rows alike: the authors' CSV, and the hub's three
-tables. Of the values only those of the agent, the party "You", count, as in the source; those
-outside the authors' vocabulary, which have no place in a framework, are left out.
+Two schemas are read, the authors' CSV and the hub's three tables; both label the same rows alike.
+As in the source, only values of the agent count, the party "You". Values outside the authors'
+vocabulary, which have no place in a framework, are left out.
 """
 
 from pathlib import Path

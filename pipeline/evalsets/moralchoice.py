@@ -1,8 +1,8 @@
 """MoralChoice (arXiv 2307.14324, CC BY 4.0): moral scenarios with two actions each.
 
-Raters say of each action whether it breaks one of ten rules. A label is named after the rule, as in
-"Rule/do not deceive", and is +1 for the action that keeps the rule where the other one breaks it,
--1 for the one that breaks it; "No Agreement" on either side, or the same answer twice, is 0.
+Raters say of each action whether it breaks one of ten rules, which name the labels ("Rule/do not
+deceive"). A label is +1 for the action that keeps the rule where the other breaks it, and -1 for
+the other one. It is 0 for "No Agreement" on either side, or the same answer twice.
 """
 
 import hashlib
@@ -80,8 +80,7 @@ def broken(row: dict[str, Any]) -> dict[str, int]:
 def both_sides(row: dict[str, Any]) -> list[dict]:
     """Return the items of both actions; which one is to_do is drawn by the scenario's id.
 
-    The first action is the preferred one throughout the low-ambiguity file, so that its place
-    would give the answer away.
+    In the low-ambiguity file the first action is always the preferred one: its place would tell.
     """
     first = 1 + digest(row["scenario_id"])[-1] % 2
     found = []

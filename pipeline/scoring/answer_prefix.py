@@ -29,10 +29,7 @@ def questions(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def choice_masses(
     base: Base, entries: list[dict[str, Any]], wanted: str, reuse: bool
 ) -> dict[str, float]:
-    """Return each prefix's mean probability of Yes and No, the largest first.
-
-    `wanted` is AUTO, for all candidates, or the one prefix to be measured.
-    """
+    """Return prefix -> mean probability of Yes and No, largest first; AUTO tries all of them."""
     items = questions(entries)
     masses = {}
     for prefix in CANDIDATES if wanted == AUTO else (wanted,):

@@ -18,8 +18,8 @@ def free_texts(
 ) -> list[dict[str, Any]]:
     """Return a record per prompt and coefficient: the text, its tokens, and the base's NLL of them.
 
-    The NLL (nats per token) includes an end of text (EOS) where there is one; `tokens` do not.
-    For every method the base model reads the text after the prompt without a persona.
+    The NLL (nats per token) includes an end of text (EOS) where there is one; `tokens` do not. For
+    every method the base model reads the text after the prompt without a persona.
     """
     keys = [(index, c) for index in range(len(prompts)) for c in coefficients]
     chats: list[list[Message]] = [[{"role": "user", "content": prompt}] for prompt in prompts]

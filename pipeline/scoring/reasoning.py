@@ -1,9 +1,9 @@
 """Let a steered model reason before its answer to a dilemma is read.
 
 The assistant's turn is: opening, up to n tokens of the model's own, forced close, answer prefix.
-Where the chat template knows a think block, its own tags open and close the reasoning. Elsewhere
-it is plain text that begins with a given phrase and ends with a blank line.
-A row that closes its reasoning itself, or gives its answer, is closed there.
+Where the chat template knows a think block, its own tags open and close the reasoning. Elsewhere it
+is plain text that begins with a given phrase and ends with a blank line. A row that closes its
+reasoning itself, or gives its answer, is closed there.
 """
 
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ def reason(
 ) -> list[dict[str, Any]]:
     """Return a record per item and coefficient: the reply before the answer prefix, and its end.
 
-    `text` is opening, reasoning of up to `count` tokens and close; `n_tokens` counts the model's
+    `text` is opening, reasoning of up to `count` tokens and close. `n_tokens` counts the model's
     own, the closing ones included.
     """
     keys, prompts = [], []

@@ -141,7 +141,7 @@ class Steering(Hooked):
     """A fitted method. Coefficient 0 is the base model, bit for bit.
 
     Each class has `fit(base, pairs, section, study, seed)`, which learns from pairs and leaves the
-    model as it was; its section and what it needs of the study are of the class's own types.
+    model as it was. Section and study are of the class's own types.
     """
 
     section: ClassVar[type[MethodParams]]

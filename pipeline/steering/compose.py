@@ -1,7 +1,6 @@
 """Several adapters on one model at once, each with its own coefficient.
 
-Additions of SVD adapters and LoRA on the same module add up in any order; a DoRA scales what was
-attached before it.
+SVD adapters and LoRA on one module add up in any order; a DoRA scales what was attached before.
 """
 
 from dataclasses import dataclass

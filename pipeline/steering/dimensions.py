@@ -1,8 +1,9 @@
 """Which r of a module's singular triples an SVD adapter gets.
 
-AntiPaSTO (arXiv 2601.07473, code of 2026-02-08) takes a third each by what the positive texts use,
-what the negative ones use and what their mean difference needs. Its code counts the last position
-from the left although the padding is there; here it is the right edge, every text's last token.
+AntiPaSTO (arXiv 2601.07473, code of 2026-02-08) takes a third each by three scores. They are what
+the positive texts use, what the negative ones use and what their mean difference needs. Its code
+counts the last position from the left although the padding is there. Here it is the right edge,
+every text's last token.
 """
 
 import torch
@@ -52,8 +53,8 @@ def choose(
 def by_states(factors: Factors, rank: int, states: States, writes: bool) -> Int[Tensor, " rank"]:
     """Return the union of three top lists, filled up by the best of the three scores, unordered.
 
-    With a = h B: S mean|a_pos| and S mean|a_neg| for a third each, S |mean(a_pos - a_neg)| for the
-    rest. On a tie the larger singular value goes first.
+    With a = h B, a third each by S mean|a_pos| and S mean|a_neg|; the rest by S |mean(a_pos -
+    a_neg)|. On a tie the larger singular value goes first.
     """
     basis, side = (factors.U, "output") if writes else (factors.V, "input")
     if len(basis) != states.shape[-1]:

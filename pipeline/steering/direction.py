@@ -2,7 +2,7 @@
 
     h_l <- h_l + c (n_l / K) v_l        for K sites l, |v_l| = 1, n_l = |mean pair difference at l|
 
-so that c = 1 adds, over all sites together, about as much as the persona itself moves the states.
+So c = 1 adds, over all sites together, about as much as the persona itself moves the states.
 """
 
 from typing import Any, ClassVar

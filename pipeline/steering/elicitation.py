@@ -3,7 +3,7 @@
     shift = mean over all tokens that both texts of a pair share at their end of
             (KL(p_positive || p_negative) + KL(p_negative || p_positive)) / 2
 
-in nats per token, each p being the untouched model's prediction of that token. The published check
+It is in nats per token; p is the untouched model's prediction of that token. The published check
 asks for a log-ratio range of 0.1 nats between the personas on one question (method of AntiPaSTO).
 """
 

@@ -22,10 +22,10 @@ def skew(upper: Float[Tensor, "*n m"], size: int) -> Float[Tensor, "*n {size} {s
 def bounded(A: Float[Tensor, "*n b b"], kind: str, max_angle: float) -> Float[Tensor, "*n b b"]:
     """Return A with its plane angles at |c| = 1 held below `max_angle` (radians).
 
-    `spectral` shrinks A as a whole by its largest singular value s to a tanh(s / a), a = 2
-    tan(max_angle / 2), and so bounds every plane. `elementwise` is a tanh(A / a), as in AntiPaSTO's
-    code: it bounds entries, and planes of b > 2 dimensions can turn by almost pi. Both keep A odd
-    in its parameters, so that R(-c) = R(c)^T still holds.
+    `spectral` shrinks A as a whole and so bounds every plane. Its largest singular value s becomes
+    a tanh(s / a), a = 2 tan(max_angle / 2). `elementwise` is a tanh(A / a), as in AntiPaSTO's code.
+    It bounds entries: planes of b > 2 dimensions can turn by almost pi. Both keep A odd in its
+    parameters, so that R(-c) = R(c)^T still holds.
     """
     limit = 2 * math.tan(max_angle / 2)
     match kind:

@@ -96,10 +96,7 @@ def read_tensors(folder: Path, device: torch.device) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def check_fits(model: nn.Module, steering: Attachable, folder: Path) -> None:
-    """Refuse a loaded method whose tensors have not the shapes of the model's modules.
-
-    Two tokens are run through it.
-    """
+    """Refuse a loaded method whose tensors do not fit the model's modules; two tokens are run."""
     ids = torch.zeros(1, 2, dtype=torch.long, device=next(model.parameters()).device)
     try:
         with steering.steer(model, 1.0):

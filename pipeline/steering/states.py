@@ -59,9 +59,9 @@ def pair_differences(
 def residual_stream(base: Base, pairs: Pairs, places: list[int]) -> Float[Tensor, "n 2 k d"]:
     """Return the residual stream at the texts' last token, float32, as (positive, negative).
 
-    Place l of the k places is the input of decoder layer l; the number of layers is the output of
-    the last one, not yet normalised. Raises InputError if there are no pairs or a state is not
-    finite.
+    Place l of the k places is the input of decoder layer l. The number of layers stands for the
+    output of the last one, not yet normalised. Raises InputError if there are no pairs or a
+    state is not finite.
     """
     texts = [text for pair in zip(pairs.positive, pairs.negative, strict=True) for text in pair]
     if not texts:

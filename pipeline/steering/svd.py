@@ -38,7 +38,7 @@ class Factors(NamedTuple):
 def decompose(weight: Float[Tensor, "o i"], max_rank: int | None) -> Factors:
     """Return the exact SVD of a weight, cut to `max_rank`.
 
-    A singular pair is unique only up to sign, and devices differ in it; here each V column's
+    A singular pair is unique only up to sign, in which devices differ. Here each V column's
     largest entry is positive.
     """
     U, S, Vh = torch.linalg.svd(weight.detach().float(), full_matrices=False)
@@ -48,10 +48,7 @@ def decompose(weight: Float[Tensor, "o i"], max_rank: int | None) -> Factors:
 
 
 def writers_basis(base: Base, layer: int) -> Float[Tensor, "d d"]:
-    """Return the left singular vectors of all that writes to the residual stream in a layer.
-
-    The largest come first.
-    """
+    """Return left singular vectors of a layer's writers to the residual stream, largest first."""
     model = base.model
     width = model.config.get_text_config().hidden_size
     refuse_others(model, [layer], "direction top_s")

@@ -1,6 +1,4 @@
-"""The part of params.yaml that a DVC stage has declared: what a stage does not declare it cannot
-read.
-"""
+"""The part of params.yaml that a DVC stage has declared; it can read nothing else."""
 
 import os
 import re

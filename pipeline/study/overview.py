@@ -1,7 +1,7 @@
 """A study in MLflow at a glance: its parent run, and saved views of all parent runs and all stages.
 
-A view is a tag of the experiment in the form in which MLflow 3's page keeps its own saved views.
-Another version that does not know the form leaves the views out; the runs stay as they are.
+A view is a tag of the experiment, in the form in which MLflow 3's page keeps its own saved views. A
+version that does not know the form leaves the views out; the runs stay as they are.
 """
 
 from pathlib import Path

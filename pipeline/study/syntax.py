@@ -1,7 +1,7 @@
 """One module as syntax: its definitions, each with a hash of its tree and the names it mentions.
 
-Docstrings, comments, import statements and the types of arguments do not count: an imported name
-stands in the tree by what it was imported from, a name of the project without its module.
+Docstrings, comments, import statements and the types of arguments do not count. An imported name
+stands for what it was imported from, and a name of the project goes without its module.
 """
 
 import ast

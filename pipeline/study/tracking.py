@@ -1,7 +1,7 @@
 """A window on the pipeline: one MLflow run per execution, with one child run per stage.
 
-Nothing reads MLflow back. Tracking that is off (INNERPISSA_TRACKING=off) or fails never changes or
-stops a result.
+Nothing reads MLflow back. Results stay as they are if tracking fails
+or is off (INNERPISSA_TRACKING=off).
 """
 
 import contextlib

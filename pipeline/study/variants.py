@@ -18,10 +18,7 @@ Sections = dict[str, Any]
 
 
 def resolve(data: Sections, kinds: Sequence[str], methods: Sequence[str]) -> Sections:
-    """Return params.yaml with every section of `losses` and `steering` in full.
-
-    `kinds` are the losses that there are, `methods` the methods.
-    """
+    """Return params.yaml with all sections in full; `kinds` are losses, `methods` the methods."""
     losses, steering = data.get("losses"), data.get("steering")
     if not isinstance(losses, dict):
         return {**data, "steering": {}}  # one error at a time

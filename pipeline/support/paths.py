@@ -29,8 +29,8 @@ BASE = "base"  # the untouched model, in the place of a method
 def resolve_source(source: str) -> Path | None:
     """Return the file or folder that a user's text names; None where there is none, e.g. a hub id.
 
-    `~` and `$VARIABLES` expand. A relative path is looked for in the working folder, which holds
-    an experiment's own version of a tracked file, then in the user's checkout.
+    `~` and `$VARIABLES` expand. A relative path is looked for in the working folder, which holds an
+    experiment's own version of a tracked file. Then it is looked for in the user's checkout.
     """
     path = Path(os.path.expandvars(source)).expanduser()
     return next((place for place in (path, ROOT / path) if place.exists()), None)

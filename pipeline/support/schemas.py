@@ -96,8 +96,7 @@ def check_items(items: pl.DataFrame, what: str) -> pl.DataFrame:
 def add_labels(items: pl.DataFrame, carried: list[list[str]]) -> pl.DataFrame:
     """Add the label columns, given the framework/value names that each row's own action carries.
 
-    +1 where the row's action carries the value, -1 where the dilemma's other action does, 0 where
-    neither or both do.
+    +1: the row's action carries the value; -1: the dilemma's other action does; 0: neither or both.
     """
     names = sorted({name for row in carried for name in row})
     own = pl.DataFrame(

@@ -1,7 +1,7 @@
 """What a long computation has so far, kept so that a second start goes on from there.
 
 A scratch is never a result. Only a run with the same key reads it, and the key stands for all that
-determines the result; so a stopped and restarted run ends with the same bits as one that was not.
+determines the result. So a stopped and restarted run ends with the same bits as any other.
 """
 
 import io

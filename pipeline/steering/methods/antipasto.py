@@ -4,7 +4,7 @@
 
 This is InnerPiSSA's adapter (innerpissa.py) with other choices in its section, and the loss of
 training/antiparallel.py. Identity: the change of S is odd in c, and so is the rotation's generator.
-The source bounds each entry of A, which bounds no plane angle (`angle_bound: elementwise`); the
+The source bounds each entry of A, which bounds no plane angle (`angle_bound: elementwise`). The
 default bounds the angle.
 
 Source: arXiv 2601.07473 and its code of 2026-02-08.

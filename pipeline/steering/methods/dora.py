@@ -4,8 +4,8 @@
     y(c) = base(x) + (g - 1) (base(x) - bias) + g c (x A^T) B^T,   g = m(c) / |W + c B A|
 
 At c = 0, g is exactly one. c = +1 is peft's DoRA with magnitude |W| + delta; as there, the norm
-carries no gradient. c = -1 mirrors direction and magnitude. Two adapters on one module at once: the
-later DoRA scales what the earlier one added as well.
+carries no gradient. c = -1 mirrors direction and magnitude. Of two adapters on one module, a later
+DoRA scales what the earlier one added as well.
 
 Source: Liu et al., arXiv 2402.09353, section 4.3.
 """

@@ -1,12 +1,12 @@
 """Gradient directions: where a loss that pushes the two personas apart would move the states.
 
-    fisher   v = (F + lambda I)^-1 mean(G)        a natural gradient; G [n, d] holds one gradient
-             per text
+    fisher   v = (F + lambda I)^-1 mean(G)        a natural gradient; G [n, d], a gradient per text
     svd      v = first right singular vector of the centred G
 
-at each site, |v| = 1, then applied as every `Direction`. G is -g+ (positive texts), g- (negative
-texts) or both, for the gradients g of `repr_margin`. Source: the InnerPiSSA repository and its
-author's repeng, September 2025.
+They are taken at each site, |v| = 1, and applied as every `Direction`. For the gradients g of
+`repr_margin`, G is -g+ (positive texts), g- (negative texts) or both.
+
+Source: the InnerPiSSA repository and its author's repeng, September 2025.
 """
 
 from contextlib import ExitStack
@@ -32,18 +32,15 @@ PAIRS = 16  # pairs per pass with gradients, two texts each
 
 class GradientParams(DirectionParams):
     site: Literal["hidden", "q_proj", "k_proj", "v_proj", "o_proj", "down_proj"]
-    """Where gradients are taken and the direction is added: layer outputs, or the outputs of one
-    kind of module."""
+    """Where gradients are taken and the direction is added: layers, or one kind of module."""
     kind: Literal["fisher", "svd"]
-    """(F + lambda I)^-1 mean gradient, or the first right singular vector of the centred
-    gradients."""
+    """(F + lambda I)^-1 mean gradient, or first right singular vector of the centred gradients."""
     fisher: Literal["empirical", "normalised", "covariance"]
     """G^T G / n, the same of rows of unit length, or centred with n - 1."""
     regularisation: float | None = Field(gt=0)
     """lambda as a share of F's mean eigenvalue; null takes a hundredth."""
     rows: Literal["pooled", "positive", "negative", "difference"]
-    """Gradients of both texts (the negative ones reversed), of one, or the difference of two
-    directions (dual)."""
+    """Both texts' gradients (negative ones reversed), one's, or a difference of directions (dual)."""
     loss_depth: float = Field(ge=0, le=1)
     """The layer whose states the ReprPO loss pushes apart, as a fraction of the depth."""
     margin: float = Field(ge=0)
@@ -107,8 +104,8 @@ def repr_margin(
 
         L = -|h+ - h-| + margin_weight * relu(margin * sg(l+) - l+)^2
 
-    for states h+ and h- and mean log-probabilities l+ of the positive texts, in nats per token.
-    They are negative, so that a margin below 1 lies just above them and the second term has a
+    h+ and h- are states, l+ the mean log-probabilities of the positive texts, in nats per token.
+    These are negative, so that a margin below 1 lies just above them. The second term then has a
     gradient at the base model itself.
     """
     shortfall = relu(margin * log_prob.detach() - log_prob)
@@ -142,8 +139,7 @@ def pair_gradients(
 def batch_gradients(
     base: Base, positive: list[str], negative: list[str], sites: list[str], section: GradientParams
 ) -> Float[Tensor, "2 n k d"]:
-    """Return the gradients of n pairs. Rows do not see each other: the losses' sum keeps them
-    apart."""
+    """Return the gradients of n pairs; rows do not see each other, so the losses may be summed."""
     model = base.model
     rows = tokenize(base.tokenizer, [*positive, *negative])
     ids, mask = pad_left(rows, base.tokenizer.pad_token_id, model.device)
@@ -171,8 +167,11 @@ def require_gradient(_module, _inputs, output) -> None:
 def mean_log_prob(
     model: nn.Module, hidden: Float[Tensor, "b t d"], ids: Tensor, lengths: list[int]
 ) -> Float[Tensor, " b"]:
-    """Return the mean log-probability (nats) of each row's tokens but its first, which nothing
-    predicts; ids [b, t] are padded on the left, `lengths` count the real tokens."""
+    """Return the mean log-probability (nats) of each row's tokens but the first.
+
+    Nothing predicts the first one. `ids` [b, t] are padded on the left,
+    `lengths` count real tokens.
+    """
     counts = [length - 1 for length in lengths]
     places = tails(counts, ids.shape[1], ids.device)
     nll = scattered(ids.shape, places, token_nll(model, hidden, ids, places))
@@ -184,8 +183,8 @@ def gradient_direction(
 ) -> Float[Tensor, " d"]:
     """Return the unit direction of one site from the gradients g+ and g- in float64.
 
-    `difference` (dual) finds a direction for -g+ and one for g- on their own and adds them before
-    the unit norm. The sign is such that the mean of (g- - g+) v is not negative.
+    `difference` (dual) finds a direction for -g+ and one for g-, and adds them before the unit
+    norm. The sign is such that the mean of (g- - g+) v is not negative.
     """
     sets = {
         "positive": [-positive],
@@ -201,8 +200,8 @@ def gradient_direction(
 def one_direction(rows: Float[Tensor, "n d"], section: GradientParams) -> Float[Tensor, " d"]:
     """Return a direction from gradient rows, on the side of their mean.
 
-    The regularisation is a share of F's mean eigenvalue, because the source's absolute lambda
-    depends on the loss's scale.
+    The regularisation is a share of F's mean eigenvalue: the source's absolute lambda depends
+    on the loss's scale.
     """
     mean = rows.mean(0)
     if section.kind == "svd":
@@ -217,8 +216,8 @@ def one_direction(rows: Float[Tensor, "n d"], section: GradientParams) -> Float[
 def fisher_matrix(rows: Float[Tensor, "n d"], form: str) -> Float[Tensor, "d d"]:
     """Return F of gradient rows g.
 
-    empirical: mean of g g^T; normalised ("improved empirical"): mean of g g^T / (|g|^2 + 1e-6), so
-    that texts with large gradients do not rule; covariance: of the centred rows, over n - 1.
+    empirical: mean of g g^T. normalised ("improved empirical"): mean of g g^T / (|g|^2 + 1e-6), so
+    that texts with large gradients do not rule. covariance: of the centred rows, over n - 1.
     """
     if form == "covariance":
         rows = rows - rows.mean(0)

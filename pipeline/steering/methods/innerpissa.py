@@ -41,15 +41,13 @@ class SvdAdapterParams(LearnedParams):
     scaling: Literal["exp", "additive", "tanh", "none"]
     """S * exp(c lambda), S + c delta, S * (1 + c tanh lambda), or S alone."""
     angle_bound: Literal["none", "elementwise", "spectral"]
-    """Bound nothing, each entry of A (the source, which bounds no angle), or the largest plane
-    angle at |c| = 1."""
+    """Bound nothing, each entry of A (the source; bounds no angle), or the largest plane angle."""
     max_angle: float = Field(gt=0, lt=3.1415)
     """Radians; without meaning for angle_bound none."""
     block_size: int | None = Field(ge=2)
     """Rotate within blocks of this many dimensions; null turns all together."""
     dimensions: Literal["top", "random", "data_aware"]
-    """Which singular triples: the largest, random ones, or a third each by what the pairs' states
-    need."""
+    """Which singular triples: the largest, random ones, or a third each by the pairs' needs."""
     rotation_init_std: float = Field(gt=0)
     """Spread of the initial entries of A; zero would be a saddle point."""
     scale_init_mean: float

@@ -2,8 +2,9 @@
 
     v_l = mean_i (h+_l,i - h-_l,i) / n_l,   n_l = |mean_i (h+_l,i - h-_l,i)|
 
-At c = 1 and one layer it adds the persona's own shift. Source: ActAdd (Turner et al., arXiv
-2308.10248) and CAA (Rimsky et al., arXiv 2312.06681).
+At c = 1 and one layer it adds the persona's own shift.
+
+Source: ActAdd (Turner et al., arXiv 2308.10248) and CAA (Rimsky et al., arXiv 2312.06681).
 """
 
 from torch import Tensor

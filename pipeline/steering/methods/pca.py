@@ -2,8 +2,9 @@
 
     v = the first right singular vector of D [n, d], D_i = h+_i - h-_i (less their mean if centred)
 
-Centring, as sklearn does it, removes the mean difference, that is the direction common to all
-pairs; so it is an option and not the default. The sign is the majority vote of the training pairs.
+Centring, as sklearn does it, removes the mean difference, the direction common to all pairs. So it
+is an option and not the default. The sign is the majority vote of the training pairs.
+
 Source: RepE (Zou et al., arXiv 2310.01405) and repeng (github.com/vgel/repeng).
 """
 

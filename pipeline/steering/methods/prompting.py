@@ -1,10 +1,10 @@
-"""Prompting: say the persona in words; only the sign of the coefficient counts.
+"""Prompting: say the persona. Size has no meaning.
 
     c > 0: the positive words before the chat,   c < 0: the negative words,   c = 0: none
 
-The words are the persona sentence that the contrast pairs use, or the behaviour's long engineered
-prompt. Source: the prompting baselines of the InnerPiSSA repository and of AxBench (Wu et al.,
-arXiv 2501.17148).
+The words are the contrast pairs' persona sentence, or the behaviour's long engineered prompt.
+
+Source: the InnerPiSSA repository's prompting baselines, and AxBench (Wu et al., arXiv 2501.17148).
 """
 
 from typing import Any, Literal, Self

@@ -1,17 +1,19 @@
-"""S-space arithmetic: the mean pair difference in a weight's own singular basis.
+"""S-space arithmetic: the mean pair difference in a weight's own singular basis, without training.
 
     a = y (U sqrt(S)),   delta = mean(a+ - a-) / |mean(a+ - a-)|          W = U diag(S) V^T
     additive   y <- y + c (n / K) u,   u = U (sqrt(S) delta) / |U (sqrt(S) delta)|
     weight     y <- y + c ((x V) (S delta)) U^T: W + c (U sqrt(S)) diag(delta) (V sqrt(S))^T
 
-for K modules, y their outputs and n = |mean(y+ - y-)|. In the additive form c has the unit of
-`Direction`; in the weight form it scales relative changes delta of the singular values, which are
-at most 1. Source: the InnerPiSSA repository.
+There are K modules; y are their outputs and n = |mean(y+ - y-)|. In the additive form c has the
+unit of `Direction`. In the weight form it scales relative changes delta of the singular values,
+which are at most 1.
 
-A singular pair (u, v) is unique only up to its sign. The additive form does not depend on it, the
-weight form does: delta changes sign with u, but u v^T stays. So each pair is signed such that the
-texts' mean input has a positive coordinate on v; then c > 0 moves that input's output towards the
-positive persona, however the decomposition came out.
+A singular pair (u, v) is unique only up to its sign. The additive form does not depend on it, but
+the weight form does: delta changes sign with u, while u v^T stays. So each pair is signed such that
+the texts' mean input has a positive coordinate on v. Then c > 0 moves that input's output towards
+the positive persona, however the decomposition came out.
+
+Source: the InnerPiSSA repository.
 """
 
 from typing import Any, Literal, Self

@@ -14,8 +14,8 @@ sigma_j is the spread of D_ref over all training pairs (the source takes each ba
 source's floors. The product says nothing about how far the states move; size comes from the hinge.
 coherence, ordering and focus come in over the ramp.
 
-Source: arXiv 2601.07473; its code of 2026-02-08 for `cosine`, its README for `symlog`, symlog(v_+ .
-v_-).
+Source: arXiv 2601.07473. `cosine` is its code of 2026-02-08, `symlog` its
+README: symlog(v_+ . v_-).
 """
 
 from dataclasses import dataclass
@@ -55,8 +55,7 @@ class AntiParallelParams(Section):
     of: Literal["antiparallel"] = "antiparallel"
     """Which loss it is: the id of its section under `losses`."""
     projection: Literal["cosine", "symlog"]
-    """The product of cosines with focus (the code), or symlog of the product of the two movements
-    (the README)."""
+    """The product of cosines with focus (the code), or symlog of the movements' product."""
     projection_weight: float = Field(gt=0)
     """The weight w of the product."""
     focus_softness: float = Field(ge=0, le=1)

@@ -8,9 +8,9 @@ For the states of the positive and negative text of a pair at coefficient c, and
     coherence = w mean_t relu(log p_ref(t) - log p_c(t) - bound)^2     over shared tokens
     ordering  = w hinge                                                (losses.py)
 
-Source: github.com/wassname/InnerPiSSA (README and code of November 2025). There coherence reads the
-reinforced text of a pair only; here both texts count at both coefficients, which is stricter.
-tanh_symmetric is negated here (there the sign was left to the later flip).
+Source: github.com/wassname/InnerPiSSA (README and code of November 2025). There coherence reads
+only the reinforced text of a pair. Here both texts count at both coefficients, which is stricter.
+tanh_symmetric is negated here; there the sign was left to the later flip.
 """
 
 import math
@@ -50,8 +50,7 @@ class ContrastiveParams(Section):
         "softplus_ratio",
         "focal_balanced",
     ]
-    """How the separation of a pair becomes a loss; logsigmoid_weak limits itself and leaves
-    coherence out."""
+    """How a pair's separation becomes a loss; logsigmoid_weak limits itself, without coherence."""
     separation: Literal["difference", "common"]
     """Widen the difference within pairs (the paper), or move both texts of a pair together."""
     direction: Literal["mean", "pca", "top_s", "adapter"]
@@ -100,8 +99,9 @@ def reference_directions(
 ) -> Float[Tensor, "d k"]:
     """Return unit directions of the positive persona: `directions` for `pca`, else one.
 
-    `adapter` keeps the part of the mean within the span of `outputs`, the adapter's own bases;
-    `top_s` the part within the largest left singular vectors of what writes to the loss layer.
+    `adapter` keeps the part of the mean within the span of `outputs`, the adapter's own
+    bases. `top_s` keeps the part within the largest left singular vectors of what writes
+    to the loss layer.
     """
     mean = mean_difference(reference.states)
     match params.direction:

@@ -120,8 +120,8 @@ def minimise(
 ) -> tuple[pl.DataFrame, float]:
     """Minimise the sum of the loss terms; keep the parameters of the best calibration loss.
 
-    With a scratch, an interrupted run goes on from its last checkpoint: at each validation and
-    every `seconds` in between.
+    With a scratch, an interrupted run goes on from its last checkpoint. There is one at each
+    validation, and every `seconds` in between.
     """
     count, size = len(splits["train"].data.lengths), params.batch_size * params.accumulate
     plan = [rows for _ in range(params.epochs) for rows in shuffled(count, size, generator)]
@@ -184,8 +184,7 @@ def accumulate(
 
 @torch.no_grad()
 def validate(objective: PartwiseObjective, split: Split, size: int, state: TrainingState) -> float:
-    """Record and return the loss of a whole split; at full weights, so that checkpoints of a ramp
-    can be compared."""
+    """Record and return a split's loss at full weights, so that checkpoints of a ramp compare."""
     count = len(split.data.lengths)
     parts = [list(range(start, min(start + size, count))) for start in range(0, count, size)]
     weighted = [objective.terms(split, rows, 1.0, len(rows) / count) for rows in parts]

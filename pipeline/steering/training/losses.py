@@ -1,7 +1,6 @@
 """What a loss sees: a batch of pairs under both signs of c, beside the base model.
 
-A loss is a section of `losses` in params.yaml (`contrastive.py`, `antiparallel.py`); here is what
-they share.
+Here is what the two losses share; each is a section of `losses` and a file beside this one.
 """
 
 from collections.abc import Callable
@@ -18,8 +17,7 @@ class Observed(NamedTuple):
     """A batch of b pairs under c = +1 and c = -1 (in this order), beside the base model."""
 
     states: Float[Tensor, "2 b 2 d"]
-    """By coefficient, pair and text (positive, negative): mean over the last tokens at the loss
-    layer."""
+    """By coefficient, pair, text (positive, negative): mean of last tokens at the loss layer."""
     nll: Float[Tensor, "2 b 2 t"]
     """Zero where not chosen, as all by token."""
     base_states: Float[Tensor, "b 2 d"]
@@ -48,13 +46,11 @@ class Loss(Protocol):
     """Whether it needs `shift` and `base_entropy`."""
 
     def prepare(self, reference: Reference) -> Tensor:
-        """Fix what the loss measures against; return the unit direction [d] of the positive
-        persona, for orientation."""
+        """Fix what the loss measures against; return the positive persona's unit direction [d]."""
         ...
 
     def __call__(self, observed: Observed, progress: float) -> Terms:
-        """Return the weighted terms, whose sum is the loss; `progress` is the share of optimiser
-        steps, this one counted."""
+        """Return the weighted terms, which sum to the loss; `progress` is the share of steps."""
         ...
 
 
@@ -87,7 +83,8 @@ def ordering(observed: Observed, margin: float | Float[Tensor, " b"]) -> Float[T
     """Return the hinge that wants c = +1 and c = -1 on opposite sides of the base.
 
     The cheaper of both orders counts. With g_c the gap at c minus the base's:
-    min( mean[relu(m - g_+) + relu(m + g_-)], mean[relu(m + g_+) + relu(m - g_-)] ).
+
+        min( mean[relu(m - g_+) + relu(m + g_-)], mean[relu(m + g_+) + relu(m - g_-)] )
     """
     up, down = gaps(observed.nll, observed.chosen) - gaps(observed.base_nll, observed.chosen)
     forward = torch.relu(margin - up) + torch.relu(margin + down)

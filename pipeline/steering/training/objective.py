@@ -1,6 +1,6 @@
 """What training minimises, and its gradient, in parts where memory or processes ask for it.
 
-A loss is no mean over pairs: it scales by a batch's spread and takes the cheaper order of a whole
+A loss is no mean over pairs: it scales by a batch's spread, and takes the cheaper order of a whole
 batch. So the outputs of all pairs are put together first. Then each part gets its gradient with the
 other parts' outputs as constants, which is exact:
 

@@ -1,8 +1,7 @@
-"""The frozen basis in which AntiPaSTO measures movement: an intersection of spaces of the residual
-stream.
+"""The frozen basis in which AntiPaSTO measures movement: an intersection of residual-stream spaces.
 
-Each space holds the leading eigenvectors of a symmetric [d, d] matrix, at most `Evidence.width`;
-the first three have an importance:
+Each space holds the leading eigenvectors of a symmetric [d, d] matrix, at most `Evidence.width`.
+The first three have an importance:
 
     task         sum_i x_i x_i^T of the normalised pair differences at the loss layer; its singular
                  values
@@ -115,9 +114,9 @@ def loss_subspace(
 ) -> Float[Tensor, "d k"]:
     """Return the intersection of `parts`, from left to right, as orthonormal columns, float32.
 
-    k is `rank`, or fewer where no more are shared; for rank None as many as hold 60 % of the
-    importance, or all of a basis without one. `centred` subtracts the mean pair difference, and
-    with it the direction common to all pairs, from `task`. Raises InputError if a complement comes
+    k is `rank`, or fewer where no more are shared. For rank None it is as many as hold 60 % of the
+    importance, or all of a basis without one. `centred` subtracts the mean pair difference from
+    `task`, and with it the direction common to all pairs. Raises InputError if a complement comes
     first, or a space or the intersection is empty.
     """
     if parts[0] in COMPLEMENTS:
@@ -199,8 +198,7 @@ def leading(
 
 
 def common(grams: Iterable[Tensor], width: int) -> Float[Tensor, "d k"]:
-    """Return what the weights' own leading spaces share most: leading vectors of the sum of their
-    projectors."""
+    """Return what the weights' leading spaces share most: leading vectors of summed projectors."""
     spaces = [leading(matrix, width)[1] for matrix in grams]
     if not spaces:
         raise InputError(
@@ -213,9 +211,9 @@ def common(grams: Iterable[Tensor], width: int) -> Float[Tensor, "d k"]:
 def intersection(a: Basis, b: Basis) -> Basis:
     """Return the bisectors of the directions that two bases share.
 
-    Where both have an importance the overlap is weighted by it, and the result's importance is the
-    singular values. Else the principal angles order the result: cosines above 0.5, at least the
-    best one.
+    Where both have an importance, it weights the overlap, and the singular values are the
+    result's importance. Else the principal angles order the result: cosines above 0.5, at
+    least the best one.
     """
     if a.importance is not None and b.importance is not None:
         weights = torch.outer(a.importance / a.importance.sum(), b.importance / b.importance.sum())
@@ -232,10 +230,7 @@ def intersection(a: Basis, b: Basis) -> Basis:
 
 
 def orthonormal(columns: Basis, against: Float[Tensor, "d j"]) -> Basis:
-    """Make columns orthonormal in their order, and orthogonal to `against`, by Gram-Schmidt.
-
-    A column of which too little remains is dropped.
-    """
+    """Orthonormalise columns in order, and to `against` (Gram-Schmidt); drop those nearly zero."""
     fixed, kept = against, []
     for index, column in enumerate((columns.V / columns.V.norm(dim=0)).unbind(1)):
         for _ in range(2):  # once leaves rounding errors, twice does not
