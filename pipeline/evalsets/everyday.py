@@ -1,4 +1,4 @@
-"""Everyday: 240 moral dilemmas written for this project (CC0), in DailyDilemmas' CSV schema."""
+"""Everyday: 243 moral dilemmas written for this project (CC0), in DailyDilemmas' CSV schema."""
 
 from pathlib import Path
 from typing import Any

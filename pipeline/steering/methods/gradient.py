@@ -40,7 +40,7 @@ class GradientParams(DirectionParams):
     regularisation: float | None = Field(gt=0)
     """lambda as a share of F's mean eigenvalue; null takes a hundredth."""
     rows: Literal["pooled", "positive", "negative", "difference"]
-    """Both texts' gradients (negative ones reversed), one's, or a difference of directions (dual)."""
+    """Gradients of both texts (negative ones reversed), of one, or a difference (dual)."""
     loss_depth: float = Field(ge=0, le=1)
     """The layer whose states the ReprPO loss pushes apart, as a fraction of the depth."""
     margin: float = Field(ge=0)

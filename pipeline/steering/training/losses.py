@@ -17,7 +17,7 @@ class Observed(NamedTuple):
     """A batch of b pairs under c = +1 and c = -1 (in this order), beside the base model."""
 
     states: Float[Tensor, "2 b 2 d"]
-    """By coefficient, pair, text (positive, negative): mean of last tokens at the loss layer."""
+    """By coefficient, pair, text (positive, negative): last tokens' mean at the loss layer."""
     nll: Float[Tensor, "2 b 2 t"]
     """Zero where not chosen, as all by token."""
     base_states: Float[Tensor, "b 2 d"]
@@ -50,7 +50,10 @@ class Loss(Protocol):
         ...
 
     def __call__(self, observed: Observed, progress: float) -> Terms:
-        """Return the weighted terms, which sum to the loss; `progress` is the share of steps."""
+        """Return the weighted terms, whose sum is the loss.
+
+        `progress` is the share of optimiser steps, this one counted.
+        """
         ...
 
 
