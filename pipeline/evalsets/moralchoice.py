@@ -78,7 +78,7 @@ def broken(row: dict[str, Any]) -> dict[str, int]:
 
 
 def both_sides(row: dict[str, Any]) -> list[dict]:
-    """Return the items of both actions; which one is to_do is drawn by the scenario's id.
+    """Return the items of both actions; a hash of the scenario's id draws which is to_do.
 
     In the low-ambiguity file the first action is always the preferred one: its place would tell.
     """

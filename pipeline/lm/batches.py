@@ -70,9 +70,9 @@ def in_batches(
 ) -> Tensor:
     """Return what `work` makes of all rows [n, ...], on the CPU and in their order.
 
-    The last rows come first: where rows are sorted by length, memory errors come early.
-    Every process calls this with the same rows and gets all results; what `scratch` holds
-    of an interrupted run is not computed again.
+    The last rows come first: where rows are sorted by length, memory errors come early. Every
+    process calls this with the same rows and gets all results. What `scratch` holds of an
+    interrupted run is not computed again.
     """
     parts = [rows[start : start + size] for start in range(0, len(rows), size)]
     file = scratch.file(f"{title}-{processes.number()}-of-{processes.count()}") if scratch else None

@@ -19,7 +19,7 @@ def check_model(model: PreTrainedModel) -> None:
     """Refuse a model whose layers, padding or head are not what reading and steering rely on.
 
     Layers pass states [b, t, d]; a left-padded row is computed as if alone; `to_logits` of the last
-    hidden states are the model's own logits. The model is on its device and in its own precision.
+    hidden states gives the model's own logits. The model is on its device, in its own precision.
     """
     name, width = type(model).__name__, model.config.get_text_config().hidden_size
     ids = torch.arange(2 * WORDS, device=model.device).view(2, WORDS)

@@ -30,10 +30,7 @@ class Places(NamedTuple):
 
 
 def tails(counts: list[int], width: int, device: torch.device) -> Places:
-    """Return the last `counts[i]` tokens of each row i of a batch, in order.
-
-    They are found on the host: a mask on a device would have it wait.
-    """
+    """Return the last `counts[i]` tokens of each row i, in order; nothing waits for the device."""
     own = torch.tensor(counts)
     row = torch.arange(len(counts)).repeat_interleave(own)
     column = torch.arange(len(row)) + (width - own.cumsum(0))[row]
@@ -87,7 +84,7 @@ class States(dict[str, Tensor]):
 def to_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """Return float32 logits [..., v] of final hidden states [..., d].
 
-    The model's own forward pass makes them, over a decoder that only returns the states: heads
+    The model's own forward pass makes them, over a decoder that only returns the states. Heads
     scale, cap and shift logits in many ways (Gemma 2, Granite, Cohere).
     """
     states = hidden.reshape(1, -1, hidden.shape[-1])

@@ -42,10 +42,9 @@ def cached(file: Path) -> Path:
 
 
 def dequantise(file: Path, folder: Path) -> None:
-    """Write bfloat16 weights, config, tokenizer and chat template of a GGUF file into a folder.
+    """Write a GGUF file's weights (bfloat16), config, tokenizer and chat template into a folder.
 
-    Raises InputError for a file that is damaged, or of an architecture that transformers cannot
-    read.
+    Raises InputError for a damaged file, or an architecture that transformers cannot read.
     """
     with file.open("rb") as handle:
         if handle.read(len(MAGIC)) != MAGIC:

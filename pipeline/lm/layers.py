@@ -149,7 +149,7 @@ def role(target: Target, hidden_size: int) -> str | None:
 def select(model: PreTrainedModel, params: ModulesParams) -> list[Target]:
     """Return the targets: by role or suffix within the depth range, or all that a regex matches.
 
-    A role means every such weight, so it is refused where a layer holds some outside of linear
+    A role means every such weight. So it is refused where a layer holds some outside of linear
     modules (a mixture's experts). Suffixes or a regex that name linear modules only are taken.
     Raises InputError too for a square module of unknown role, and if nothing matches.
     """

@@ -101,9 +101,9 @@ def describe(
 ) -> dict[str, Any]:
     """Return the manifest: which files the model id means, for ever, and its shapes.
 
-    `quantisation` overrides the section's. `keep` is a new folder for the weights of a GGUF file;
-    without it they go to the user's cache. Raises InputError for what is no causal decoder with a
-    chat template.
+    `quantisation` overrides the section's. `keep` is a new folder for the weights of a GGUF
+    file; without it they go to the user's cache. Raises InputError for what is no causal decoder
+    with a chat template.
     """
     local = resolve_source(params.source)
     if keep and local and is_gguf(local):

@@ -3,8 +3,8 @@
     row:         padding | beginning | end of text 1 | end of text 2
     positions:             0 ... P-1 | P ...         | P ...
 
-A token attends to the beginning and to its own end, at distances counted in positions.
-So every text is computed as if alone.
+A token attends to the beginning and to its own end, at distances counted in positions. So every
+text is computed as if alone.
 """
 
 from dataclasses import dataclass
@@ -107,8 +107,8 @@ def lay_out_one(bundle: Bundle, width: int, most: int, pad_id: int) -> tuple[lis
 def attention_mask(model: PreTrainedModel, rows: Rows) -> Tensor | dict[str, Tensor]:
     """Return the mask of rows: [b, w] for single texts, else [b, 1, w, w] to add to scores.
 
-    Models whose layers differ get one such mask by kind of layer.
-    Raises InputError for kinds that are neither full nor sliding attention.
+    Models whose layers differ get one such mask by kind of layer. Raises InputError for kinds that
+    are neither full nor sliding attention.
     """
     if rows.last.shape[1] < 2:
         return (rows.branch >= 0).long()

@@ -1,7 +1,7 @@
 """Several processes that share one stage's work; the results are those of one, to rounding.
 
 Each holds the whole model. `accelerate launch`, `torchrun` and `processes` in params.yaml start
-them; without any, every function here does nothing.
+them. Without any, every function here does nothing.
 """
 
 import os

@@ -1,8 +1,9 @@
-"""The registry of steering methods, one line each; it names their classes without importing them.
+"""The protocol of a steering method, what all of them share, and their registry.
 
-A method is one file of `methods/`. It holds formula and source, the section of params.yaml, code,
-label and look in the report, and the exact change of weights. To add one, write that file, a line
-here and a section under `steering` in params.yaml.
+The registry has one line per method and names its class without importing it. A method is one file
+of `methods/`. It holds formula and source, the section of params.yaml, code, label and look in the
+report, and the exact change of weights. To add one, write that file, a line here and a section
+under `steering` in params.yaml.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Prompting: say the persona. Size has no meaning.
+"""Prompting: say the persona in words; only the sign of the coefficient counts.
 
     c > 0: the positive words before the chat,   c < 0: the negative words,   c = 0: none
 

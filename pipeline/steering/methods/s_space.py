@@ -1,4 +1,4 @@
-"""S-space arithmetic: the mean pair difference in a weight's own singular basis, without training.
+"""S-space arithmetic: the mean pair difference in a weight's own singular basis.
 
     a = y (U sqrt(S)),   delta = mean(a+ - a-) / |mean(a+ - a-)|          W = U diag(S) V^T
     additive   y <- y + c (n / K) u,   u = U (sqrt(S) delta) / |U (sqrt(S) delta)|
