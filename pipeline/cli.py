@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.support.errors import guarded
+from pipeline.support.errors import guarded, speak_utf8
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -232,4 +232,5 @@ def measure(
 
 
 def main() -> None:
+    speak_utf8()
     app()

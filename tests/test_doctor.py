@@ -11,16 +11,15 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-from dvc.rwlock import SCHEMA as RWLOCK
 
 from pipeline.app import doctor
-from pipeline.app.doctor import Note, Wrong, setup
+from pipeline.app.doctor import Fault
 from tests.conftest import ROOT
 from tests.test_bad_input_stages import cut, edit
 from tests.test_bad_input_stages import delete as delete_file
 
 Usage = namedtuple("Usage", "total used free")
-CHECKS = {check.__name__: check for check in doctor.all_checks()}
+CHECKS = {check.__name__: check for check in doctor.CHECKS}
 
 
 def git(*words: str) -> None:
@@ -66,7 +65,7 @@ def here(template, tmp_path, monkeypatch) -> Path:
 
 
 def test_a_whole_set_up_has_nothing_wrong(here, capsys):
-    findings = doctor.examine(doctor.all_checks())
+    findings = doctor.examine(doctor.CHECKS)
     assert [finding for finding in findings if finding.state == "wrong"] == []
     assert len(findings) == len(CHECKS)
     doctor.main()
@@ -76,8 +75,8 @@ def test_a_whole_set_up_has_nothing_wrong(here, capsys):
 def test_doctor_imports_nothing_heavy(here):
     # On a machine with a GPU `auto` would ask torch.
     edit(here / "params.yaml", lambda params: params.update(device="cpu"))
-    code = "import sys; from pipeline.app.doctor import all_checks, examine; examine(all_checks());"
-    heavy = "print([m for m in ('torch', 'transformers', 'mlflow', 'polars', 'dvc') if m in sys.modules])"
+    code = "import sys; from pipeline.app.doctor import CHECKS, examine; examine(CHECKS);"
+    heavy = "print([m for m in ('transformers', 'mlflow', 'dvc') if m in sys.modules])"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "INNERPISSA_TRACKING": "off"}
     found = subprocess.run(
         [sys.executable, "-c", code + heavy],
@@ -92,21 +91,57 @@ def test_doctor_imports_nothing_heavy(here):
 def test_a_missing_package_is_a_finding_and_the_other_checks_go_on(here):
     code = (
         "import sys; sys.modules |= dict.fromkeys(('torch', 'polars', 'transformers'));"
-        "from pipeline.app.doctor import all_checks, examine;"
-        "print(*[finding.check for finding in examine(all_checks())])"
+        "from pipeline.app.doctor import CHECKS, examine;"
+        "print(*[finding.check for finding in examine(CHECKS)])"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
-    assert {"python", "packages", "disk", "identity", "dvc", "tracking"} <= set(done.stdout.split())
+    assert {"packages", "disk", "identity", "dvc", "tracking"} <= set(done.stdout.split())
 
     def broken() -> str:
-        raise ImportError("No module named 'torch'")
+        raise ImportError("No module named 'torch'", name="torch")
 
     [finding] = doctor.examine([broken])
-    assert (finding.state, finding.said) == ("wrong", "No module named 'torch'")
+    assert finding.state == "wrong"
+    assert "package torch cannot be loaded" in finding.said
     assert "pip install" in finding.remedy
+
+
+@pytest.mark.parametrize("name", ["torch", "pydantic", "psutil", "packaging", "ruamel.yaml", "git"])
+def test_doctor_names_the_missing_package_whichever_it_is(here, name, monkeypatch):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    if name == "git":
+        environment["PATH"] = "/nowhere"
+    code = (
+        f"import sys; sys.modules[{name!r}] = None; from pipeline.app import doctor; doctor.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", env=environment
+    )
+    assert done.returncode == 1, done.stderr
+    assert name in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_a_locale_without_the_tables_characters_ends_no_command(here):
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment = os.environ | locale | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "doctor"], capture_output=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert "│" in done.stdout.decode("utf-8")
+
+
+def test_the_remedy_for_a_repository_of_another_owner_works(here, tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    [found] = doctor.examine([doctor.repository])
+    assert "belongs to another user" in found.said
+    subprocess.run(found.remedy.strip("`"), shell=True, check=True)
+    assert doctor.examine([doctor.repository])[0].state == "ok"
 
 
 def replace(name: str, old: str, new: str):
@@ -132,13 +167,6 @@ def put(name: str, content: str):
 
 def variable(name: str, value: str):
     return lambda _, patch: patch.setenv(name, value)
-
-
-def locked_by(pid: int):
-    holder = {"pid": pid, "cmd": "dvc repro"}
-    return put(
-        ".dvc/tmp/rwlock", json.dumps(RWLOCK({"write": {"/a": holder}, "read": {"/b": [holder]}}))
-    )
 
 
 def database(*statements: str):
@@ -178,15 +206,14 @@ def qwen(folder: Path, patch, **changes) -> None:
 
 
 FAULTS = [
-    ("python", replace("pyproject.toml", ">=3.11,<3.14", ">=3.99"), "wrong", r"the project needs >=3\.99", r"\.venv"),
-    ("python", delete("pyproject.toml"), "wrong", r"pyproject\.toml does not exist: run doctor from the project's root", "correct"),
+    ("packages", replace("pyproject.toml", ">=3.11,<3.14", ">=3.99"), "wrong", r"python is .*, needed is >=3\.99", r"\.venv"),
+    ("packages", delete("pyproject.toml"), "wrong", r"pyproject\.toml does not exist", "project's root"),
     ("packages", replace("pyproject.toml", "safetensors>=0.6", "safetensors>=99"), "wrong", r"safetensors is .*, needed is >=99", "pip install"),
     ("packages", replace("pyproject.toml", '"safetensors>=0.6', '"no-such-package>=1'), "wrong", "no-such-package is missing", "pip install"),
-    ("disk", lambda _, patch: patch.setattr(setup.shutil, "disk_usage", lambda _: Usage(1, 1, 2**20)), "wrong", r"0\.0 GiB free", "dvc gc"),
-    ("memory", lambda _, patch: patch.setattr(setup, "available_memory", lambda: 2**28), "wrong", r"0\.2 GiB free, reference needs about 1\.0", "smaller"),
+    ("disk", lambda _, patch: patch.setattr(doctor.shutil, "disk_usage", lambda _: Usage(1, 1, 2**20)), "wrong", r"0\.0 GiB free", "dvc gc"),
+    ("memory", lambda _, patch: patch.setattr(doctor, "available_memory", lambda: 2**28), "wrong", r"0\.2 GiB free, reference needs about 1\.0", "smaller"),
     ("device", replace("params.yaml", "device: auto", "device: abacus"), "wrong", "asks for 'abacus'", "device: auto"),
     ("device", replace("params.yaml", "device: auto", "device: spread"), "ok", "spread", ""),
-    ("quantisation", lambda f, _: edit(f / "params.yaml", lambda p: p.update(quantisation="4bit")), "ok", "4bit, by bitsandbytes", ""),
     ("repository", lambda _, patch: patch.setenv("PATH", "/nowhere"), "wrong", "git is not on the PATH", "install git"),
     ("repository", without_git, "wrong", "in no git repository", "git clone"),
     ("repository", lambda *_: git("update-ref", "-d", "HEAD"), "wrong", "has no commit", "git commit"),
@@ -199,23 +226,15 @@ FAULTS = [
     ("cache", put(".dvc/cache", "a file"), "wrong", r"\.dvc/cache cannot be written", "dvc cache dir"),
     ("cache", put(".dvc/config.local", "[cache]\n    dir = /proc/version/cache\n"), "wrong", "/proc/version/cache cannot be written", "dvc cache dir"),
     ("lock", put(".dvc/tmp/rwlock", "{"), "wrong", "is damaged", r"rm \.dvc/tmp/rwlock"),
-    ("lock", locked_by(1999999999), "note", "held by process 1999999999, which was killed", "dvc repro"),
-    ("lock", locked_by(os.getpid()), "note", f"process {os.getpid()} runs dvc here", "wait"),
-    ("killed_runs", put("data/scores/.base.new1999999999/half", ""), "note", r"1 half-written, such as data/scores/\.base\.new", "dvc repro"),
+    ("unfinished", put("data/scores/.base.new1999999999/half", ""), "note", r"1 half-written, such as data/scores/\.base\.new", "dvc repro"),
     ("unfinished", put(".dvc/tmp/scratch/train@lora-0-0123456789abcdef/training-1.pt", "x" * 2**20), "note", r"1 keep 1\.0 MiB .*train@lora-0-0123", r"goes on; .* 30 days, or by `rm -r \.dvc/tmp/scratch`"),
+    ("parameters", lambda f, _: edit(f / "params.yaml", lambda p: p.update(methods="innerpissa")), "wrong", r"methods: .*'innerpissa'.*-S 'methods=\[innerpissa\]'", "correct"),
     ("parameters", replace("params.yaml", "rank: 64", "rnak: 64"), "wrong", "Field required|rnak", "correct"),
-    ("behaviours", delete("data/raw/behaviours/kindness.yaml"), "wrong", "'kindness' has no file", "correct"),
-    ("behaviours", replace("data/raw/behaviours/honesty.yaml", "  reference:", "  elsewhere:"), "wrong", "no target for 'reference'", "add one"),
-    ("suffixes", lambda f, _: shutil.rmtree(f / "data/raw/suffixes"), "wrong", r"holds no \*\.json", "git checkout"),
-    ("suffixes", put("data/raw/suffixes/._facts.json", "["), "ok", r"^5 files", ""),
-    ("suffixes", put("data/raw/suffixes/facts.json", "["), "wrong", r"facts\.json is not valid JSON", "git checkout"),
     ("model", lambda f, _: cut("models/reference/model.safetensors")(f), "wrong", r"model\.safetensors is not whole", "git checkout models/reference"),
     ("model", delete("models/reference/model.safetensors"), "wrong", r"holds no \*\.safetensors", "copy"),
     ("model", delete("models/reference/tokenizer.json"), "wrong", r"holds no tokenizer\.json", "copy"),
     ("model", shards, "wrong", r"holds no model-2\.safetensors", "copy"),
-    ("model", qwen, "wrong", "HF_HUB_OFFLINE forbids", "unset"),
-    ("model", lambda f, patch: (qwen(f, patch), patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)), "note", "not in the hub's cache yet", "downloads"),
-    ("model", lambda f, patch: qwen(f, patch, source="a/b/c/d"), "wrong", "neither a folder nor a hub id", "correct"),
+    ("model", qwen, "note", "no file or folder here", "downloads"),
     ("tracking", variable("INNERPISSA_TRACKING", "off"), "note", "off", "unset"),
     ("tracking", variable("MLFLOW_TRACKING_URI", "http://127.0.0.1:9"), "wrong", "does not answer", "make ui"),
     ("tracking", variable("MLFLOW_TRACKING_URI", "./mlruns"), "wrong", "no server and no sqlite store", "unset"),
@@ -247,14 +266,14 @@ def test_every_check_has_a_planted_fault():
 
 def test_what_is_wrong_decides_the_exit_code_and_stands_in_the_table(monkeypatch, capsys):
     def odd() -> str:
-        raise Note("[odd] markup", "wait")
+        raise Fault("note", "[odd] markup", "wait")
 
     def broken() -> str:
-        raise Wrong("broken", "mend it")
+        raise Fault("wrong", "broken", "mend it")
 
-    monkeypatch.setattr(doctor, "all_checks", lambda: [odd])
+    monkeypatch.setattr(doctor, "CHECKS", [odd])
     doctor.main()
-    monkeypatch.setattr(doctor, "all_checks", lambda: [odd, broken])
+    monkeypatch.setattr(doctor, "CHECKS", [odd, broken])
     with pytest.raises(SystemExit) as left:
         doctor.main()
     assert left.value.code == 1

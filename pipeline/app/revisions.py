@@ -28,9 +28,7 @@ class Result:
 
 
 def git(*arguments: str) -> str | None:
-    done = subprocess.run(
-        ["git", *arguments], capture_output=True, text=True, encoding="utf-8", check=False
-    )
+    done = subprocess.run(["git", *arguments], capture_output=True, encoding="utf-8")
     return done.stdout if done.returncode == 0 else None
 
 

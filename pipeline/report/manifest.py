@@ -47,7 +47,7 @@ def digest(content: Any) -> str:
 def edited() -> list[str]:
     """Return the files of code and raw data that differ from the commit."""
     command = ["git", "status", "--porcelain", "--", *CODE]
-    status = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    status = subprocess.run(command, capture_output=True, encoding="utf-8").stdout
     return [line[3:] for line in status.splitlines()]
 
 

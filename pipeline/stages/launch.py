@@ -31,8 +31,9 @@ def share(module: str, function: str, *arguments) -> None:
 
 def one(rank: int, module: str, function: str, arguments: tuple) -> None:
     """Be one of the processes."""
-    from pipeline.support.errors import guarded
+    from pipeline.support.errors import guarded, speak_utf8
 
+    speak_utf8()
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     with guarded():
         getattr(import_module(f"pipeline.{module}"), function)(*arguments)

@@ -117,9 +117,9 @@ def main() -> None:
         items = read_json(ITEMS / "source.json", "evalset")
         made_by = manifest(results.manifest, items, params, str(choose_device("auto")))
         with new_file(REPORTS / "report.html") as file:
-            file.write_text(
-                render(tables, figures, context(results, made_by, Path("params.yaml").read_text()))
-            )
+            used = Path("params.yaml").read_text(encoding="utf-8")
+            page = render(tables, figures, context(results, made_by, used))
+            file.write_text(page, encoding="utf-8")
         publish(run, results.tables["effects"])
         run.complete(stage_records(params))
 

@@ -1,4 +1,4 @@
-"""A study in MLflow at a glance: its parent run, and saved views of all parent runs and all stages.
+"""A study in MLflow: its parent run's figures, and saved views of all parent runs and all stages.
 
 A view is a tag of the experiment, in the form in which MLflow 3's page keeps its own saved views. A
 version that does not know the form leaves the views out; the runs stay as they are.
@@ -14,11 +14,11 @@ from pipeline.support.files import read_json
 from pipeline.support.schemas import MEAN, read_table
 
 CURVE, EQUAL = "effect_by_dose", "equal_cost_effect"
-BY_COEFFICIENT = {
-    "xAxisKey": "metric",
-    "selectedXAxisMetricKey": "coefficient",
-    "useGlobalXaxisKey": False,
-}
+# A line by coefficient instead of by step, straight between its points.
+AXIS = {"xAxisKey": "metric", "selectedXAxisMetricKey": "coefficient", "useGlobalXaxisKey": False}
+ORDER = {"orderByKey": "attributes.start_time", "orderByAsc": False}
+# Else the sections would be sorted by name.
+SHOWN = {"runsHiddenMode": "FIRST_20_RUNS", "isAccordionReordered": True}
 
 
 def figures(headline: dict[str, dict[str, float]], equal: pl.DataFrame) -> dict[str, float]:
@@ -38,32 +38,21 @@ def curves(effects: pl.DataFrame) -> list[tuple[int, dict[str, float]]]:
     return [(round(1000 * c), metrics) for c, metrics in points.items()]
 
 
+def chart(form: str, section: str, name: str) -> dict[str, Any]:
+    key = f"{section}/{name}"
+    own = AXIS if section == CURVE else {}
+    own = own | ({"lineSmoothness": 0} if form == "LINE" else {})
+    return {"type": form, "uuid": key, "metricSectionId": section, "metricKey": key} | own
+
+
 def view(kind: str, columns: list[str], charts: list[tuple[str, str, str]]) -> dict[str, Any]:
     """Return the state of MLflow's runs page; a chart is its type, section and name."""
-    sections = list(dict.fromkeys(section for _, section, _ in charts))
-    shown = [
-        {
-            "type": form,
-            "uuid": f"{section}/{name}",
-            "metricSectionId": section,
-            "metricKey": f"{section}/{name}",
-        }
-        | ({"lineSmoothness": 0} if form == "LINE" else {})
-        | (BY_COEFFICIENT if section == CURVE else {})
-        for form, section, name in charts
-    ]
-    return {
-        "searchFilter": f"tags.kind = '{kind}'",
-        "orderByKey": "attributes.start_time",
-        "orderByAsc": False,
-        "selectedColumns": columns,
-        "columnOrder": columns,
-        "columnWidths": {name: max(75, 6 * len(name) - 20) for name in columns},
-        "runsHiddenMode": "FIRST_20_RUNS",
-        "isAccordionReordered": True,  # else the sections would be sorted by name
-        "compareRunCharts": shown,
-        "compareRunSections": [{"uuid": name, "name": name, "display": True} for name in sections],
-    }
+    sections = dict.fromkeys(section for _, section, _ in charts)
+    named = [{"uuid": name, "name": name, "display": True} for name in sections]
+    widths = {name: max(75, 6 * len(name) - 20) for name in columns}
+    table = {"selectedColumns": columns, "columnOrder": columns, "columnWidths": widths}
+    drawn = {"compareRunCharts": [chart(*one) for one in charts], "compareRunSections": named}
+    return {"searchFilter": f"tags.kind = '{kind}'"} | ORDER | SHOWN | table | drawn
 
 
 def show(run: Run, reports: Path, effects: pl.DataFrame) -> None:
@@ -72,14 +61,11 @@ def show(run: Run, reports: Path, effects: pl.DataFrame) -> None:
     equal = read_table(reports / "equal_cost.csv", "effects")
     run.curve([(0, figures(headline, equal)), *curves(effects)], parent=True)
     table = (reports / "tables" / "equal_cost.md").read_text(encoding="utf-8")
-    n = equal["n_dilemmas"][0]
-    run.describe(
-        f"Effect at equal cost, {n} dilemmas (all of it: report.html under Artifacts)\n\n{table}"
-    )
+    said = f"Effect at equal cost, {equal['n_dilemmas'][0]} dilemmas (all: report.html, Artifacts)"
+    run.describe(f"{said}\n\n{table}")
     columns = ["tags.`model`", "tags.`behaviour`", "params.`rank`"]
     columns += [f"metrics.`{EQUAL}/{method}`" for method in headline]
-    forms = (("LINE", CURVE), ("BAR", EQUAL))
-    charts = [(form, section, method) for form, section in forms for method in headline]
+    charts = [(form, part, m) for form, part in (("LINE", CURVE), ("BAR", EQUAL)) for m in headline]
     run.save_view("Studies", view("pipeline", columns, charts))
     costs = [f"metrics.`{name}`" for name in ("seconds", "peak_memory_mb", "tokens_per_second")]
     losses = [("LINE", split, "loss") for split in ("train", "calibration")]

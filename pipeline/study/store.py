@@ -6,11 +6,14 @@ import re
 import socket
 import subprocess
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from psutil import pid_exists
+import psutil
 
 from pipeline.support.paths import ROOT
 from pipeline.support.section import read_yaml
@@ -22,6 +25,8 @@ HOST = socket.gethostname()
 # What MLflow refuses in a metric's name, such as the + of a coefficient.
 UNNAMEABLE = re.compile(r"[^\w/. :-]")
 MOST_PARAMS = 100  # the store takes no more at once
+# For a server that dies under way; MLflow itself would try for minutes.
+PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 
 
 def flatten(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -45,11 +50,36 @@ def commit() -> str:
     if revision := os.environ.get("DVC_EXP_BASELINE_REV"):
         return revision
     command = ["git", "rev-parse", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return subprocess.run(command, capture_output=True, encoding="utf-8").stdout.strip()
+
+
+def check_server(uri: str) -> None:
+    """Raise ConnectionError where nothing answers within seconds; any answer will do."""
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
+    except urllib.error.HTTPError:
+        return
+    except (OSError, ValueError, HTTPException) as error:
+        raise ConnectionError(f"{uri} does not answer ({error})") from None
+
+
+def execution() -> str | None:
+    """Return what stands for this run of DVC and its store; None where DVC does not run."""
+    try:
+        for process in psutil.Process().parents():
+            if any(Path(word).name == "dvc" for word in process.cmdline()[:3]):
+                return f"{URI} {execution_key()} {process.pid} {process.create_time()}"
+    except psutil.Error:
+        pass
+    return None
 
 
 def connect():
     """Return a client of MLFLOW_TRACKING_URI, or of the checkout's own sqlite store."""
+    if URI and URI.startswith("http"):
+        check_server(URI)
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
@@ -101,7 +131,7 @@ def close_dead_runs(client, experiment: str) -> None:
     """Mark as killed what a process of this machine left running when it died."""
     query = f"attributes.status = 'RUNNING' and tags.`stage.host` = '{HOST}'"
     for run in client.search_runs([experiment], query):
-        if not pid_exists(int(run.data.tags["stage.pid"])):
+        if not psutil.pid_exists(int(run.data.tags["stage.pid"])):
             client.set_terminated(run.info.run_id, "KILLED")
 
 

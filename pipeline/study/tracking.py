@@ -39,7 +39,8 @@ def safely(method: Call[Arguments]) -> Call[Arguments]:
         try:
             method(run, *args, **kwargs)
         except Exception as error:  # in whatever way
-            print(f"tracking failed and is left out from here: {type(error).__name__}: {error}")
+            said = f"tracking failed and is left out from here: {type(error).__name__}: {error}"
+            print(said, flush=True)
             run.on = False
 
     return call
@@ -61,11 +62,20 @@ class Run:
     def open(self, params: Declared) -> None:
         from filelock import FileLock
 
-        lock = ROOT / ".dvc" / "tmp" / "mlflow.lock"
+        lock, dead = ROOT / ".dvc/tmp/mlflow.lock", ROOT / ".dvc/tmp/mlflow.dead"
         lock.parent.mkdir(parents=True, exist_ok=True)
         # Two first clients at once would both migrate the store and break it.
         with FileLock(lock):
-            self.client = store.connect()
+            execution = store.execution() if store.URI else None
+            if execution and dead.exists() and dead.read_text(encoding="utf-8") == execution:
+                print(f"tracking is left out: {store.URI} did not answer in this execution")
+                self.on = False
+                return
+            try:
+                self.client = store.connect()
+            except ConnectionError:
+                dead.write_text(execution or "", encoding="utf-8")
+                raise
             self.experiment = store.experiment_id(self.client)
             store.close_dead_runs(self.client, self.experiment)
             self.parent = store.parent_run(self.client, self.experiment)

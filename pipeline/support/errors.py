@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 
 
 class InputError(Exception):
@@ -31,6 +32,13 @@ def disk_problem(error: Exception) -> str | None:
     if code in CLOSED:
         return f"permission denied{where}: let this user read and write there, or move the project"
     return None
+
+
+def speak_utf8() -> None:
+    """Print UTF-8 whatever the locale is, which may know none of the tables' characters."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="replace")
 
 
 @contextmanager

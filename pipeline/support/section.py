@@ -55,7 +55,10 @@ def sentence(error: ValidationError, content: Any) -> str:
     said = " ".join(first["msg"].removeprefix("Value error, ").split())
     if not isinstance(first["input"], dict | Section):
         said += f" (found {first['input']!r})"
-    if "error" not in first.get("ctx", {}):  # pydantic's own words, which name no next step
+    if first["type"] == "list_type":
+        key = place(first, content)
+        said += f": write [{first['input']}], in a command -S '{key}=[{first['input']}]'"
+    elif "error" not in first.get("ctx", {}):  # pydantic's own words, which name no next step
         said += f": {NEXT}"
     return f"{place(first, content) or 'the file'}: {said}"
 
