@@ -9,12 +9,13 @@ from ruamel.yaml import YAML
 
 from pipeline.support.files import TEMPORARY, leftovers, new_file, new_folder
 from tests.conftest import ROOT
-from tests.project import RUNNING, Project, environment, make_project, quick
+from tests.project import Project, environment, make_project, quick
 
 pytestmark = pytest.mark.slow
 
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 KILLS = 2
+STARTED = re.compile(r"Running stage '([^']+)'")  # `sources`, which always runs, dies too
 KILLED = re.compile(
     r"exited with (-9|137)\b"
 )  # 137: said by a shell that forks, where $SHELL is not set
@@ -55,7 +56,7 @@ def runs(tmp_path_factory, repro) -> tuple[Project, Project, list[str]]:
     deaths: list[str] = []
     while (found := repro(killed, KILLS)).returncode:
         assert KILLED.search(found.stderr), found.stdout + found.stderr
-        deaths.append(RUNNING.findall(found.stdout)[-1])
+        deaths.append(STARTED.findall(found.stdout)[-1])
         assert len(deaths) <= KILLS * 2 * len(STAGES)
     return calm, killed, deaths
 
