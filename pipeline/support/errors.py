@@ -37,7 +37,7 @@ def disk_problem(error: Exception) -> str | None:
 def speak_utf8() -> None:
     """Print UTF-8 whatever the locale is, which may know none of the tables' characters."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
+        if isinstance(stream, TextIOWrapper) and stream.encoding.lower() != "utf-8":
             stream.reconfigure(encoding="utf-8", errors="replace")
 
 
