@@ -29,15 +29,15 @@ power 0.80. Brackets: 95 % interval of the simulation.
 
 {null_studies}
 The main test is of the item-weighted slope, because the effects are means over items. Where sizes
-are equal, as in both evaluation sets, it is the t test of the dilemmas' slopes. How far off the
+are equal, as in every evaluation set, it is the t test of the dilemmas' slopes. How far off the
 pooled test is depends on how much items differ in level, which it takes for noise:
 
 {null_studies_pooled}
 ## Over further seeds
 
 The p of the tables speaks of the adapters that were trained, not of others that could be. Here
-every study has {seeds} seeds whose true effects differ (SD in nats per unit of c, beside {slope}
-between dilemmas) around a mean of zero; rejections of that zero:
+every study has {seeds} seeds whose true effects differ around a mean of zero. The table has their SD
+in nats per unit of c, beside {slope} between dilemmas, and the rejections of that zero:
 
 {null_studies_seeds}
 Clustering both ways leaves {left} degrees of freedom with {seeds} seeds: it is near its level only
