@@ -1,5 +1,4 @@
-"""innerpissa: train one reversible adapter in a model's own SVD basis, and measure honestly whether
-it steers.
+"""innerpissa: train one reversible adapter in a model's own SVD basis; measure whether it steers.
 
 `from pipeline import load_base, load_adapter, steer, answers` uses one; see `pipeline/app/use.py`.
 """

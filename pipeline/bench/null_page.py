@@ -36,8 +36,8 @@ pooled test is depends on how much items differ in level, which it takes for noi
 ## Over further seeds
 
 The p of the tables speaks of the adapters that were trained, not of others that could be. Here
-every study has {seeds} seeds whose true effects differ around a mean of zero. The table has their SD
-in nats per unit of c, beside {slope} between dilemmas, and the rejections of that zero:
+every study has {seeds} seeds whose true effects differ around a mean of zero. The table has their
+SD in nats per unit of c, beside {slope} between dilemmas, and the rejections of that zero:
 
 {null_studies_seeds}
 Clustering both ways leaves {left} degrees of freedom with {seeds} seeds: it is near its level only

@@ -137,10 +137,7 @@ def token_nll(model: PreTrainedModel, hidden: Tensor, ids: Tensor, places: Place
 def token_shift(
     model: PreTrainedModel, hidden: Tensor, ids: Tensor, places: Places, base: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the NLL [n] as `token_nll`, and the total variation 1/2 sum |p - p_base| [n].
-
-    `base` [b, t, d] are the base model's final hidden states of the same tokens.
-    """
+    """Return NLL [n], and the total variation 1/2 sum |p - p_base| [n] from `base` [b, t, d]."""
     states = before(hidden, places)
     others = before(base, places)
     targets = ids[places.row, places.column]

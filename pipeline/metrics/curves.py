@@ -45,10 +45,7 @@ def curve_record(frame: pl.DataFrame, valid: float) -> dict[str, Any]:
 
 
 def curve_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.DataFrame:
-    """Return one row per method over its raw coefficients and 0, on the mean of seeds.
-
-    Unanswered rows stay in; they only lower `valid`.
-    """
+    """Return a row per method over raw c and 0, mean of seeds; unanswered rows lower `valid`."""
     records = []
     for method, scores in cells.items():
         moved = evaluation.movements(mean_over_seeds(scores.filter(pl.col("dose") == RAW)))

@@ -70,9 +70,9 @@ def p_yes(log_odds: pl.Expr) -> pl.Expr:
 
 
 def signed_scores(scores: pl.DataFrame, items: pl.DataFrame, names: list[str]) -> pl.DataFrame:
-    """Return a row per score and label that concerns its item.
+    """Return a row per score and label of its item.
 
-    Adds `label` (its name), `sign`, `y` (signed log-odds) and `probability` (signed, around 0).
+    It adds `label`, `sign`, `y` (signed log-odds) and `probability` (signed, around 0).
     """
     columns = [LABEL + name for name in names]
     long = items.select("item_id", *columns).unpivot(
@@ -131,9 +131,6 @@ def at_equal_cost(scores: pl.DataFrame) -> pl.DataFrame:
 
 
 def compared(scores: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """Return one method's scores, all seeds, at ±1 (or nearest) and at equal cost.
-
-    The coefficient is its sign, since its size differs by seed.
-    """
+    """Return one method's scores, all seeds, at ±1 (or nearest) and at equal cost, by sign of c."""
     both = {UNIT: at_one(scores.filter(pl.col("dose") == RAW)), EQUAL_COST: at_equal_cost(scores)}
     return {name: rows.with_columns(pl.col("coefficient").sign()) for name, rows in both.items()}

@@ -26,9 +26,10 @@ def choose(
 ) -> Int[Tensor, " rank"]:
     """Return the indices of the chosen triples, ascending: `top`, `random` or `data_aware`.
 
-    Only `data_aware` reads the states that enter the module's layer, and whether the module writes
-    to the residual stream (its basis is U) or reads it (V). Only `random` draws from `generator`.
-    Raises InputError for a rank above the number of triples, and where d is not the basis's size.
+    Only `data_aware` reads the states that enter the module's layer. It needs to know whether
+    the module writes to the residual stream (its basis is U) or reads it (V). Only `random`
+    draws from `generator`. Raises InputError for a rank above the number of triples, and where d
+    is not the basis's size.
     """
     count = len(factors.S)
     if rank > count:

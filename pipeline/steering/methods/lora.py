@@ -3,9 +3,9 @@
     y(c) = base(x) + c (x A^T) B^T,      A [r, i], B [o, r]
 
 c multiplies the update: peft's `scaling` is its c = +1, and c = -1 subtracts the same update.
-Identity: odd in c, zero at 0. A and B are drawn as peft draws them, except that B gets a little
-noise where a loss has no gradient at B = 0. peft's layers replace the module and take one scaling
-per batch; a hook leaves the base model as it is and gives every row its own c.
+Identity: odd in c, zero at 0. A and B are drawn as peft draws them. Where a loss has no gradient at
+B = 0, B gets a little noise. peft's layers replace the module and take one scaling per batch. A
+hook leaves the base model as it is and gives every row its own c.
 
 Source: Hu et al., arXiv 2106.09685; tests hold LoRA and DoRA equal to peft's layers.
 """

@@ -86,8 +86,8 @@ class Evidence:
 def gather(base: Base, pairs: Pairs, layer: int, parts: list[str]) -> Evidence:
     """Run the pairs once and collect the weights of all that touches the residual stream.
 
-    Raises InputError where `parts` need weights that no linear module holds, and for a square
-    module whose name does not say whether it reads or writes.
+    Raises InputError where `parts` need weights that no linear module holds. It raises one too for
+    a square module whose name does not say whether it reads or writes.
     """
     model = base.model
     depth = len(decoder_layers(model))
