@@ -20,7 +20,7 @@ POLES = {"negative": -1, "neutral": 0, "positive": 1}
 
 
 def held_out_dilemmas(target: int, other: int, trait: str, seed: int) -> list[Dilemma]:
-    """Draw distinct dilemmas unseen in pretraining: `target` on the trait, `other` on each else."""
+    """Draw distinct dilemmas unseen in pretraining: `target` on the trait, `other` on any other."""
     rng = random.Random(f"evaluation {seed}")
     wanted = {name: target if name == trait else other for name in world()["traits"]}
     dilemmas: dict[Dilemma, None] = {}
