@@ -20,7 +20,10 @@ POLES = {"negative": -1, "neutral": 0, "positive": 1}
 
 
 def held_out_dilemmas(target: int, other: int, trait: str, seed: int) -> list[Dilemma]:
-    """Draw distinct dilemmas unseen in pretraining: `target` on the trait, `other` on any other."""
+    """Draw distinct dilemmas on object x trait combinations that pretraining never saw.
+
+    There are `target` on the trait and `other` on each of the world's other traits.
+    """
     rng = random.Random(f"evaluation {seed}")
     wanted = {name: target if name == trait else other for name in world()["traits"]}
     dilemmas: dict[Dilemma, None] = {}
