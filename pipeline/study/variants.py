@@ -58,8 +58,10 @@ def whole(
     if parent == name:
         return {**section, key: name}
     if not isinstance(parent, str) or parent not in sections:
+        whole_ones = [n for n, s in sections.items() if isinstance(s, dict) and key not in s]
+        known = ", ".join(whole_ones)
         raise ValueError(
-            f"{place}.{name}: {key} {parent!r} has no section: there are {', '.join(sections)}"
+            f"{place}.{name}: {key} {parent!r} has no section: name a variant, or one of {known}"
         )
     above = whole(parent, sections, place, key, (*seen, name))
     return {**above, **section, key: above[key]}
