@@ -16,7 +16,7 @@ from tests.project import RUNNING, Project, environment, make_project, quick
 
 pytestmark = pytest.mark.slow
 
-STAGES = ["model", "pairs"]  # what the target `pairs` runs, in this order
+STAGES = ["code", "model", "pairs"]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_two_experiments_at_once_leave_git_dvc_and_mlflow_intact(project, path, 
     commands = [
         [*run, "-n", name, "-S", f"pairs.max_pairs={n}", "pairs"] for name, n in pairs.items()
     ]
-    said = at_once(project, *commands, PATH=path, MEET="model 2", MEETING=str(tmp_path / "meeting"))
+    said = at_once(project, *commands, PATH=path, MEET="code 2", MEETING=str(tmp_path / "meeting"))
     assert all(
         RUNNING.findall(text) == STAGES and "tracking failed" not in text for text in said
     ), said

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
 
+from pipeline.study.store import close_dead_runs
 from pipeline.support.usage import Usage
 
 pytestmark = pytest.mark.slow
@@ -118,3 +120,24 @@ def test_usage_counts_what_enters_the_model_and_measures_this_process(model):
         r"\d+\.\d s, peak memory [\d,]+ MB, [\d,]+ tokens/s",
         str(usage).replace(", peak GPU memory 0 MB", ""),
     )
+
+
+def test_a_run_that_ends_well_during_the_search_is_not_called_killed():
+    """The search still sees it as running; when its process is looked for, it is gone."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+
+    def run(status: str) -> SimpleNamespace:
+        info = SimpleNamespace(run_id="a", status=status)
+        tags = {"stage.pid": str(process.pid)}
+        return SimpleNamespace(info=info, data=SimpleNamespace(tags=tags))
+
+    for now, expected in {"FINISHED": [], "RUNNING": [("a", "KILLED")]}.items():
+        marked: list[tuple[str, str]] = []
+        client = SimpleNamespace(
+            search_runs=lambda *_: [run("RUNNING")],
+            get_run=lambda _, now=now: run(now),
+            set_terminated=lambda *mark, marked=marked: marked.append(mark),
+        )
+        close_dead_runs(client, "0")
+        assert marked == expected

@@ -131,7 +131,10 @@ def close_dead_runs(client, experiment: str) -> None:
     """Mark as killed what a process of this machine left running when it died."""
     query = f"attributes.status = 'RUNNING' and tags.`stage.host` = '{HOST}'"
     for run in client.search_runs([experiment], query):
-        if not psutil.pid_exists(int(run.data.tags["stage.pid"])):
+        if psutil.pid_exists(int(run.data.tags["stage.pid"])):
+            continue
+        # It may have ended well since the search: a process closes its runs before it goes.
+        if client.get_run(run.info.run_id).info.status == "RUNNING":
             client.set_terminated(run.info.run_id, "KILLED")
 
 
