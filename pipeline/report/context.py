@@ -132,7 +132,8 @@ def setup(results: Results) -> dict[str, str]:
         else "none",
         "Without training": "; ".join(baselines) or "none",
         "Coefficients": f"{coefficients}, and the dose that costs {cost} on calibration texts",
-        "Signs, doses, checkpoints": "from contrast pairs alone; no dilemma is used for any choice",
+        "Signs, doses, checkpoints": "from contrast pairs alone",
+        "Defaults": "some were chosen on dilemmas of another value, kindness: docs/lab_notes.md",
     }
 
 
