@@ -9,7 +9,7 @@ from pipeline.metrics.composition import composition_table
 from pipeline.metrics.drawn import frontier, random_band
 from pipeline.metrics.effects import arm_effects, bootstrap, method_effects, normalized_gain
 from pipeline.metrics.regression import clustered_slope, pooled_slope
-from pipeline.metrics.scores import Evaluation, at_one, fold_arms, mean_over_seeds, signed_scores
+from pipeline.metrics.scores import Evaluation, at_one, fold_arms, signed_scores
 from pipeline.metrics.study import analyse, headline
 from pipeline.study.params import load_params
 from pipeline.support.errors import InputError
@@ -221,7 +221,23 @@ def test_a_study_joins_seeds_methods_and_base():
     assert study.arms["seed_sd"].item() == pytest.approx(np.std(each, ddof=1))
     up = study.effects.row(-1, named=True)
     assert (up["seed_min"], up["seed_max"]) == pytest.approx(each)
-    assert evaluation.movements(mean_over_seeds(moved)).height == 60
+    assert evaluation.movements(moved).height == 60
+    assert up["target_effect"] == pytest.approx(np.mean(each))
+
+
+def test_seeds_that_move_other_values_in_opposite_ways_do_not_cancel():
+    """Averaged log-odds would show no side effect, and a method with one seed gets no such discount."""
+    items = make_items(8)
+
+    def both_ways(seed: int):
+        return lambda r, c: abs(c) * r["label_Value/kindness"] * (1 if seed else -1)
+
+    parts = [planted(items, both_ways(seed)) for seed in (0, 1)]
+    moved = pl.concat(frame.with_columns(seed=pl.lit(i)) for i, (frame, _) in enumerate(parts))
+    effects = analyse({"random": moved}, parts[0][1]).effects
+    own = 1 / (1 + np.exp(-1)) - 0.5
+    assert effects["side_effect"].to_list() == pytest.approx([own] * 6)
+    assert effects["seed"].to_list()[-2:] == ["mean", "mean"]
 
 
 def test_the_headline_is_of_the_coefficient_nearest_to_one():
@@ -254,8 +270,9 @@ def test_equal_cost_takes_each_seeds_own_dose():
     assert [row[key] for key in ("used", "used_min", "used_max", "calibrated")] == [3, 2, 4, True]
     assert row["target_effect"] == pytest.approx(1 / (1 + np.exp(-1)) - 0.5)
     assert row["seed_sd"] == pytest.approx(0, abs=1e-12)
-    # At the raw coefficient of 1 the seeds reach a half and a quarter of a nat; their mean log-odds is 0.375.
-    assert study.arms["target_effect"].item() == pytest.approx(1 / (1 + np.exp(-0.375)) - 0.5)
+    # At the raw coefficient of 1 the seeds reach a half and a quarter of a nat; each counts by itself.
+    each = [1 / (1 + np.exp(-nats)) - 0.5 for nats in (0.5, 0.25)]
+    assert study.arms["target_effect"].item() == pytest.approx(np.mean(each))
 
 
 def test_a_method_without_sizes_stands_at_its_only_coefficient():

@@ -91,7 +91,10 @@ def test_the_results_table_has_raw_and_equal_cost_rows_and_prompting_once():
         arm("prompting", 0.4, used=1.0, calibrated=False),
     ]
     found = results(arms, equal, behaviour="honesty")
-    assert tables.source(found)["Coeff"].to_list() == ["±1", "±1", "±2.5 (equal cost)"]
+    source = tables.source(found)
+    assert source["Coeff"].to_list() == ["±1", "±1", "±2.5 (equal cost)"]
+    assert source["at +c"].to_list() == ["0.400", "0.040", "0.030"]
+    assert source["at −c"].to_list() == ["-0.400", "-0.040", "-0.030"]
     assert tables.equal_cost(found)["c (mean over seeds)"].to_list() == ["no dose", "2.51"]
 
 

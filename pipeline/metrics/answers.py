@@ -4,7 +4,7 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.metrics.scores import Evaluation, mean, mean_over_seeds
+from pipeline.metrics.scores import Evaluation, mean
 from pipeline.support.paths import BASE
 from pipeline.support.schemas import RAW
 
@@ -40,7 +40,7 @@ def target_effect(rows: pl.DataFrame, evaluation: Evaluation) -> float | None:
     """Return the effect on the target over the given rows; None where no row concerns it."""
     if rows.is_empty():
         return None
-    moved = evaluation.movements(mean_over_seeds(rows)).filter(pl.col("coefficient") != 0)
+    moved = evaluation.movements(rows).filter(pl.col("coefficient") != 0)
     return mean(moved["effect"]) if moved.height else None
 
 

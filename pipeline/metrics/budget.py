@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipeline.metrics.scores import Evaluation, mean_over_seeds, movements
+from pipeline.metrics.scores import Evaluation, movements
 from pipeline.support.schemas import CALIBRATED, RAW
 
 REACHED = 0.95  # of the resamples: with fewer there is no 95 % interval
@@ -47,7 +47,7 @@ def arm_curves(
     scores: pl.DataFrame, evaluation: Evaluation, sign: int, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return |c| [c] of one arm, and its delta NLL and effect [b, c], dilemmas weighted [b, g]."""
-    whole = evaluation.with_base(mean_over_seeds(scores))
+    whole = evaluation.with_base(scores)
     arm = whole.filter(pl.col("coefficient") * sign >= 0)
     coefficients = sorted(arm["coefficient"].unique(), key=abs)
     moved = movements(arm, evaluation.items, evaluation.target)

@@ -8,7 +8,7 @@ import polars as pl
 from scipy import stats
 
 from pipeline.metrics.regression import ROUNDING, clustered_slope
-from pipeline.metrics.scores import Evaluation, mean_over_seeds, means
+from pipeline.metrics.scores import Evaluation, means
 from pipeline.support.schemas import RAW
 
 
@@ -48,7 +48,7 @@ def curve_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.Da
     """Return a row per method over raw c and 0, mean of seeds; unanswered rows lower `valid`."""
     records = []
     for method, scores in cells.items():
-        moved = evaluation.movements(mean_over_seeds(scores.filter(pl.col("dose") == RAW)))
+        moved = evaluation.movements(scores.filter(pl.col("dose") == RAW))
         valid = math.fsum(evaluation.answered(moved)) / moved.height
         count = moved["coefficient"].n_unique()
         records.append({"method": method, "n_coefficients": count, **curve_record(moved, valid)})

@@ -8,14 +8,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from pipeline.metrics.regression import cluster_t, with_p
-from pipeline.metrics.scores import (
-    EQUAL_COST,
-    UNIT,
-    Evaluation,
-    compared,
-    fold_arms,
-    mean_over_seeds,
-)
+from pipeline.metrics.scores import EQUAL_COST, UNIT, Evaluation, compared, fold_arms
 
 NUMBERS = ("difference", "ci_low", "ci_high", "stderr", "df", "p", "p_holm")
 SCHEMA = (
@@ -26,7 +19,7 @@ SCHEMA = (
 
 def dilemma_effects(rows: pl.DataFrame, evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:
     """Return half the span in every dilemma [g], as a probability, and the dilemmas' sizes [g]."""
-    moved = evaluation.movements(mean_over_seeds(rows))
+    moved = evaluation.movements(rows)
     table = fold_arms(moved, ["dilemma_id"], "effect").sort("dilemma_id")
     return table["effect"].to_numpy(), table["count"].to_numpy()
 

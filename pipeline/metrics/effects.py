@@ -48,7 +48,9 @@ def label_changes(scores: pl.DataFrame, items: pl.DataFrame, names: list[str]) -
     """Return label, coefficient, `score` (mean signed probability), n_items, base and `change`."""
     rows = signed_scores(scores, items, names).rename({"probability": "score"})
     table = means(rows, ["label", "coefficient"], ["score"], counts="n_items")
-    table = table.sort("label", "coefficient").with_columns(at_base("score", "label").alias("base"))
+    table = table.sort("label", "coefficient").with_columns(
+        at_base("n_items", "label"), at_base("score", "label").alias("base")
+    )
     return table.with_columns((pl.col("score") - pl.col("base")).alias("change"))
 
 
@@ -92,7 +94,7 @@ def normalized_gain(effect: float, delta_nll: float) -> float:
 
 
 def method_effects(scores: pl.DataFrame, evaluation: Evaluation) -> list[Record]:
-    """Return one record per non-zero coefficient of one method and seed, or its mean over seeds.
+    """Return one record per non-zero coefficient of one method: the mean of its seeds' own values.
 
     Raises InputError for a target on fewer than two dilemmas.
     """
@@ -104,7 +106,10 @@ def method_effects(scores: pl.DataFrame, evaluation: Evaluation) -> list[Record]
             "behaviour"
         )
     names = side_labels(evaluation)
-    side = label_changes(whole, items, names)
+    side = pl.concat(
+        label_changes(evaluation.with_base(own), items, names)
+        for own in scores.partition_by("seed", maintain_order=True)
+    )
     base_nll = mean(evaluation.base["nll"])
     records = []
     for c in sorted(set(scores["coefficient"])):

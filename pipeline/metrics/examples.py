@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from pipeline.metrics.scores import Evaluation, fold_arms, mean_over_seeds, means, p_yes
+from pipeline.metrics.scores import Evaluation, fold_arms, means
 from pipeline.support.schemas import RAW
 
 MOST, AGAINST, LEAST = "most moved", "most moved against c", "least moved"
@@ -30,10 +30,10 @@ def answers(scores: pl.DataFrame, evaluation: Evaluation) -> pl.DataFrame:
     Columns: dilemma_id, coefficient, and probabilities of Yes (to_do, not_to_do) and of
     the target's choice (target).
     """
-    moved = evaluation.movements(mean_over_seeds(scores.filter(pl.col("dose") == RAW)))
+    moved = evaluation.movements(scores.filter(pl.col("dose") == RAW))
     actions = evaluation.items.select("item_id", "action_type")
     rows = moved.join(actions, on="item_id", maintain_order="left").with_columns(
-        p_yes(pl.col("log_odds")).alias("yes"), (pl.col("probability") + 0.5).alias("target")
+        (pl.col("probability") + 0.5).alias("target")
     )
     keys = ["dilemma_id", "coefficient"]
     wide = rows.pivot("action_type", index=keys, values="yes", maintain_order=True)

@@ -16,6 +16,7 @@ from pipeline.support.sections import StatisticsParams
 
 UNIT, EQUAL_COST = "unit", "equal_cost"
 COLUMNS = ["item_id", "dilemma_id", "coefficient", "log_odds", "choice_mass", "nll"]
+MOVED = ["y", "yes", "probability", "effect"]  # what `movements` adds
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,9 @@ class Evaluation:
         return pl.concat([self.base.select(COLUMNS), scores.select(COLUMNS)])
 
     def movements(self, scores: pl.DataFrame) -> pl.DataFrame:
-        """Return the target's rows of a method, and of the base, as `movements` does."""
-        return movements(self.with_base(scores), self.items, self.target)
+        """Return a method's and the base's `movements`, each the mean of the seeds' own."""
+        moved = movements(self.with_base(scores), self.items, self.target)
+        return means(moved, COLUMNS[:3], [*COLUMNS[3:], *MOVED]).drop("count")
 
     def answered(self, scores: pl.DataFrame) -> pl.Series:
         """Say of each row whether its answer words hold enough probability."""
@@ -60,11 +62,6 @@ def means(
     )
 
 
-def mean_over_seeds(scores: pl.DataFrame) -> pl.DataFrame:
-    """Return one row per item and coefficient: log-odds, choice mass and NLL averaged."""
-    return means(scores, COLUMNS[:3], COLUMNS[3:]).drop("count")
-
-
 def p_yes(log_odds: pl.Expr) -> pl.Expr:
     return 1 / (1 + (-log_odds).exp())
 
@@ -72,7 +69,7 @@ def p_yes(log_odds: pl.Expr) -> pl.Expr:
 def signed_scores(scores: pl.DataFrame, items: pl.DataFrame, names: list[str]) -> pl.DataFrame:
     """Return a row per score and label of its item.
 
-    It adds `label`, `sign`, `y` (signed log-odds) and `probability` (signed, around 0).
+    It adds `label`, `sign`, `y` (signed log-odds), `yes` and `probability` (signed, around 0).
     """
     columns = [LABEL + name for name in names]
     long = items.select("item_id", *columns).unpivot(
@@ -81,9 +78,11 @@ def signed_scores(scores: pl.DataFrame, items: pl.DataFrame, names: list[str]) -
     concerned = long.filter(pl.col("sign") != 0).with_columns(
         pl.col("label").str.strip_prefix(LABEL)
     )
+    yes = p_yes(pl.col("log_odds"))
     return scores.join(concerned, on="item_id", maintain_order="left_right").with_columns(
         (pl.col("sign") * pl.col("log_odds")).alias("y"),
-        (pl.col("sign") * (p_yes(pl.col("log_odds")) - 0.5)).alias("probability"),
+        yes.alias("yes"),
+        (pl.col("sign") * (yes - 0.5)).alias("probability"),
     )
 
 

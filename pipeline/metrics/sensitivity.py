@@ -16,7 +16,7 @@ from pipeline.metrics.regression import (
     pooled_slope,
     with_p,
 )
-from pipeline.metrics.scores import Evaluation, compared, mean_over_seeds
+from pipeline.metrics.scores import Evaluation, compared
 
 EXACT = 14  # dilemmas: up to here all sign patterns are counted
 # Variance within over between dilemmas: below it statsmodels calls a fit converged that is not.
@@ -111,7 +111,7 @@ def sensitivity_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) ->
     params, records = evaluation.params, []
     for method, scores in cells.items():
         for comparison, rows in compared(scores).items():
-            frame = evaluation.movements(mean_over_seeds(rows))
+            frame = evaluation.movements(rows)
             own = own_slopes(frame, "dilemma_id")
             signs, exact = sign_patterns(own.height, params.permutations, params.seed)
             contributions = (own["slope"] * own["weight"]).to_numpy()

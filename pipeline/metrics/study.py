@@ -29,7 +29,6 @@ from pipeline.metrics.scores import (
     compared,
     fold_arms,
     mean,
-    mean_over_seeds,
     signed_scores,
 )
 from pipeline.metrics.sensitivity import sensitivity_table
@@ -55,7 +54,7 @@ class Study:
     effects: pl.DataFrame
     """One row per method, seed (and their mean) and coefficient."""
     arms: pl.DataFrame
-    """One row per method and |coefficient|, over the mean of seeds."""
+    """One row per method and |coefficient|, averaged over seeds."""
     values: pl.DataFrame
     """One row per method, label and coefficient: the change of every value."""
     equal_cost: pl.DataFrame
@@ -83,7 +82,7 @@ def analyse(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> Study:
         own_effects, own_arms = over_seeds(method, raw, evaluation)
         effects += own_effects
         arms += own_arms
-        values.append(value_table(method, mean_over_seeds(raw), evaluation))
+        values.append(value_table(method, raw, evaluation))
         equal.append(equal_cost(method, scores, evaluation))
     oracle = [
         {"coefficient": c, "target_effect": effect}
@@ -99,13 +98,13 @@ def over_seeds(
     method: str, scores: pl.DataFrame, evaluation: Evaluation
 ) -> tuple[list[Record], list[Record]]:
     """Return the rows of `Study.effects` and of `Study.arms` of one method."""
-    seeds, average = sorted(scores["seed"].unique()), mean_over_seeds(scores)
+    seeds = sorted(scores["seed"].unique())
     by_seed = [
         {"method": method, "seed": str(seed), **record}
         for seed in seeds
         for record in method_effects(scores.filter(pl.col("seed") == seed), evaluation)
     ]
-    records = method_effects(average, evaluation)
+    records = method_effects(scores, evaluation)
     spread, halves = seed_spread(as_frame(by_seed))
     rows = [
         {"method": method, "seed": MEAN, **record, **spread[record["coefficient"]]}
@@ -113,7 +112,7 @@ def over_seeds(
     ]
     arms = [
         {"method": method, "n_seeds": len(seeds), **arm, "seed_sd": halves[arm["coefficient"]]}
-        for arm in arm_effects(records, average, evaluation)
+        for arm in arm_effects(records, scores, evaluation)
     ]
     return by_seed + rows, arms
 

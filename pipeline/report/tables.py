@@ -86,6 +86,8 @@ def source(results: Results) -> pl.DataFrame:
             "Method": marked_method,
             "Coeff": coefficient,
             f"Target Effect (Δ {target} ↑)": show("target_effect"),
+            "at +c": show("up"),
+            "at −c": show("down"),
             "Side Effects (Δ Other ↓)": show("side_effect"),
             "p-value": show("p_clustered", p_value),
             "Output Quality (Δ NLL ↓)": show("delta_nll"),

@@ -27,7 +27,7 @@ def choice_mass(
     """
     rows = effects.filter(pl.col("seed") == MEAN).sort("coefficient")
     methods = methods_of(rows)
-    said = f"{caption}. Counts are of the mean over seeds; ·: a c that the method does not have."
+    said = f"{caption}. Counts are means over seeds; ·: a c that the method does not have."
     with figure(folder, "choice_mass", said, 1.9 + 0.22 * len(methods)) as drawing:
         left, right = drawing.subplots(1, 2, width_ratios=(1, 1))
         for method in methods:
