@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.support.errors import guarded, speak_utf8
+from pipeline.support.paths import settle_variables
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -233,4 +234,5 @@ def measure(
 
 def main() -> None:
     speak_utf8()
+    settle_variables()
     app()

@@ -234,6 +234,7 @@ FAULTS = [
     ("model", delete("models/reference/model.safetensors"), "wrong", r"holds no \*\.safetensors", "copy"),
     ("model", delete("models/reference/tokenizer.json"), "wrong", r"holds no tokenizer\.json", "copy"),
     ("model", shards, "wrong", r"holds no model-2\.safetensors", "copy"),
+    ("model", put("models/reference/._model.safetensors", "of a foreign system"), "ok", "models/reference", ""),
     ("model", qwen, "note", "no file or folder here", "downloads"),
     ("tracking", variable("INNERPISSA_TRACKING", "off"), "note", "off", "unset"),
     ("tracking", variable("MLFLOW_TRACKING_URI", "http://127.0.0.1:9"), "wrong", "does not answer", "make ui"),

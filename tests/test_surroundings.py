@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+from sqlalchemy import make_url
 
 from pipeline.study import store
 
@@ -89,6 +91,56 @@ def test_the_page_of_runs_refuses_a_taken_port_and_takes_another(project):
     assert f"--port {taken}" in log
 
 
+ODD = "a?b c%20d#e"
+
+
+@pytest.mark.parametrize(("uri", "database"), [
+    ("sqlite:///mlflow.db", "mlflow.db"), ("sqlite:///kept/all runs.db", "kept/all runs.db"),
+    ("sqlite:///../beside.db", "../beside.db"), ("sqlite:///{root}/own.db", "own.db"),
+    ("sqlite:///{quoted}/own.db", "own.db"), ("sqlite:///{encoded}own.db", "own.db"),
+])  # fmt: skip
+@pytest.mark.parametrize("name", ["plain", "a b", "a?b", "a%20b", "a#b", ODD])
+def test_a_store_is_where_its_address_says_whatever_the_folder_is_called(
+    tmp_path, monkeypatch, name, uri, database
+):
+    root = tmp_path / name
+    root.mkdir()
+    monkeypatch.setattr(store, "ROOT", root)
+    encoded = quote(f"{root}/", safe="")
+    given = uri.format(root=root, quoted=quote(str(root)), encoded=encoded)
+    found = store.address(given)
+    assert make_url(found).database == str(root / database)
+    made = Path(found.removeprefix("sqlite:///")).parent
+    assert made in (Path(), (root / database).parent)  # MLflow makes this folder
+    assert store.address(found) == found
+    assert store.address("sqlite:///x.db?timeout=5").endswith("x.db?timeout=5")
+
+
+@pytest.mark.parametrize(("uri", "said"), [
+    ("http://host:5000", "http://host:5000"), ("databricks", "databricks"),
+    ("postgresql://me@host/runs", "postgresql://me@host/runs"), ("file:///runs", "file:///runs"),
+    ("./runs", "{root}/runs"), ("file:runs", "{root}/runs"), ("sqlite:///:memory:", "sqlite:///:memory:"),
+])  # fmt: skip
+def test_other_addresses_stay_and_folders_begin_in_the_checkout(monkeypatch, tmp_path, uri, said):
+    monkeypatch.setattr(store, "ROOT", tmp_path)
+    assert store.address(uri) == said.format(root=tmp_path.as_uri())
+
+
+def test_relative_variables_mean_the_users_checkout_in_every_workspace(tmp_path):
+    code = (
+        "from pipeline import cli; cli.app = lambda: None; cli.main()\n"
+        "import os; from huggingface_hub import constants\n"
+        "print(constants.HF_HUB_CACHE, os.environ['MPLCONFIGDIR'], sep='\\n')"
+    )
+    own = {"DVC_ROOT": str(tmp_path / "project"), "PYTHONPATH": str(ROOT), "MPLCONFIGDIR": "~/m"}
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True,
+        encoding="utf-8", env=os.environ | own | {"HF_HOME": "../cache", "HOME": str(tmp_path)},
+    ).stdout.splitlines()  # fmt: skip
+    assert os.path.normpath(said[0]) == str(tmp_path / "cache/hub")
+    assert said[1] == str(tmp_path / "m")
+
+
 STAGE = """
 from pipeline.study.declared import Declared
 from pipeline.study.tracking import tracked
@@ -119,6 +171,25 @@ def test_a_dead_server_costs_seconds_and_is_tried_once_in_each_execution(tmp_pat
         assert time.monotonic() - began < 60
         assert said.count("http://127.0.0.1:9 does not answer") == 1
         assert said.count("did not answer in this execution") == 1
+
+
+@pytest.mark.parametrize("uri", [{}, {"MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}])
+def test_runs_and_artifacts_of_a_workspace_go_to_an_oddly_named_checkout(tmp_path, uri):
+    root = tmp_path / ODD
+    (workspace := root / ".dvc/tmp/exps/one").mkdir(parents=True)
+    shutil.copy(ROOT / "params.yaml", workspace)
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "INNER"))}
+    code = f"{STAGE}    run.artifact(__import__('pathlib').Path('params.yaml'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=workspace, capture_output=True, encoding="utf-8",
+        env=kept | {"DVC_ROOT": str(root), "PYTHONPATH": str(ROOT)} | uri, check=True,
+    )  # fmt: skip
+    assert "tracking failed" not in done.stdout
+    made = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    runs = {name for name in made if "mlflow.db" in name or name.endswith("params.yaml")}
+    assert f"{ODD}/mlflow.db" in runs
+    assert all(name.startswith(f"{ODD}/") for name in made), made
+    assert len([name for name in runs if name.startswith(f"{ODD}/mlartifacts/")]) == 1
 
 
 def test_a_server_that_is_silent_is_given_up_within_seconds():

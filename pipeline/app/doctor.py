@@ -92,8 +92,11 @@ def available_memory() -> int:
 
 
 def memory() -> str:
+    from pipeline.support.files import visible
+
     study, free = params(), available_memory()
-    files = Path(study.models[study.model].source).glob("*.safetensors")
+    source = resolve_source(study.models[study.model].source)
+    files = visible(source, "*.safetensors") if source and source.is_dir() else []
     # Weights may be held in twice their bytes on disk, and their decompositions beside them.
     needed = GIB + 4 * sum(file.stat().st_size for file in files)
     said = f"{free / GIB:.1f} GiB free, {study.model} needs about {needed / GIB:.1f}"
@@ -247,8 +250,10 @@ def model() -> str:
 def local_model(folder: Path) -> str:
     from safetensors import SafetensorError, safe_open
 
+    from pipeline.support.files import visible
+
     remedy = f"copy the model again; the bundled one: `git checkout {shlex.quote(str(folder))}`"
-    files = sorted(folder.glob("*.safetensors"))
+    files = visible(folder, "*.safetensors")
     shards = folder / "model.safetensors.index.json"
     named = json.loads(shards.read_text(encoding="utf-8"))["weight_map"] if shards.exists() else {}
     for name in ("config.json", "tokenizer.json", *sorted(set(named.values()))):
@@ -265,7 +270,9 @@ def local_model(folder: Path) -> str:
 def tracking() -> str:
     off = os.environ.get("INNERPISSA_TRACKING") == "off"
     expect(not off, "off, by INNERPISSA_TRACKING", "unset it to see runs in MLflow", "note")
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        return store(Path("mlflow.db"))
     if uri.startswith("http"):
         from pipeline.study.store import check_server
 
@@ -278,7 +285,11 @@ def tracking() -> str:
     said = f"MLFLOW_TRACKING_URI is {uri!r}, no server and no sqlite store"
     remedy = "unset it, or set sqlite:///<file> or http://<server>"
     expect(uri.startswith("sqlite:///"), said, remedy)
-    return store(Path(uri.removeprefix("sqlite:///")))
+    from sqlalchemy import make_url
+
+    from pipeline.study.store import address
+
+    return store(Path(make_url(address(uri)).database or ""))
 
 
 def store(file: Path) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import psutil
 
@@ -74,6 +75,28 @@ def execution() -> str | None:
     return None
 
 
+def address(uri: str) -> str:
+    """Return a store's address in full: what is relative in it begins in the user's checkout.
+
+    A folder that exists as it is written is taken so, also where its name holds ? or %.
+    """
+    from sqlalchemy import make_url
+
+    scheme, sign, path = uri.partition(":///")
+    if not (sign and scheme.startswith("sqlite")) or path.startswith((":memory:", "file:")):
+        bare = uri.removeprefix("file:")
+        relative = ":" not in bare and not bare.startswith(("/", "databricks"))
+        return (ROOT / bare).as_uri() if relative else uri
+    folder, slash, last = path.rpartition("/")
+    name, mark, query = last.partition("?")
+    place = ROOT / (folder + slash)
+    place = place if place.is_dir() else ROOT / unquote(folder + slash)
+    database = str(place / unquote(name))
+    if make_url(f"sqlite:///{database}").database != database:
+        database = quote(database, safe="")  # MLflow would make folders of a path with slashes
+    return f"{scheme}:///{database}{mark}{query}"
+
+
 def connect():
     """Return a client of MLFLOW_TRACKING_URI, or of the checkout's own sqlite store."""
     if URI and URI.startswith("http"):
@@ -88,9 +111,9 @@ def connect():
     if not URI and not database.exists():
         # A store whose first migration was interrupted never opens again, so it is made aside.
         new.unlink(missing_ok=True)
-        mlflow.MlflowClient(f"sqlite:///{new}")
+        mlflow.MlflowClient(address(f"sqlite:///{new.name}"))
         new.replace(database)
-    mlflow.set_tracking_uri(URI or f"sqlite:///{database}")
+    mlflow.set_tracking_uri(address(URI or f"sqlite:///{database.name}"))
     return mlflow.MlflowClient()
 
 
@@ -98,7 +121,8 @@ def experiment_id(client) -> str:
     if experiment := client.get_experiment_by_name(EXPERIMENT):
         return experiment.experiment_id
     # Without a location, artifacts would go to ./mlruns of whichever workspace logs first.
-    location = None if URI else (ROOT / "mlartifacts").as_uri()
+    own = not URI or URI.startswith(("sqlite", "postgresql", "mysql", "mssql"))
+    location = (ROOT / "mlartifacts").as_uri() if own else None
     tags = {"mlflow.experimentKind": "custom_model_development"}
     return client.create_experiment(EXPERIMENT, location, tags=tags)
 

@@ -23,6 +23,13 @@ ITEMS = Path("data/items")
 SCORES = Path("data/scores")
 ADAPTERS = Path("models/adapters")
 REPORTS = Path("reports")
+# Read by the hub's client, matplotlib, torch, MLflow and TLS.
+VARIABLES = (
+    *("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_XET_CACHE", "HF_ASSETS_CACHE"),
+    *("HF_TOKEN_PATH", "HF_MODULES_CACHE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR"),
+    *("TORCH_HOME", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
+    *("CURL_CA_BUNDLE", "MLFLOW_TRACKING_SERVER_CERT_PATH", "MLFLOW_TRACKING_CLIENT_CERT_PATH"),
+)
 BASE = "base"  # the untouched model, in the place of a method
 
 
@@ -34,6 +41,16 @@ def resolve_source(source: str) -> Path | None:
     """
     path = Path(os.path.expandvars(source)).expanduser()
     return next((place for place in (path, ROOT / path) if place.exists()), None)
+
+
+def settle_variables() -> None:
+    """Let paths in the variables of libraries begin in the user's checkout, before they are read.
+
+    A queue's temporary workspace would else have a cache of its own, and lose it.
+    """
+    for name in VARIABLES:
+        if value := os.environ.get(name):
+            os.environ[name] = str(ROOT / Path(os.path.expandvars(value)).expanduser())
 
 
 def behaviour_file(behaviour: str) -> Path:
