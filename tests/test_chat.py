@@ -215,7 +215,7 @@ def test_chat_reads_lines_until_they_end(place, monkeypatch):
     (["no/such"], "adapter 'no/such' is not in the local cache and the hub cannot be reached: connect, or give a local folder"),
     (["empty"], "empty holds no steering.json: fit the method first (`dvc repro`)"),
     (["broken"], "broken/steering.json does not say which model it was made for: name the base with --model"),
-    (["unlisted"], "unlisted was made for model 'elsewhere', which params.yaml does not list: name the base with --model"),
+    (["unlisted"], "unlisted was made for elsewhere, which is neither in params.yaml nor a folder here: name its folder or hub id as the base (--model)"),
     (["own", "--model", "own"], "own holds no config.json, so it is no model: name a model's folder or a hub id"),
     (["own", "-c", "nan"], "coefficients [nan] cannot be used: give one or more finite numbers, e.g. -1, 0 and 1"),
 ])  # fmt: skip

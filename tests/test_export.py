@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from pipeline.app.export.command import plain_logits
 from pipeline.app.export.lora import wrapped, write_lora
 from pipeline.app.export.weights import baked, updates
+from pipeline.lm.base import Base
 from pipeline.lm.load import load_model
 from pipeline.steering import METHODS
 from pipeline.steering.methods.dora import Dora, DoraModule
@@ -63,9 +64,9 @@ def planted_svd(model, shape, names=NAMES) -> InnerPissa:
     return InnerPissa(modules, shape)
 
 
-def planted_lora(model, kind) -> Lora:
+def planted_lora(model, kind, names=NAMES) -> Lora:
     modules, generator = {}, torch.Generator().manual_seed(0)
-    for name in NAMES:
+    for name in names:
         target = model.get_submodule(name)
         module = modules[name] = kind(target.in_features, target.out_features, 8)
         module.initialise(0.1, generator)
@@ -87,7 +88,7 @@ def compare(model, steering, c, exported) -> None:
 def through_peft(model, steering, c, folder, manifest):
     """Logits of plain peft on a fresh base, from what was written to disk."""
     with wrapped(model, updates(steering, model, c)) as peft_model:
-        write_lora(folder, peft_model, manifest["source"], None)
+        write_lora(folder, peft_model, Base(manifest, model, None))
     base = AutoModelForCausalLM.from_pretrained(manifest["source"], dtype="float32").eval()
     return plain_logits(PeftModel.from_pretrained(base, folder), INPUTS)
 

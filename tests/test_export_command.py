@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from pipeline.app.export import command, reload
 from pipeline.app.export.command import main, plain_logits
 from pipeline.app.export.vectors import by_layer, vectors
-from pipeline.app.use import load_adapter
+from pipeline.app.opening import load_adapter
 from pipeline.cli import app
 from pipeline.lm.layers import decoder_layers
 from pipeline.steering.methods.mean_diff import MeanDiff
@@ -59,8 +60,9 @@ def adapters(tmp_path_factory, manifest):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch, adapters):
-    """An empty working folder without params.yaml."""
+    """An empty working folder without params.yaml; exports are read back in this process."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "in_fresh_process", reload.logits)
     return adapters
 
 
@@ -73,11 +75,13 @@ def steered(adapters, model, name, coefficient):
         return model(**INPUTS).logits
 
 
-def run_card(folder) -> dict:
-    """Execute the Python of a card's usage, with its placeholder replaced by the folder."""
+def run_card(folder, base) -> dict:
+    """Execute the Python of a card's usage, with its placeholders replaced by folders."""
     code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[1]
     names: dict = {}
-    exec(code.replace("this/repository", str(folder)), names)
+    exec(
+        code.replace("this/repository", str(folder)).replace("path/to/base", base["source"]), names
+    )
     return names
 
 
@@ -86,7 +90,7 @@ def run_card(folder) -> dict:
 )
 def test_the_code_of_the_card_gives_the_steered_model(place, manifest, model, tmp_path, name, to):
     export(place, manifest, name, to, -0.5)
-    loaded = run_card(tmp_path / "out")["model"].eval()
+    loaded = run_card(tmp_path / "out", manifest)["model"].eval()
     torch.testing.assert_close(
         plain_logits(loaded, INPUTS), steered(place, model, name, -0.5), atol=1e-4, rtol=1e-4
     )
@@ -96,7 +100,7 @@ def test_a_checkpoint_holds_the_tokenizer_and_its_chat_template(
     place, manifest, tmp_path, tokenizer
 ):
     export(place, manifest, "innerpissa", "bake")
-    loaded = run_card(tmp_path / "out")["tokenizer"]
+    loaded = run_card(tmp_path / "out", manifest)["tokenizer"]
     chat = [{"role": "user", "content": "Who are you?"}]
     assert loaded.apply_chat_template(chat, tokenize=False) == tokenizer.apply_chat_template(
         chat, tokenize=False
@@ -114,7 +118,7 @@ def test_a_hub_folder_is_an_adapter(place, manifest, tmp_path, name):
     )
     assert all(torch.equal(tensor, loaded.tensors()[key]) for key, tensor in own.tensors().items())
     assert own.metadata() == loaded.metadata()
-    run_card(tmp_path / "out")
+    run_card(tmp_path / "out", manifest)
     assert adapter_hash(tmp_path / "out") == adapter_hash(place / name)
 
 

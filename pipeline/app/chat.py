@@ -147,6 +147,8 @@ def open_answer(
     opened = open_adapter(adapter, model, device)
 
     def answer(messages: list[Message], coefficients: list[float]) -> Iterator[list[str]]:
-        return answers(*opened, messages, coefficients, max_new_tokens, temperature, seed)
+        return answers(
+            opened.base, opened.adapter, messages, coefficients, max_new_tokens, temperature, seed
+        )
 
     return answer, opened.adapter

@@ -1,46 +1,137 @@
-"""Open a model and an adapter as the command line names them."""
+"""Find a saved adapter, and open it with the base it was made for."""
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, overload
 
-from pipeline.app.use import find_adapter, load_adapter, load_base
+import torch
+from transformers import PreTrainedModel
+
+from pipeline.app.use import fingerprint, load_base
 from pipeline.lm.base import Base
+from pipeline.lm.sources import locate
 from pipeline.steering.base import Steering
+from pipeline.steering.saved import base_name, check_fits, load_steering
 from pipeline.study.params import load_params
 from pipeline.support.errors import InputError
 from pipeline.support.files import read_json
+from pipeline.support.paths import resolve_source
 from pipeline.support.sections import ModelParams
 
+FILES = ["*.json", "*.safetensors"]  # of an adapter on the hub: nothing that could run code
 
-class Opened(NamedTuple):
+
+@dataclass(frozen=True)
+class Opened:
+    """An adapter with its base; it unpacks to model, tokenizer and adapter."""
+
     base: Base
     adapter: Steering
 
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.base.model, self.base.tokenizer, self.adapter))
+
+
+@overload
+def load_adapter(
+    source: str | Path, base: Base | PreTrainedModel, revision: str | None = None
+) -> Steering: ...
+
+
+@overload
+def load_adapter(
+    source: str | Path,
+    base: str | None = None,
+    revision: str | None = None,
+    quantisation: str | None = None,
+    dtype: str | None = None,
+    device: str = "auto",
+) -> Opened: ...
+
+
+def load_adapter(
+    source: str | Path,
+    base: Base | PreTrainedModel | str | None = None,
+    revision: str | None = None,
+    quantisation: str | None = None,
+    dtype: str | None = None,
+    device: str = "auto",
+) -> Steering | Opened:
+    """Return a saved adapter, from a folder or a hub id.
+
+    With a loaded base it is the adapter alone, on the model's device. Else its own base is loaded,
+    or the one whose folder or hub id is given: `model, tokenizer, adapter = load_adapter(folder)`.
+    `quantisation` and `dtype` are those of `load_base`; without them they are as in the fit.
+    Raises InputError where something cannot be found or read, and for another base than its own.
+    """
+    if isinstance(base, Base | PreTrainedModel):
+        return attachable(find_adapter(source, revision), base)
+    return open_adapter(source, base, device, quantisation, revision, dtype)
+
+
+def attachable(folder: Path, base: Base | PreTrainedModel) -> Steering:
+    """Return a saved adapter on the model's device; refuse another base than its own."""
+    model = base.model if isinstance(base, Base) else base
+    own = base.fingerprint if isinstance(base, Base) else fingerprint(base)
+    steering = read_adapter(folder, own, model.device)
+    check_fits(model, steering, folder)
+    return steering
+
+
+def read_adapter(folder: Path, weights_sha256: str, device: torch.device) -> Steering:
+    """Return a saved adapter of the base with these weights; refuse what is none."""
+    try:
+        return load_steering(folder, weights_sha256, device)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{folder} was not saved by this version of the project ({error!r}): fit the method "
+            "again"
+        ) from None
+
+
+def find_adapter(source: str | Path, revision: str | None = None) -> Path:
+    """Return an adapter's folder; from the hub only its JSON and tensors are downloaded."""
+    return locate(str(source), revision, FILES, "adapter")
+
 
 def open_adapter(
-    adapter: str, model: str | None, device: str, quantisation: str | None = None
+    adapter: str | Path,
+    model: str | None,
+    device: str,
+    quantisation: str | None = None,
+    revision: str | None = None,
+    dtype: str | None = None,
 ) -> Opened:
     """Load an adapter, a folder or a hub id, and the base it was made for.
 
-    `model` is an id of params.yaml, a folder or a hub id; without one it is the id recorded with
+    `model` is an id of params.yaml, a folder or a hub id; without one it is the base recorded with
     the adapter. Without `quantisation` the base is held as it was when the adapter was fitted.
     """
-    folder = find_adapter(adapter)
-    name = model or recorded_model(folder)
-    entry = listed(name)
-    if not entry and not model:
+    folder = find_adapter(adapter, revision)
+    base = open_base(folder, model, device, quantisation, dtype)
+    return Opened(base, attachable(folder, base))
+
+
+def open_base(
+    folder: Path, model: str | None, device: str, quantisation: str | None, dtype: str | None
+) -> Base:
+    """Load the base of a saved adapter, with its template options where params.yaml lists it."""
+    about = read_about(folder)
+    held = quantisation or about.get("quantisation", "none")
+    name = model or recorded_model(folder, about)
+    if entry := listed(name):
+        base = load_base(entry.source, dtype or entry.dtype, device, entry.revision, held)
+        return replace(base, options=entry.template_options)
+    if model:
+        return load_base(model, dtype, device, quantisation=held)
+    source, commit = about.get("source"), about.get("revision")
+    if not source or not (commit or resolve_source(source)):
         raise InputError(
-            f"{adapter} was made for model {name!r}, which params.yaml does not list: name the "
-            "base with --model"
+            f"{folder} was made for {base_name(about)}, which is neither in params.yaml nor a "
+            "folder here: name its folder or hub id as the base (--model)"
         )
-    held = quantisation or read_about(folder).get("quantisation", "none")
-    if entry:
-        base = load_base(entry.source, entry.dtype, device, entry.revision, held)
-        base = replace(base, options=entry.template_options)
-    else:
-        base = load_base(name, device=device, quantisation=held)
-    return Opened(base, load_adapter(folder, base))
+    return load_base(source, dtype, device, commit, held)
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -54,9 +145,9 @@ def read_about(folder: Path) -> dict[str, Any]:
         raise InputError(f"{file} is not valid JSON of an adapter: fit the method again") from None
 
 
-def recorded_model(folder: Path) -> str:
+def recorded_model(folder: Path, about: dict[str, Any]) -> str:
     try:
-        return read_about(folder)["model"]
+        return about["model"]
     except KeyError:
         raise InputError(
             f"{folder}/steering.json does not say which model it was made for: name the base with "

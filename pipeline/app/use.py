@@ -1,14 +1,12 @@
-"""Use a fitted adapter: load a base model, load the adapter, attach it at a coefficient.
+"""Load a base model, and attach an adapter to it at a coefficient.
 
-base = load_base("models/reference")
-adapter = load_adapter("models/adapters/innerpissa/seed0", base)
-with steer(base.model, adapter, 1.0):
-    base.model.generate(**base.tokenizer("Who are you?", return_tensors="pt"))
+model, tokenizer, adapter = load_adapter("models/adapters/innerpissa/seed0")  # opening.py
+with steer(model, adapter, 1.0):
+    model.generate(**tokenizer("Who are you?", return_tensors="pt"))
 """
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import get_args
 
 import torch
@@ -17,12 +15,10 @@ from transformers import AutoConfig, PreTrainedModel
 from pipeline.lm.base import Base
 from pipeline.lm.load import describe, load_model, load_tokenizer
 from pipeline.lm.sources import locate, weights_hash
-from pipeline.steering.base import Attachable, Coefficient, Steering
-from pipeline.steering.saved import check_fits, load_steering
+from pipeline.steering.base import Attachable, Coefficient
 from pipeline.support.errors import InputError
 from pipeline.support.sections import ModelParams, Quantisation
 
-FILES = ["*.json", "*.safetensors"]  # of an adapter on the hub: nothing that could run code
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -64,37 +60,6 @@ def fingerprint(model: PreTrainedModel) -> str:
             "load_base"
         )
     return weights_hash(locate(source, getattr(model.config, "_commit_hash", None)))
-
-
-def load_adapter(
-    source: str | Path, base: Base | PreTrainedModel, revision: str | None = None
-) -> Steering:
-    """Return a saved adapter on the model's device, from a folder or a hub id.
-
-    Raises InputError where it cannot be found or read, and for another base than its own.
-    """
-    model = base.model if isinstance(base, Base) else base
-    own = base.fingerprint if isinstance(base, Base) else fingerprint(base)
-    folder = find_adapter(source, revision)
-    steering = read_adapter(folder, own, model.device)
-    check_fits(model, steering, folder)
-    return steering
-
-
-def read_adapter(folder: Path, weights_sha256: str, device: torch.device) -> Steering:
-    """Return a saved adapter of the base with these weights; refuse what is none."""
-    try:
-        return load_steering(folder, weights_sha256, device)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{folder} was not saved by this version of the project ({error!r}): fit the method "
-            "again"
-        ) from None
-
-
-def find_adapter(source: str | Path, revision: str | None = None) -> Path:
-    """Return an adapter's folder; from the hub only its JSON and tensors are downloaded."""
-    return locate(str(source), revision, FILES, "adapter")
 
 
 def steer(

@@ -3,7 +3,7 @@
 import math
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,13 +11,15 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from pipeline.app.export.card import write_card
-from pipeline.app.export.usage import FORMS
-from pipeline.app.export.vectors import by_layer, vectors, write_gguf, write_vectors
+from pipeline.app.export.names import text_only
+from pipeline.app.export.reload import Request, in_fresh_process
+from pipeline.app.export.usage import FORMS, base_arguments
+from pipeline.app.export.vectors import by_layer, named, vectors, write_gguf, write_vectors
 from pipeline.app.export.weights import baked, updates
-from pipeline.app.opening import Opened, open_adapter, read_about
-from pipeline.app.use import find_adapter, read_adapter, steer
-from pipeline.lm.base import Base
+from pipeline.app.opening import Opened, find_adapter, open_adapter, read_about
+from pipeline.app.use import steer
 from pipeline.lm.forward import token_positions
+from pipeline.lm.load import folder_of
 from pipeline.lm.prompts import open_turn
 from pipeline.steering.saved import adapter_hash
 from pipeline.support.errors import InputError
@@ -25,6 +27,14 @@ from pipeline.support.files import new_folder, write_json
 
 RECORD = "export.json"  # marks a folder as an export, which --force may replace
 QUESTIONS = ["Who are you?", "Is it right to tell a friend a small lie?", "What is in the box?"]
+
+
+class Expected(NamedTuple):
+    """Arguments of the model, and its logits [b, t, v] for them, as the base and steered."""
+
+    inputs: dict[str, Tensor]
+    plain: Tensor
+    steered: Tensor
 
 
 def main(
@@ -39,16 +49,11 @@ def main(
     check_target(target, force)
     about = read_about(folder)
     with new_folder(target) as new:
-        check = write(new, folder, to, coefficient, base, about)
-        write_json(
-            new / RECORD,
-            {
-                "to": to,
-                "coefficient": coefficient,
-                "adapter_sha256": adapter_hash(folder),
-                "check": check,
-            },
-        )
+        request, expected = write(new, folder, to, coefficient, base, about)
+        write_card(new, folder, about, to, coefficient, {})
+        check = compare(in_fresh_process(request, expected.inputs), expected)
+        record = {"to": to, "coefficient": coefficient, "adapter_sha256": adapter_hash(folder)}
+        write_json(new / RECORD, record | {"check": check})
         write_card(new, folder, about, to, coefficient, check)
     print(
         f"{target}: {FORMS[to]}" + "".join(f"; {name} {value:.2g}" for name, value in check.items())
@@ -69,29 +74,41 @@ def check_target(target: Path, force: bool) -> None:
 
 def write(
     new: Path, folder: Path, to: str, coefficient: float, base: str | None, about: dict[str, Any]
-) -> dict[str, float]:
-    """Write one form; return how far a model's logits are from the steered one's."""
-    if to in ("hub", "vector"):  # the adapter's own files say it all
-        steering = read_adapter(folder, about.get("weights_sha256", ""), torch.device("cpu"))
-        if to == "hub":
+) -> tuple[Request, Expected]:
+    """Write one form; return how to read it back, and what that must give."""
+    opened = open_adapter(folder, base, "cpu", None if to == "hub" else "none")
+    manifest, model, adapter = opened.base.manifest, opened.base.model, opened.adapter
+    about |= {key: about.get(key, manifest[key]) for key in ("source", "revision")}
+    about["text_only"] = text_only(opened.base)
+    match to:
+        case "hub":
             copy_adapter(new, folder)
-        else:
-            named = {
-                "method": about["method"],
-                "coefficient": f"{coefficient:g}",
-                "weights_sha256": about["weights_sha256"],
-            }
-            write_vectors(new / "vector.safetensors", vectors(steering, coefficient), named)
-        return {}
-    opened = open_adapter(str(folder), base, "cpu", "none")
-    if "source" not in about:
-        about |= {key: opened.base.manifest[key] for key in ("source", "revision")}
-    if to == "gguf":
-        model = opened.base.model
-        found = by_layer(vectors(opened.adapter, coefficient), model)
-        write_gguf(new / "vector.gguf", found, model.config.get_text_config().model_type)
-        return {}
-    return write_model(new, opened, to, coefficient)
+        case "vector":
+            found = named(vectors(adapter, coefficient), opened.base)
+            write_vectors(new / "vector.safetensors", found, described(about, coefficient))
+        case "gguf":
+            layers = by_layer(vectors(adapter, coefficient), model)
+            write_gguf(new / "vector.gguf", layers, model.config.get_text_config().model_type)
+        case "bake":
+            changed = model.state_dict() | baked(adapter, model, coefficient)
+            # The names of a multimodal checkpoint would fit no text decoder.
+            original = not about["text_only"]
+            model.save_pretrained(new, state_dict=changed, save_original_format=original)
+            opened.base.tokenizer.save_pretrained(new)
+        case "lora":
+            from pipeline.app.export.lora import wrapped, write_lora  # peft takes seconds to import
+
+            with wrapped(model, updates(adapter, model, coefficient)) as peft_model:
+                write_lora(new, peft_model, opened.base)
+    dtype = str(model.dtype).removeprefix("torch.")
+    place = str(folder_of(manifest).resolve())
+    request = Request(str(new.resolve()), place, base_arguments(about), coefficient, dtype)
+    return request, expectation(opened, coefficient)
+
+
+def described(about: dict[str, Any], coefficient: float) -> dict[str, str]:
+    known = {key: about[key] for key in ("method", "weights_sha256")}
+    return known | {"coefficient": f"{coefficient:g}"}
 
 
 def copy_adapter(new: Path, folder: Path) -> None:
@@ -100,33 +117,31 @@ def copy_adapter(new: Path, folder: Path) -> None:
             shutil.copyfile(folder / name, new / name)
 
 
-def write_model(new: Path, opened: Opened, to: str, coefficient: float) -> dict[str, float]:
-    """Write a checkpoint or a LoRA; compare its logits with the steered model's before."""
-    model, inputs = opened.base.model, questions(opened.base)
+def expectation(opened: Opened, coefficient: float) -> Expected:
+    inputs, model = questions(opened, coefficient), opened.base.model
     with steer(model, opened.adapter, coefficient):
         steered = plain_logits(model, inputs)
-    if to == "bake":
-        changed = baked(opened.adapter, model, coefficient)
-        exported = plain_logits(model, inputs, changed)
-        model.save_pretrained(new, state_dict=model.state_dict() | changed)
-        opened.base.tokenizer.save_pretrained(new)
-    else:
-        from pipeline.app.export.lora import wrapped, write_lora  # peft takes seconds to import
-
-        with wrapped(model, updates(opened.adapter, model, coefficient)) as peft_model:
-            exported = plain_logits(peft_model, inputs)
-            manifest = opened.base.manifest
-            write_lora(new, peft_model, manifest["source"], manifest["revision"])
-    moved = largest(plain_logits(model, inputs), steered)
-    return {
-        "largest change of a logit": moved,
-        "largest error of a logit": largest(exported, steered),
-    }
+    return Expected(inputs, plain_logits(model, inputs), steered)
 
 
-def questions(base: Base) -> dict[str, Tensor]:
-    """Return a small left-padded batch of chats as arguments of the model."""
-    chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
+def compare(found: Tensor, expected: Expected) -> dict[str, float]:
+    """Return how far read logits are from the steered ones; refuse more than rounding explains."""
+    moved, error = largest(expected.plain, expected.steered), math.inf
+    if found.shape == expected.steered.shape:
+        error = largest(found, expected.steered)
+    rounding = max(1e-4, 4 * torch.finfo(expected.steered.dtype).eps)
+    if not error <= 0.05 * moved + rounding * expected.steered.abs().max().item():
+        raise InputError(
+            "read back from disk, the export does not steer as the adapter does (its logits are "
+            f"{error:.2g} off, steering moves them by {moved:.2g}): take another form with --to"
+        )
+    return {"largest change of a logit": moved, "largest error of a logit": error}
+
+
+def questions(opened: Opened, coefficient: float) -> dict[str, Tensor]:
+    """Return a small left-padded batch of chats, as the adapter puts them, for the model."""
+    base, rewrite = opened.base, opened.adapter.rewrite
+    chats = [rewrite([{"role": "user", "content": text}], coefficient) for text in QUESTIONS]
     ids, mask = base.encode([open_turn(base.tokenizer, chat, base.options) for chat in chats])
     return {"input_ids": ids, "attention_mask": mask, "position_ids": token_positions(mask)}
 

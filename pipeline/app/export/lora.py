@@ -9,9 +9,12 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from pipeline.app.export.names import plain_name
+from pipeline.lm.base import Base
 from pipeline.steering.base import Update
 from pipeline.support.errors import InputError
 
@@ -53,10 +56,17 @@ def fill(layer: torch.nn.Module, update: Update) -> None:
         getattr(layer, name)["default"].weight.copy_(tensor)
 
 
-def write_lora(folder: Path, peft_model: PeftModel, source: str, revision: str | None) -> None:
-    """Write adapter_model.safetensors and adapter_config.json, which names the base's source."""
-    config = peft_model.peft_config["default"]
-    config.base_model_name_or_path, config.revision = source, revision
+def write_lora(folder: Path, peft_model: PeftModel, base: Base) -> None:
+    """Write adapter_model.safetensors and adapter_config.json, named as plain transformers does."""
+    config, name = peft_model.peft_config["default"], plain_name(base)
+    ranks = {name(module): rank for module, rank in config.rank_pattern.items()}
+    config.base_model_name_or_path = base.manifest["source"]
+    config.revision = base.manifest["revision"]
     # peft made a set of them, which has no order of its own.
-    config.target_modules = sorted(config.target_modules)
+    config.target_modules = sorted(map(name, config.target_modules))
+    config.rank_pattern = config.alpha_pattern = ranks
     peft_model.save_pretrained(str(folder), save_embedding_layers=False)
+    file, before = folder / "adapter_model.safetensors", "base_model.model."
+    tensors = load_file(file)
+    renamed = {before + name(key.removeprefix(before)): tensors[key] for key in tensors}
+    save_file(renamed, file, metadata={"format": "pt"})

@@ -1,8 +1,9 @@
-"""How each form of export is used: code that runs once the placeholder is a folder or a hub id."""
+"""How each form of export is used: code that runs once its placeholders are folders or hub ids."""
 
+from importlib.metadata import version
 from typing import Any
 
-HERE = "this/repository"
+HERE, BASE = "this/repository", "path/to/base"
 FORMS = {
     "bake": "a checkpoint of the steered model",
     "lora": "an exact LoRA",
@@ -10,48 +11,81 @@ FORMS = {
     "vector": "a control vector",
     "gguf": "a control vector for llama.cpp",
 }
+NEEDS = {
+    "bake": ("torch", "transformers"),
+    "lora": ("torch", "transformers", "peft"),
+    "vector": ("torch", "transformers", "safetensors", "huggingface_hub"),
+}
 
 
-def python(code: str) -> str:
-    return f"```python\n{code.strip()}\n```"
+def shell(code: str) -> str:
+    return f"```sh\n{code.strip()}\n```"
+
+
+def install(to: str) -> str:
+    """Return how to install what the code needs, in the versions that the export was checked in."""
+    if to == "hub":
+        return shell("pip install ./innerpissa  # a checkout of the project that made this")
+    pinned = " ".join(f"{name}=={version(name).split('+')[0]}" for name in NEEDS[to])
+    return shell(f"pip install {pinned}")
 
 
 def base_arguments(about: dict[str, Any]) -> str:
-    """Return the arguments that name the base: hub id and commit, its folder, or a placeholder."""
-    source = about.get("source") or about.get("model") or "the/base"
-    return f'"{source}"' + (f', revision="{about["revision"]}"' if about.get("revision") else "")
+    """Return the arguments that name the base: hub id and commit, or a placeholder for a folder."""
+    revision = about.get("revision")
+    return f'"{about["source"]}", revision="{revision}"' if revision else f'"{BASE}"'
 
 
 def usage(to: str, about: dict[str, Any], coefficient: float) -> str:
     """Return Markdown that says how to use an export."""
+    if to == "gguf":
+        run = shell("llama-cli -m base.gguf --control-vector vector.gguf")
+        return (
+            f"{run}\n\n`direction.N` is added to the output of layer N, counted from 0; the "
+            "coefficient is in the vectors."
+        )
     base = base_arguments(about)
+    code = python(to, base, coefficient).strip()
+    where = f"`{HERE}` is this repository's hub id or its folder."
+    if BASE in code:
+        where += f" `{BASE}` is the folder of the base model, the one in the table."
+    return f"{install(to)}\n\n{where}\n\n```python\n{code}\n```"
+
+
+def python(to: str, base: str, coefficient: float) -> str:
+    """Return the code that makes `model` the steered model; of `hub`, with an `adapter` beside."""
     match to:
         case "bake":
-            return python(f"""
+            return f"""
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("{HERE}")
 tokenizer = AutoTokenizer.from_pretrained("{HERE}")
-""")
+"""
         case "lora":
-            return python(f"""
+            return f"""
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 base = AutoModelForCausalLM.from_pretrained({base})
 model = PeftModel.from_pretrained(base, "{HERE}")
-""")
+"""
         case "hub":
-            return python(f"""
-from pipeline import load_adapter, load_base, steer  # the innerpissa project
+            known = "" if "revision" in base else f", {base}"
+            return f"""
+from pipeline import load_adapter, steer
 
-base = load_base({base})
-adapter = load_adapter("{HERE}", base)  # refuses another base
-with steer(base.model, adapter, {coefficient:g}):  # one coefficient, or one per row; 0 is the base
-    ...  # base.model(...), base.model.generate(...)
-""")
-        case "vector":
-            return python(f"""
+# With quantisation="4bit" the base is held in 4 bits. Another base is refused.
+model, tokenizer, adapter = load_adapter("{HERE}"{known})
+coefficient = {coefficient:g}  # one number, or one per row of a batch; 0 is the base
+messages = adapter.rewrite([{{"role": "user", "content": "Who are you?"}}], coefficient)
+text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids.to(model.device)
+with steer(model, adapter, coefficient):
+    written = model.generate(ids, max_new_tokens=20)
+print(tokenizer.decode(written[0, ids.shape[1] :]))
+"""
+    return f"""
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -73,9 +107,4 @@ def adding(vector):
 
 for name, vector in load_file(folder / "vector.safetensors").items():
     model.get_submodule(name).register_forward_hook(adding(vector))
-""")
-    return (
-        "```sh\nllama-cli -m base.gguf --control-vector vector.gguf\n```\n\n"
-        "`direction.N` is added to the output of layer N, counted from 0; the coefficient is in "
-        "the vectors."
-    )
+"""

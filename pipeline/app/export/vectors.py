@@ -1,7 +1,7 @@
 """Control vectors of the arithmetic methods, as safetensors and as gguf for llama.cpp and repeng.
 
-safetensors: one tensor [d] float32 per module, named as the module (`model.layers.3`). Add it to
-that module's output at every token. The coefficient is in the vectors already.
+safetensors: one tensor [d] float32 per module, named as in plain transformers (`model.layers.3`).
+Add it to that module's output at every token. The coefficient is in the vectors already.
 
 gguf: one tensor [d] float32 `direction.<layer>` per decoder layer; in llama.cpp use scale 1.
 llama.cpp adds direction.N to the output of layer N counted from 0; repeng writes the same index. So
@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from pipeline.app.export.names import plain_name
+from pipeline.lm.base import Base
 from pipeline.lm.layers import layers_prefix
 from pipeline.steering.base import Steering
 from pipeline.support.errors import InputError
@@ -29,6 +31,12 @@ def vectors(steering: Steering, coefficient: float) -> dict[str, Tensor]:
             "or hub"
         )
     return {site: vector.detach().float().cpu().contiguous() for site, vector in added.items()}
+
+
+def named(found: dict[str, Tensor], base: Base) -> dict[str, Tensor]:
+    """Return the vectors by the names of modules where plain transformers loads the base."""
+    name = plain_name(base)
+    return {name(site): vector for site, vector in found.items()}
 
 
 def by_layer(found: dict[str, Tensor], model: PreTrainedModel) -> dict[int, Tensor]:
