@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline.support.paths import resolve_source
 
 READ = {".safetensors", ".json", ".jinja", ".model", ".txt", ".gguf", ".csv", ".parquet"}
-LARGE = 1 << 26  # bytes from which size and time of writing stand for a hash, which takes long
+LARGE = 1 << 26  # bytes from which size and times stand for a hash, which takes long
 
 
 def fingerprint(source: str | None) -> dict[str, str]:
@@ -16,16 +16,17 @@ def fingerprint(source: str | None) -> dict[str, str]:
         return {}
     if path.is_file():
         return {path.name: state(path)}
-    files = (file for file in sorted(path.iterdir()) if file.is_file())
-    return {file.name: state(file) for file in files if is_read(file)}
+    files = {str(file.relative_to(path)): file for file in sorted(path.rglob("*"))}
+    return {name: state(file) for name, file in files.items() if is_read(name) and file.is_file()}
 
 
-def is_read(file: Path) -> bool:
-    return file.suffix in READ and not file.name.startswith(".")
+def is_read(name: str) -> bool:
+    path = Path(name)
+    return path.suffix in READ and not any(part.startswith(".") for part in path.parts)
 
 
 def state(file: Path) -> str:
     about = file.stat()
-    if about.st_size >= LARGE:
-        return f"{about.st_size} bytes of {about.st_mtime_ns}"
+    if about.st_size >= LARGE:  # a copy may keep the time of writing, but never that of the change
+        return f"{about.st_size} bytes of {about.st_mtime_ns}, {about.st_ctime_ns}"
     return hashlib.sha256(file.read_bytes()).hexdigest()

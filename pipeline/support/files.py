@@ -81,9 +81,8 @@ def read_json(path: Path, stage: str | None = None) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        if not stage:
-            raise
-        raise InputError(f"{path} does not exist: run `dvc repro {stage}`") from None
+        remedy = f"run `dvc repro {stage}`" if stage else f"create it or `git checkout {path}`"
+        raise InputError(f"{path} does not exist: {remedy}") from None
     except ValueError as error:
         remedy = f"run `dvc repro {stage}`" if stage else "correct it or restore it"
         raise InputError(f"{path} is not valid JSON ({error}): {remedy}") from None
