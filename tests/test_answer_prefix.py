@@ -13,6 +13,7 @@ from pipeline.scoring import answer_prefix
 from pipeline.scoring.answer_prefix import AUTO, CANDIDATES, choice_masses, questions
 from pipeline.stages.checks import check_lengths, judge_mass, judge_shift
 from pipeline.steering.elicitation import persona_shift, shared_ends
+from pipeline.study.params import load_params
 from pipeline.support.paths import PREFIX_QUESTIONS
 from tests.conftest import ROOT
 from tests.refusals import refused
@@ -84,8 +85,16 @@ def test_a_small_shift_is_said(capsys):
     assert "warning" not in capsys.readouterr().out
 
 
-def test_too_long_texts_are_refused_before_any_fit(base, monkeypatch):
-    monkeypatch.setattr(base.model.config, "max_position_embeddings", 64)
+@pytest.mark.parametrize(("texts", "changes"), [
+    (["word " * 160], {}), (["word"], {"reasoning_tokens": 60}), (["word"], {"coherence_tokens": 96}),
+])  # fmt: skip
+def test_too_long_texts_are_refused_before_any_fit(base, monkeypatch, texts, changes):
+    monkeypatch.setattr(base.model.config, "max_position_embeddings", 100)
+    monkeypatch.chdir(ROOT)
+    none = load_params().generation.model_copy(
+        update={"reasoning_tokens": 0, "coherence_tokens": 0}
+    )
     items = questions(ENTRIES[:1])
-    refused("too long for the 64 positions", check_lengths, base, ["word " * 80], items, 0)
-    refused("too long for the 64 positions", check_lengths, base, ["word"], items, 60)
+    check_lengths(base, ["word"], items, none)
+    wanted = none.model_copy(update=changes)
+    refused("too long for the 100 positions", check_lengths, base, texts, items, wanted)

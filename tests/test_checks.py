@@ -5,12 +5,21 @@ import torch
 import transformers as hub
 from transformers import AutoModelForCausalLM
 
+from pipeline.app.answers import answers
 from pipeline.lm import checks
 from pipeline.lm.base import Base
 from pipeline.lm.checks import check_model
 from pipeline.lm.forward import check_length, last_hidden, position_limit, to_logits
 from pipeline.lm.load import describe, read_tokenizer
 from pipeline.scoring.answer_prefix import choice_masses
+from pipeline.scoring.coherence import free_texts
+from pipeline.scoring.reasoning import reason
+from pipeline.scoring.score import score
+from pipeline.scoring.wording import dilemma_prompt
+from pipeline.steering.base import PairSplits
+from pipeline.steering.dose import cost_function
+from pipeline.steering.elicitation import persona_shift
+from pipeline.steering.untouched import Untouched
 from pipeline.support.sections import ModelParams
 from tests.architectures import GROUPED, SIZES, WIDTH
 from tests.refusals import refused
@@ -96,6 +105,30 @@ def test_a_text_longer_than_the_positions_is_refused(config, options, limit):
         refused("129 tokens is too long for the 128 positions", last_hidden, model, ids, ids)
     else:
         last_hidden(model, ids, ids)
+
+
+@pytest.mark.parametrize(("config", "options"), [
+    ("LlamaConfig", GROUPED | {"max_position_embeddings": 24}),
+    ("OPTConfig", SCALED["OPTConfig"] | {"max_position_embeddings": 24}),
+    ("MptConfig", {"d_model": WIDTH, "n_heads": 4, "n_layers": 4, "max_seq_len": 24}),
+    ("GPT2Config", {"n_embd": WIDTH, "n_layer": 4, "n_head": 4, "n_positions": 24}),
+])  # fmt: skip
+def test_whoever_runs_a_text_refuses_one_that_is_too_long(config, options, tokenizer, frame):
+    """Scoring, writing, reasoning and free texts, the dose, training and the check of personas."""
+    base = Base({}, build(config, options, vocab_size=len(tokenizer)), tokenizer)
+    item = {"item_id": "0", "prompt": dilemma_prompt("The lamp is broken. " * 8, "Say so.")}
+    chat = [{"role": "user", "content": item["prompt"]}]
+    texts = frame["positive"].to_list(), frame["negative"].to_list()
+    for said, call, *arguments in (
+        ("too long for the 24 positions", score, base, [item], Untouched(), [0.0]),
+        ("than the model's 24", reason, base, [item], Untouched(), [0.0], 4, "Well."),
+        ("than the model's 24", free_texts, base, [item["prompt"]], Untouched(), [0.0], 4),
+        ("than the model's 24", next, answers(base, Untouched(), chat, [0.0], 4)),
+        ("too long for the 24 positions", persona_shift, base, *texts),
+        ("too long for the 24 positions", cost_function, base, Untouched(),
+         PairSplits.of(frame).calibration, "kl"),
+    ):  # fmt: skip
+        refused(said, call, *arguments)
 
 
 def test_a_tokenizer_without_pad_and_end_is_refused(tmp_path, tokenizer):

@@ -1,6 +1,5 @@
 """Decoding with a KV cache: rows of a batch grow token by token until each is closed."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline.lm.forward import token_positions
+from pipeline.lm.forward import position_limit, token_positions
 from pipeline.support.errors import InputError
 
 TAIL = 4  # prompt tokens decoded along with a reply, for tokenizers that drop a text's first space
@@ -30,8 +29,7 @@ def decode(
     tokens [b] of logits [b, v]; `closes` says whether a row's last token, which is kept, ends it;
     `attach` is entered while a token is computed. Raises InputError for prompts too long.
     """
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", math.inf)
-    if ids.shape[1] + count > limit:
+    if ids.shape[1] + count > (limit := position_limit(model)):
         raise InputError(
             f"{ids.shape[1]} tokens and {count} new ones are more than the model's {limit}: "
             "shorten one of them"

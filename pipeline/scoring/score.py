@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from pipeline.lm.base import Base
 from pipeline.lm.batches import in_batches
-from pipeline.lm.forward import state_nll, to_logits
+from pipeline.lm.forward import check_length, state_nll, to_logits
 from pipeline.lm.prefixes import Rows
 from pipeline.lm.prompts import answer_tokens
 from pipeline.lm.trunk import trunk_depth
@@ -46,9 +46,10 @@ def score(
     With `replies` (from `reason`) the answer is read after them; the NLL stays over the dilemma.
     Rows are sorted by length, so a batch holds all coefficients of a dilemma and little padding.
     With `reuse` two texts share the row of their common beginning, and layers below the first
-    steered one run once per text. Raises InputError for scores that are not finite.
+    steered one run once per text. Raises InputError for texts too long and scores not finite.
     """
     prompts = make_prompts(base, items, steering, coefficients, replies)
+    check_length(base.model, max(len(prompt.ids) for prompt in prompts))
     rows, places = forward_rows(prompts, reuse)
     most = max(len(row.texts) for row in rows)
     depth = trunk_depth(base.model, steering.touched()) if reuse else 0

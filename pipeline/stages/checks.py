@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.lm.base import Base
 from pipeline.lm.forward import check_length
-from pipeline.lm.prompts import tokenize
+from pipeline.lm.prompts import Message, open_turn, tokenize
 from pipeline.scoring.answer_prefix import AUTO, choice_masses
 from pipeline.scoring.rows import make_prompts
 from pipeline.stages.base import read_base, read_controls, read_items, read_pairs
@@ -18,7 +18,8 @@ from pipeline.steering.elicitation import FEW, persona_shift
 from pipeline.steering.untouched import Untouched
 from pipeline.support.errors import InputError
 from pipeline.support.files import new_folder, read_json, write_json
-from pipeline.support.paths import CHECKS, PREFIX_QUESTIONS
+from pipeline.support.paths import CHECKS, PREFIX_QUESTIONS, PROMPTS
+from pipeline.support.sections import GenerationParams
 
 SHIFT_PAIRS = 64  # training pairs whose predictions are compared: some thousand tokens
 
@@ -30,7 +31,7 @@ def main() -> None:
         settings, frame = params.models[params.model], read_pairs()
         texts = [frame["positive"].to_list(), frame["negative"].to_list()]
         items = [*read_items().to_dicts(), *read_controls().to_dicts()]
-        check_lengths(base, texts[0] + texts[1], items, params.generation.reasoning_tokens)
+        check_lengths(base, texts[0] + texts[1], items, params.generation)
         entries = read_json(PREFIX_QUESTIONS)
         masses = choice_masses(base, entries, settings.answer_prefix, params.scoring.reuse)
         prefix, mass = next(iter(masses.items()))
@@ -47,12 +48,22 @@ def main() -> None:
 
 
 def check_lengths(
-    base: Base, texts: list[str], items: list[dict[str, Any]], reasoning: int
+    base: Base, texts: list[str], items: list[dict[str, Any]], generation: GenerationParams
 ) -> None:
-    """Refuse pairs and items that are longer than the model has positions for."""
+    """Refuse pairs, items and open prompts, with replies, that need more positions than there are.
+
+    What a persona in the prompt adds is known to its method alone, whose scoring refuses it.
+    """
+    lengths = [*map(len, tokenize(base.tokenizer, texts))]
     prompts = make_prompts(base, items, Untouched(), [0.0])
-    longest = max(len(prompt.ids) for prompt in prompts) + reasoning
-    check_length(base.model, max(longest, *map(len, tokenize(base.tokenizer, texts))))
+    lengths += [len(prompt.ids) + generation.reasoning_tokens for prompt in prompts]
+    if generation.coherence_tokens:
+        asked = read_json(PROMPTS / f"{generation.coherence_prompts}.json")
+        chats: list[list[Message]] = [[{"role": "user", "content": text}] for text in asked]
+        opened = [open_turn(base.tokenizer, chat, base.options) for chat in chats]
+        ids = tokenize(base.tokenizer, opened)
+        lengths += [len(row) + generation.coherence_tokens for row in ids]
+    check_length(base.model, max(lengths))
 
 
 def judge_mass(model: str, asked: str, prefix: str, mass: float, params: Any) -> None:
