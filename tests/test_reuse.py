@@ -112,7 +112,8 @@ def counted(model, work) -> list[int]:
 
 
 def test_less_is_run(base, items, monkeypatch):
-    monkeypatch.setattr(scoring, "check_reuse", lambda *_: None)
+    for tried in ("check_reuse", "check_acts"):  # they run tokens of their own
+        monkeypatch.setattr(scoring, tried, lambda *_: None)
     base, steering = replace(base, batch_size=64), direction(base.model, [2])
     plain, reused = (
         counted(

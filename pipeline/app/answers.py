@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.lm.base import Base
 from pipeline.lm.decoding import check_logits, decode, stop_tokens
 from pipeline.lm.prompts import Message, open_turn
-from pipeline.steering.base import Attachable, attached
+from pipeline.steering.base import Attachable, attached, check_acts
 from pipeline.support.errors import InputError
 
 
@@ -38,6 +38,8 @@ def answers(
     stops = stop_tokens(model, tokenizer)
     generator = torch.Generator().manual_seed(seed)
     hooks = adapter.hooks(model, torch.tensor(coefficients, dtype=torch.float32))
+
+    check_acts(model, hooks, len(coefficients))
 
     def pick(logits: Tensor) -> Tensor:
         check_logits(logits, coefficients)

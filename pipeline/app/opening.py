@@ -65,9 +65,9 @@ def load_adapter(
     `quantisation` and `dtype` are those of `load_base`; without them they are as in the fit.
     Raises InputError where something cannot be found or read, and for another base than its own.
     """
-    if isinstance(base, Base | PreTrainedModel):
-        return attachable(find_adapter(source, revision), base)
-    return open_adapter(source, base, device, quantisation, revision, dtype)
+    if base is None or isinstance(base, str):
+        return open_adapter(source, base, device, quantisation, revision, dtype)
+    return attachable(find_adapter(source, revision), base)
 
 
 def attachable(folder: Path, base: Base | PreTrainedModel) -> Steering:

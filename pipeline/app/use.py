@@ -15,7 +15,7 @@ from transformers import AutoConfig, PreTrainedModel
 from pipeline.lm.base import Base
 from pipeline.lm.load import describe, load_model, load_tokenizer
 from pipeline.lm.sources import locate, weights_hash
-from pipeline.steering.base import Attachable, Coefficient
+from pipeline.steering.base import Attachable, Coefficient, attached, check_acts
 from pipeline.support.errors import InputError
 from pipeline.support.sections import ModelParams, Quantisation
 
@@ -68,11 +68,20 @@ def steer(
     """Attach an adapter for a `with` block, at one coefficient or one per row of each batch [b].
 
     Coefficient 0 is the base model, bit for bit. Prompting changes the messages, not the model: use
-    its `rewrite`. Raises InputError for a coefficient that is not finite.
+    its `rewrite`. Inside of the block compiled code runs eagerly. Raises InputError for a
+    coefficient that is not finite, and for a model on which the adapter would not act.
     """
     given = torch.tensor(coefficient) if isinstance(coefficient, Sequence) else coefficient
     if not torch.as_tensor(given).isfinite().all():
         raise InputError(
             f"coefficient {coefficient} cannot be used: give a finite number, or one per row"
         )
-    return adapter.steer(model, given)
+    try:
+        hooks = adapter.hooks(model, given)
+    except AttributeError as error:
+        raise InputError(
+            f"{type(model).__name__} has not the adapter's modules ({error}): pass the base model "
+            "itself, as load_base gives it"
+        ) from None
+    check_acts(model, hooks, len(given) if isinstance(given, torch.Tensor) and given.ndim else 1)
+    return attached(model, hooks)

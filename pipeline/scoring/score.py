@@ -23,7 +23,7 @@ from pipeline.scoring.rows import (
     lay_out_rows,
     make_prompts,
 )
-from pipeline.steering.base import Attachable
+from pipeline.steering.base import Attachable, check_acts
 from pipeline.support.errors import InputError
 from pipeline.support.scratch import Scratch
 
@@ -48,6 +48,7 @@ def score(
     With `reuse` two texts share the row of their common beginning, and layers below the first
     steered one run once per text. Raises InputError for texts too long and scores not finite.
     """
+    check_acts(base.model, steering.hooks(base.model, max(coefficients, key=abs)))
     prompts = make_prompts(base, items, steering, coefficients, replies)
     check_length(base.model, max(len(prompt.ids) for prompt in prompts))
     rows, places = forward_rows(prompts, reuse)

@@ -224,10 +224,31 @@ def dense(target: nn.Module, name: str) -> Tensor:
     return weight.detach()
 
 
+@torch.no_grad()
+def check_acts(model: nn.Module, hooks: Hooks, rows: int = 1) -> None:
+    """Refuse a model that, run on two tokens, passes by a module that hooks are meant for."""
+    ran: set[str] = set()
+    watchers: Hooks = [(name, lambda *_, name=name: ran.add(name)) for name, _ in hooks]
+    ids = torch.zeros(rows, 2, dtype=torch.long, device=next(model.parameters()).device)
+    with attached(model, [*hooks, *watchers]):
+        if hooks:
+            model(input_ids=ids, use_cache=False)
+    if idle := [name for name, _ in hooks if name not in ran]:
+        raise InputError(
+            f"{type(model).__name__} passes by {idle[0]}, as traced or fused code does, so that "
+            "steering would not act: load the base anew (load_base) and leave its forward alone"
+        )
+
+
 @contextmanager
 def attached(model: nn.Module, hooks: Hooks) -> Iterator[None]:
-    """Keep forward hooks on the named modules for the duration of a `with` block."""
+    """Keep forward hooks on the named modules for the duration of a `with` block.
+
+    What torch has compiled knows nothing of them, so that all code runs eagerly meanwhile.
+    """
     with ExitStack() as stack:
+        if hooks and not torch.compiler.is_dynamo_compiling():
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         for name, hook in hooks:
             stack.callback(model.get_submodule(name).register_forward_hook(hook).remove)
         yield

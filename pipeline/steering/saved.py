@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline.steering import METHODS
-from pipeline.steering.base import Attachable, Steering
+from pipeline.steering.base import Attachable, Steering, attached, check_acts
 from pipeline.support.errors import InputError
 from pipeline.support.files import new_folder, read_json, write_json
 
@@ -96,11 +96,17 @@ def read_tensors(folder: Path, device: torch.device) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def check_fits(model: nn.Module, steering: Attachable, folder: Path) -> None:
-    """Refuse a loaded method whose tensors do not fit the model's modules; two tokens are run."""
-    ids = torch.zeros(1, 2, dtype=torch.long, device=next(model.parameters()).device)
+    """Refuse a loaded method whose tensors do not fit the model's modules, or move no logit.
+
+    Four tokens are run at c = 1, 0 and -1.
+    """
+    signs = torch.tensor([1.0, 0.0, -1.0])
+    ids = torch.arange(1, 5, device=next(model.parameters()).device).expand(len(signs), -1)
     try:
-        with steering.steer(model, 1.0):
-            model(input_ids=ids, use_cache=False)
+        hooks = steering.hooks(model, signs)
+        check_acts(model, hooks, len(signs))
+        with attached(model, hooks):
+            up, base, down = model(input_ids=ids, use_cache=False).logits
     except torch.OutOfMemoryError:
         raise
     except (AttributeError, ValueError, RuntimeError) as error:
@@ -108,6 +114,11 @@ def check_fits(model: nn.Module, steering: Attachable, folder: Path) -> None:
             f"{folder} does not fit {type(model).__name__} ({shortened(error)}): fit the "
             "method again on this model"
         ) from None
+    if hooks and (up.equal(base) or down.equal(base) or up.equal(down)):
+        raise InputError(
+            f"{folder} does not act: on {type(model).__name__} c = 1 or -1 moves no logit, or both "
+            "move them alike: fit the method again"
+        )
 
 
 def shortened(error: Exception) -> str:
