@@ -78,7 +78,10 @@ def test_ambiguity_and_what_has_been_looked_at_can_be_left_out(folder):
 @pytest.mark.parametrize(("cells", "said"), [
     ({"ambiguity": "middling"}, "ambiguity.csv, row 1: column 'ambiguity' holds 'middling', must be low or high"),
     ({"a2_cheat": "yes"}, "row 1: column 'a2_cheat' holds 'yes', must be Yes or No or No Agreement"),
-    ({"context": ""}, "row 1: column 'dilemma_situation' holds"),
+    ({"a1_death": " Yes"}, "row 1: column 'a1_death' holds ' Yes', must be Yes or No"),
+    ({"ambiguity": "Low"}, "row 1: column 'ambiguity' holds 'Low', must be low or high"),
+    ({"context": ""}, "row 1: column 'context' holds"),
+    ({"scenario_id": ""}, "row 1: column 'scenario_id' holds"),
     ({"action2": " "}, "row 1: column 'action2' holds ' ', must hold text"),
     ({"scenario_id": "L_001"}, "occurs twice"),
 ])  # fmt: skip
@@ -86,6 +89,11 @@ def test_bad_cells_are_refused_by_file_row_and_column(tmp_path, cells, said):
     write(tmp_path, "low", 2, **cells)
     with pytest.raises(InputError, match=said):
         load(tmp_path)
+
+
+def test_blanks_around_an_id_are_no_part_of_it(tmp_path):
+    write(tmp_path, "low", 1, scenario_id=" L_000 ")
+    assert set(load(tmp_path)["dilemma_id"]) == {"L_000"}
 
 
 @pytest.mark.parametrize(("action", "said"), [

@@ -15,6 +15,7 @@ from pipeline.evalsets.rows import SIDES, item, normalise
 from pipeline.support.sections import DailyDilemmasParams
 
 AGENT = "You"
+Labels = dict[str, str | None]
 FRAMEWORKS = {
     "wvs": "WVS", "mft": "MFT", "virtue": "Virtue", "emotion": "Emotion", "maslow": "Maslow",
 }  # fmt: skip
@@ -50,11 +51,29 @@ def split_values(value: str) -> list[str]:
     return [name for part in value.split(",") if (name := normalise(part))]
 
 
-def same_length(row: dict[str, Any], column: str, other: str) -> list[str | None]:
-    found = tables.strings(row, column)
+def same_length(row: dict[str, Any], column: str, other: str, missing: bool = False) -> list[Any]:
+    found = tables.strings(row, column, missing)
     if len(found) != len(tables.strings(row, other)):
         tables.refuse(row, column, f"must have as many entries as {other!r}: correct one of them")
     return found
+
+
+def is_agent(row: dict[str, Any], column: str, party: str) -> bool:
+    """Return whether a party is the agent; refuse another spelling, which would lose its values."""
+    if party != AGENT and normalise(party) == AGENT.lower():
+        tables.refuse(row, column, f"must write the agent as {AGENT}: correct it")
+    return party == AGENT
+
+
+def put(
+    row: dict[str, Any], column: str, place: Labels, name: str, label: str | None, spelled: Labels
+) -> None:
+    """Give a value its label in a framework; refuse a second one, and a label in two spellings."""
+    known = spelled.setdefault(normalise(label or ""), label)
+    if known != label:
+        tables.refuse(row, column, f"spells {known!r} in another way: write it alike")
+    if place.setdefault(name, label) != label:
+        tables.refuse(row, column, f"gives {name!r} a second label: correct one of them")
 
 
 def own_values(row: dict[str, Any]) -> list[str]:
@@ -64,7 +83,7 @@ def own_values(row: dict[str, Any]) -> list[str]:
         parties = tables.strings(row, f"parties_{kind}")
         values = same_length(row, f"values_{kind}", f"parties_{kind}")
         for party, value in zip(parties, values, strict=True):
-            if party == AGENT and value:
+            if is_agent(row, f"parties_{kind}", party):
                 held |= dict.fromkeys(split_values(value))
     return list(held)
 
@@ -72,12 +91,14 @@ def own_values(row: dict[str, Any]) -> list[str]:
 def from_authors(table: pl.DataFrame) -> list[dict]:
     """Return the items of the authors' CSV, whose values_names are those of the vocabulary."""
     items = []
+    spelled: dict[str, Labels] = {framework: {} for framework in FRAMEWORKS.values()}
     for row in table.iter_rows(named=True):
-        listed = [normalise(name) if name else None for name in tables.strings(row, "values_names")]
-        places = {
-            framework: dict(zip(listed, same_length(row, column, "values_names"), strict=True))
-            for column, framework in FRAMEWORKS.items()
-        }
+        listed = [normalise(name) for name in tables.strings(row, "values_names")]
+        places: dict[str, Labels] = {framework: {} for framework in FRAMEWORKS.values()}
+        for column, framework in FRAMEWORKS.items():
+            found = same_length(row, column, "values_names", missing=True)
+            for name, label in zip(listed, found, strict=True):
+                put(row, column, places[framework], name, label, spelled[framework])
         names = [name for name in own_values(row) if name in listed]
         items.append(item(row, "idx", names, carried(names, places)))
     return items
@@ -88,24 +109,35 @@ def from_hub(found: list[pl.DataFrame], source: str) -> list[dict]:
     dilemmas = tables.required(found, HUB_ROWS, source, ("party",), (AUTHORS,))
     parties = tables.required(found, HUB_PARTIES, source, (), (AUTHORS,))
     values = tables.required(found, HUB_VALUES, source, ("party",), (AUTHORS,))
-    known = {normalise(tables.text(row, "value")): row for row in values.iter_rows(named=True)}
-    places = {
-        name: {value: row[name] for value, row in known.items()} for name in FRAMEWORKS.values()
-    }
+    spelled: dict[str, Labels] = {framework: {} for framework in FRAMEWORKS.values()}
+    places: dict[str, Labels] = {framework: {} for framework in FRAMEWORKS.values()}
+    for row in values.iter_rows(named=True):
+        name = normalise(tables.text(row, "value"))
+        for framework in places:
+            label = row[framework] or None
+            if label and tables.is_nothing(label):
+                tables.refuse(row, framework, "must be a label or nothing at all: correct it")
+            put(row, framework, places[framework], name, label, spelled[framework])
+    known = places["WVS"].keys()
     held: dict[tuple[str, str], dict[str, None]] = {}
+    told: set[str] = set()
     for row in parties.iter_rows(named=True):
         key = tables.text(row, "dilemma_idx"), tables.one_of(row, "action_type", SIDES)
-        if tables.text(row, "party") == AGENT:
+        told.add(key[0])
+        if is_agent(row, "party", tables.text(row, "party")):
             held.setdefault(key, {}).update(dict.fromkeys(split_values(tables.text(row, "value"))))
     items = []
     for row in dilemmas.iter_rows(named=True):
-        own = held.get((row["dilemma_idx"], row["action_type"]), {})
+        about = tables.text(row, "dilemma_idx")
+        if about not in told:
+            tables.refuse(row, "dilemma_idx", "which no row of the parties has: correct it there")
+        own = held.get((about, row["action_type"]), {})
         names = [name for name in own if name in known]
         items.append(item(row, "dilemma_idx", names, carried(names, places)))
     return items
 
 
-def carried(names: list[str], places: dict[str, dict]) -> list[str]:
+def carried(names: list[str], places: dict[str, Labels]) -> list[str]:
     """Return framework/value names: each value itself, then its place in each framework."""
     found = [f"Value/{name}" for name in names]
     for framework, place in places.items():

@@ -63,10 +63,12 @@ def digest(scenario: str) -> bytes:
 
 
 def checked(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row whose texts are there and stripped, and whose answers are known ones."""
+    texts = {name: tables.text(row, name) for name in ("scenario_id", *COLUMNS[2:5])}
     tables.one_of(row, "ambiguity", ("low", "high"))
     for column in COLUMNS[5:]:
         tables.one_of(row, column, ANSWERS)
-    return row
+    return row | texts
 
 
 def broken(row: dict[str, Any]) -> dict[str, int]:
@@ -86,7 +88,7 @@ def both_sides(row: dict[str, Any]) -> list[dict]:
     found = []
     for side, number in zip(SIDES, (first, 3 - first), strict=True):
         kept = [RULES[rule] for rule, breaker in broken(row).items() if breaker != number]
-        action = imperative(tables.text(row, f"action{number}"))
+        action = imperative(row[f"action{number}"])
         asked = {"dilemma_situation": row["context"], "action_type": side, "action": action}
         found.append(item(row | asked, "scenario_id", kept, [f"Rule/{rule}" for rule in kept]))
     return found

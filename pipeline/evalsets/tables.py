@@ -161,12 +161,20 @@ def one_of(row: dict[str, Any], column: str, allowed: tuple[str, ...]) -> str:
     return row[column]
 
 
-def strings(row: dict[str, Any], column: str) -> list[str | None]:
-    """Return a cell's list of strings, written as Python does; pandas writes a missing one as nan.
+def strings(row: dict[str, Any], column: str, missing: bool = False) -> list[Any]:
+    """Return a cell's list of strings, written as Python does.
 
-    Strings without a comma between them are refused: Python itself would join them to one.
+    Strings without a comma between them are refused: Python itself would join them to one. None,
+    which pandas writes as nan, stands for a missing entry where it may be `missing`.
     """
     cell = (row[column] or "").strip()
     if not LIST.fullmatch(cell):
         refuse(row, column, "must be a list of strings: write it as ['honesty', 'trust']")
-    return ast.literal_eval(re.sub(rf"({STRING})|\bnan\b", lambda m: m[1] or "None", cell))
+    found = ast.literal_eval(re.sub(rf"({STRING})|\bnan\b", lambda m: m[1] or "None", cell))
+    if any(is_nothing(entry) if entry is not None else not missing for entry in found):
+        refuse(row, column, "must hold no empty entry: fill it in, or take it out of the row")
+    return found
+
+
+def is_nothing(text: str) -> bool:
+    return text.strip().lower() in ("", "nan", "none", "null")
