@@ -84,7 +84,7 @@ def test_one_number_that_differs_gives_a_curve(repository, capsys):
     assert curve["target_effect"].to_list() == [0.02, 0.04, 0.06]
     assert curve["raw_target_effect"].to_list() == [0.01, 0.02, 0.03]
     table = Path("out/comparison.md").read_text()
-    assert "| rank-64 | 64 | InnerPiSSA | 0.030 | 0.060 | [0.050, 0.070] | 1.50 |" in table
+    assert "| rank-64 | 64 | InnerPiSSA | 0.030 | 0.060 | [0.050, 0.070] | 0.010 | 0.150" in table
     assert "no dose" in table
     assert table in capsys.readouterr().out
     drawn = Path("out/comparison.svg").read_text()
@@ -133,6 +133,14 @@ def test_results_of_other_parameters_are_refused(repository):
     Path("reports/equal_cost.csv").unlink()
     with pytest.raises(InputError, match="workspace has no reports/equal_cost.csv"):
         main(["workspace", "HEAD"], "out", [])
+
+
+def test_results_without_log_odds_are_refused(repository):
+    """As an older version wrote them."""
+    old = pl.read_csv("reports/arms.csv").drop("target_effect_log_odds")
+    old.write_csv("reports/arms.csv")
+    with pytest.raises(InputError, match="workspace has no effects in log-odds.*run it again"):
+        main(["workspace", "rank-16"], "out", [])
 
 
 def test_a_branch_called_like_an_experiment_gives_way(repository):

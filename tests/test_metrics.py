@@ -87,6 +87,9 @@ def test_a_planted_effect_is_found_in_probability_and_slope():
     assert up["target_effect"] == pytest.approx(1 / (1 + np.exp(-1)) - 0.5)
     assert down["target_effect"] == -up["target_effect"]
     assert up["slope_clustered"] == pytest.approx(1)
+    names = ("target_effect_log_odds", "ci_low_log_odds", "ci_high_log_odds")
+    assert [up[name] for name in names] == pytest.approx([1, 1, 1])
+    assert down["target_effect_log_odds"] == pytest.approx(-1)
     assert up["delta_nll"] == pytest.approx(0.1)
     # Kindness lies once on each side of the truth.
     assert up["side_effect"] == pytest.approx(0, abs=1e-12)
@@ -99,6 +102,8 @@ def test_a_method_that_lowers_both_arms_gets_no_credit():
     (arm,) = arm_effects(method_effects(scores, evaluation), scores, evaluation)
     assert arm["target_effect"] == pytest.approx(0)
     assert arm["up"] == arm["down"] < 0
+    names = ("target_effect", "up", "down", "asymmetry", "asymmetry_low", "asymmetry_high")
+    assert [arm[f"{name}_log_odds"] for name in names] == pytest.approx([0, -2, -2, -4, -4, -4])
     assert arm["p_clustered"] > 0.9
 
 
@@ -110,6 +115,17 @@ def test_the_interval_of_a_fold_holds_its_effect():
     )
     (arm,) = arm_effects(method_effects(scores, evaluation), scores, evaluation)
     assert arm["ci_low"] < arm["target_effect"] < arm["ci_high"]
+    own = np.array([0.5 + noise[str(d)] for d in range(30)])
+    assert arm["target_effect_log_odds"] == pytest.approx(own.mean())
+    width = arm["ci_high_log_odds"] - arm["ci_low_log_odds"]
+    assert width == pytest.approx(2 * 1.96 * own.std() / np.sqrt(30), rel=0.15)
+
+
+def test_a_model_that_mostly_says_no_moves_in_log_odds_where_its_probabilities_hide_it():
+    scores, evaluation = planted(make_items(8), lambda r, c: -7 + c * r["label_Value/truth"])
+    up = method_effects(scores, evaluation)[-1]
+    assert up["target_effect_log_odds"] == pytest.approx(1)
+    assert abs(up["target_effect"]) < 0.002
 
 
 @pytest.mark.parametrize(("unanswered", "coherent"), [(3, True), (5, False)])
@@ -124,7 +140,7 @@ def test_a_coefficient_is_coherent_where_four_of_five_items_are_answered(unanswe
 def test_arms_are_folded_to_half_their_span_and_other_columns_to_their_mean():
     rows = pl.DataFrame({"seed": [0, 0, 0, 1, 1], "coefficient": [-2.0, 0.0, 2.0, 2.0, -2.0],
                          "effect": [-0.1, 9.0, 0.3, 0.2, 0.4], "cost": [1, 9, 2, 3, 4]})  # fmt: skip
-    folded = fold_arms(rows, ["seed"], "effect", ["cost"])
+    folded = fold_arms(rows, ["seed"], ["effect"], ["cost"])
     assert folded["effect"].to_list() == pytest.approx([0.2, -0.1])
     assert folded.select("seed", "coefficient", "cost").rows() == [(0, 2.0, 1.5), (1, 2.0, 3.5)]
 
@@ -237,6 +253,7 @@ def test_seeds_that_move_other_values_in_opposite_ways_do_not_cancel():
     effects = analyse({"random": moved}, parts[0][1]).effects
     own = 1 / (1 + np.exp(-1)) - 0.5
     assert effects["side_effect"].to_list() == pytest.approx([own] * 6)
+    assert effects["side_effect_log_odds"].to_list() == pytest.approx([1.0] * 6)
     assert effects["seed"].to_list()[-2:] == ["mean", "mean"]
 
 
@@ -273,6 +290,28 @@ def test_equal_cost_takes_each_seeds_own_dose():
     # At the raw coefficient of 1 the seeds reach a half and a quarter of a nat; each counts by itself.
     each = [1 / (1 + np.exp(-nats)) - 0.5 for nats in (0.5, 0.25)]
     assert study.arms["target_effect"].item() == pytest.approx(np.mean(each))
+    assert study.arms["seed_sd_log_odds"].item() == pytest.approx(np.std([0.5, 0.25], ddof=1))
+
+
+def test_a_method_is_ranked_among_the_sizes_of_random_directions_at_the_same_cost():
+    """A random direction that moves the target the wrong way moves it no less."""
+
+    def dosed(log_odds: float, seed: int) -> pl.DataFrame:
+        scores, _ = planted(make_items(6), lambda r, c: c * log_odds * r["label_Value/truth"])
+        doses = [scores.with_columns(dose=pl.lit(kind)) for kind in ("raw", "calibrated")]
+        return pl.concat(doses).with_columns(seed=pl.lit(seed))
+
+    cells = {name: dosed(size, 0) for name, size in (("pca", 0.25), ("lora", 0.7), ("dora", -0.9))}
+    cells["random"] = pl.concat(
+        dosed(size, seed) for seed, size in enumerate((0.1, -0.5, 0.25, 0.2))
+    )
+    prompt, evaluation = planted(make_items(6), lambda r, c: 3 * c * r["label_Value/truth"])
+    equal = analyse(cells | {"prompting": prompt}, evaluation).equal_cost
+    ranks = {"pca": 3, "lora": 1, "dora": 5, "random": None, "prompting": None}
+    assert dict(equal.select("method", "random_rank").rows()) == ranks
+    assert set(equal["n_random"]) == {4}
+    alone = analyse({"pca": cells["pca"]}, evaluation).equal_cost
+    assert (alone["random_rank"].item(), alone["n_random"].item()) == (None, 0)
 
 
 def test_a_method_without_sizes_stands_at_its_only_coefficient():
@@ -297,6 +336,9 @@ def test_effects_that_add_up_in_probability_have_no_interaction():
     assert set(found) == {(0.0, 1.0), (1.0, 0.0), (1.0, 1.0)}
     assert found[1.0, 1.0]["effect"] == pytest.approx(0.2)
     assert found[1.0, 1.0]["interaction"] == pytest.approx(0, abs=1e-12)
+    nats = to_odds[2.0], to_odds[2.0] - 2 * to_odds[1.0]
+    both = [found[1.0, 1.0][f"{name}_log_odds"] for name in ("effect", "interaction")]
+    assert both == pytest.approx(nats)
     weaker = pl.DataFrame(rows).with_columns(
         pl.when((pl.col("first") == 1) & (pl.col("second") == 1))
         .then(pl.col("log_odds") * 0)

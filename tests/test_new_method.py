@@ -68,10 +68,12 @@ assert look_of("median") == FREE[0] and has_dose("median")
 assert len({look_of(method) for method in METHODS}) == len(METHODS)
 equal = pl.DataFrame(
     {"method": ["median", "pca"], "target_effect": [0.1, 0.2], "ci_low": [0.0, 0.1],
-     "ci_high": [0.2, 0.3], "coherent": [True, True], "used": [1.0, 1.0], "calibrated": [True, True]}
+     "ci_high": [0.2, 0.3], "target_effect_log_odds": [0.1, 0.2], "ci_low_log_odds": [0.0, 0.1],
+     "ci_high_log_odds": [0.2, 0.3], "coherent": [True, True], "used": [1.0, 1.0], "calibrated": [True, True]}
 )
-seeds = pl.DataFrame({"method": ["median"], "seed": [0], "effect": [0.1]})
-figures.forest(place / "figures", equal, seeds, "a caption")
+effect = dict.fromkeys(("effect", "effect_log_odds"), [0.1])
+seeds = pl.DataFrame({"method": ["median"], "seed": [0], **effect})
+figures.forest(place / "figures", equal, seeds, False, "a caption")
 assert "<!-- median difference -->" in (place / "figures/forest.svg").read_text()
 """
 

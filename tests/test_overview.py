@@ -16,10 +16,12 @@ ROOT = Path(__file__).parent.parent
 EFFECTS = pl.DataFrame({
     "method": ["a", "a", "a", "b", "b"], "seed": ["mean", "mean", "0", "mean", "mean"],
     "coefficient": [0.5, -2.0, 0.5, 0.5, -0.5], "target_effect": [0.1, -0.2, 9.0, 0.3, -0.3],
+    "target_effect_log_odds": [0.5, -1.0, 9.0, 1.5, -1.5],
 })  # fmt: skip
-EQUAL = pl.DataFrame(
-    {"method": ["a", "b"], "target_effect": [0.123456, -0.2], "n_dilemmas": [7, 7]}
-)
+EQUAL = pl.DataFrame({
+    "method": ["a", "b"], "target_effect": [0.123456, -0.2], "n_dilemmas": [7, 7],
+    "target_effect_log_odds": [0.6, -1.0],
+})  # fmt: skip
 HEADLINE = {"a": {"target_effect": 0.1, "side_effect": 1 / 3}, "b": {"target_effect": 0.3}}
 SHOW = """
 import sys
@@ -37,17 +39,17 @@ with tracked("report", Declared(rank=4)) as run:
 def test_the_effect_by_coefficient_has_whole_steps_and_passes_the_base_model():
     found = overview.curves(EFFECTS)
     assert [step for step, _ in found] == [-2000, -500, 0, 500]
-    assert found[0][1] == {"coefficient": -2.0, "effect_by_dose/a": -0.2}
-    assert found[2][1] == {"coefficient": 0.0, "effect_by_dose/a": 0.0, "effect_by_dose/b": 0.0}
-    assert found[3][1] == {"coefficient": 0.5, "effect_by_dose/a": 0.1, "effect_by_dose/b": 0.3}
+    names = [f"{section}/{method}" for method in "ab" for section in overview.CURVES]
+    assert found[0][1] == {"coefficient": -2.0, names[0]: -0.2, names[1]: -1.0}
+    assert found[2][1] == {"coefficient": 0.0} | dict.fromkeys(names, 0.0)
+    values = (0.1, 0.5, 0.3, 1.5)
+    assert found[3][1] == {"coefficient": 0.5} | dict(zip(names, values, strict=True))
 
 
 def test_figures_have_four_digits_and_the_effect_at_equal_cost_comes_first():
     found = overview.figures(HEADLINE, EQUAL)
-    effects, others = (
-        ["equal_cost_effect/a", "equal_cost_effect/b"],
-        ["a/side_effect", "b/target_effect"],
-    )
+    effects = [f"{section}/{method}" for section in overview.EQUAL for method in "ab"]
+    others = ["a/side_effect", "b/target_effect"]
     assert list(found) == [*effects, "a/target_effect", *others]
     assert found["equal_cost_effect/a"] == 0.1235
     assert found["a/side_effect"] == 0.3333

@@ -20,7 +20,7 @@ from pipeline.study.params import load_params
 from pipeline.support.formats import as_html, latex, markdown, number, with_minus, with_sign
 from pipeline.support.schemas import MEAN, add_labels
 from tests.conftest import ROOT
-from tests.test_tables import arm
+from tests.test_tables import arm, with_log_odds
 
 REACH = {
     "innerpissa": 0.05,
@@ -40,11 +40,11 @@ def planted_effects() -> pl.DataFrame:
         for c in (-1.0, 1.0) if method == "prompting" else COEFFICIENTS:
             for seed, shift in (("0", -0.01), ("1", 0.01), (MEAN, 0.0)):
                 effect = reach * c + shift
-                rows.append({
+                rows.append(with_log_odds({
                     "method": method, "seed": seed, "coefficient": c, "target_effect": effect, "ci_low": effect - 0.01,
                     "ci_high": effect + 0.01, "delta_nll": 0.02 * abs(c), "choice_mass": 0.9, "answered": 0.75,
                     "seed_min": effect - 0.01 if seed == MEAN else None, "seed_max": effect + 0.01 if seed == MEAN else None,
-                })  # fmt: skip
+                }))  # fmt: skip
     return pl.DataFrame(rows)
 
 
@@ -54,9 +54,12 @@ def planted() -> dict[str, pl.DataFrame]:
         for m, reach in REACH.items()
         for c in (1.0, 2.0)
     ]
-    equal = [arm(m, r, used=1.5, calibrated=m != "prompting") for m, r in REACH.items()]
+    equal = [
+        arm(m, r, used=1.5, calibrated=m != "prompting", random_rank=1 if r > 0.02 else 3)
+        for m, r in REACH.items()
+    ]
     values = [
-        {"method": m, "label": f"Value/{label}", "coefficient": c, "change": 0.1 * c, "n_items": 9, "q": q}
+        {"method": m, "label": f"Value/{label}", "coefficient": c, "change": 0.1 * c, "n_items": 9, "q": q, "change_log_odds": c / 2}
         for m in REACH for label, q in (("honesty", None), ("kindness", 0.01)) for c in (-1.0, 1.0)
     ]  # fmt: skip
     seeds = pl.DataFrame(
@@ -64,6 +67,7 @@ def planted() -> dict[str, pl.DataFrame]:
             "method": ["innerpissa", "innerpissa", "random", "random"],
             "seed": [0, 1, 0, 1],
             "effect": [0.04, 0.06, 0.01, -0.02],
+            "effect_log_odds": [0.2, 0.3, 0.05, -0.1],
         }
     )
     frames = {
@@ -76,17 +80,16 @@ def planted() -> dict[str, pl.DataFrame]:
 def draw_all(folder) -> None:
     shown = planted()
     oracle = [
-        {"coefficient": -1.0, "target_effect": -0.7},
-        {"coefficient": 1.0, "target_effect": 0.3},
+        {"coefficient": -1.0, "target_effect": -0.7, "target_effect_log_odds": -4.0},
+        {"coefficient": 1.0, "target_effect": 0.3, "target_effect_log_odds": 1.5},
     ]
     effects, arms, equal = (shown[name] for name in ("effects", "arms", "equal"))
-    band, steps = drawn.random_band(effects), drawn.frontier_steps(arms, equal)
-    figures.effect_vs_coherence(folder, arms, equal, band, steps, 0.2, "a caption")
-    figures.dose_response(folder, effects, oracle, "a caption")
-    figures.forest(folder, equal, shown["seeds"], "a caption")
+    figures.effect_vs_coherence(folder, arms, equal, effects, 0.2, False, "a caption")
+    figures.dose_response(folder, effects, oracle, True, "a caption")
+    figures.forest(folder, equal, shown["seeds"], False, "a caption")
     halves = drawn.value_halves(shown["values"], 1.0)
     order = drawn.most_moved(halves, "Value/honesty")
-    figures.value_map(folder, halves, order, 1.0, "a caption")
+    figures.value_map(folder, halves, order, 1.0, True, "a caption")
     counts = drawn.excluded_counts(effects, 200)
     figures.choice_mass(folder, effects, counts, 200, 0.5, "a caption")
 
@@ -103,6 +106,8 @@ def test_every_figure_names_its_methods_and_comes_out_the_same_twice(tmp_path):
         said = set(re.findall(r"<!-- (.*?) -->", file.read_text()))
         assert {name_of(method) for method in REACH} <= said, file.name
         assert any("a caption" in text for text in said)
+        measures = [any(word in text for text in said) for word in ("probability", "log-odds")]
+        assert all(measures) or file.stem == "choice_mass"
     counted = re.findall(r"<!-- (\d+) -->", (tmp_path / "one/choice_mass.svg").read_text())
     # A quarter of 200 items is excluded.
     assert counted.count("50") == sum(2 if method == "prompting" else 4 for method in REACH)
@@ -173,6 +178,7 @@ def test_the_examples_are_the_planted_extremes(dilemmas):
     assert first.answers["coefficient"].to_list() == [-1, 0, 1]
     assert first.answers["to_do"].to_list() == pytest.approx([1 - sure, 0.5, sure])
     assert first.answers["not_to_do"].to_list() == pytest.approx([sure, 0.5, 1 - sure])
+    assert first.answers["target_log_odds"].to_list() == pytest.approx([-3, 0, 3])
     assert first.change == pytest.approx(sure - 0.5)
 
 
@@ -184,6 +190,7 @@ def test_examples_do_not_claim_a_movement_that_is_not_there(dilemmas):
 def test_each_seed_stands_at_its_own_dose(dilemmas):
     found = seed_effects({"innerpissa": scores(dilemmas, [1.0] * 6)}, evaluation(dilemmas))
     assert found["coefficient"].to_list() == [2.0, 3.0]
+    assert found["effect_log_odds"].to_list() == pytest.approx([2.0, 3.0])
     assert found["effect"].to_list() == pytest.approx(
         [1 / (1 + 2.718281828459045**-c) - 0.5 for c in (2.0, 3.0)]
     )
@@ -205,8 +212,8 @@ def text(tmp_path, dilemmas) -> str:
             "statistics": {"nll_budget": 0.2, "coherent_share": 0.8},
         }, "manifest": {"model": "reference"},
         "synthetic": "All of it.", "target": "Value/honesty", "oracle": [], "unit": 1.0, "n_dilemmas": 6, "budget": Dose, "measure": "KL", "opposite": [], "ahead": 10.0, "unreached": ["S-space"], "guessed": "", "sure": 2.0, "change": change,
-        "pair": None, "examples": examples("innerpissa", moved, evaluation(dilemmas), 1.0),
-        "headline": headline(planted()["equal"], ["innerpissa"], planted()["seeds"], EVEN), "setup": {"Model": "tiny"}, "name_of": name_of,
+        "pair": None, "log_odds_first": False, "n_random": 2, "examples": examples("innerpissa", moved, evaluation(dilemmas), 1.0),
+        "headline": headline(planted()["equal"], ["innerpissa"], planted()["seeds"], EVEN, False), "setup": {"Model": "tiny"}, "name_of": name_of,
         "words": ACTIONS, "reproduction": {"commit": "abc"}, "manifest_text": "{}", "params_text": "model: <tiny>",
     }  # fmt: skip
     return page.render(shown, {"forest": "AAAA"}, context)
@@ -237,6 +244,7 @@ def test_the_page_escapes_and_describes(text):
     assert all("alt=" in image for image in re.findall(r"<img[^>]*>", text))
     assert "most moved against c (−0.122), dilemma 2" in text
     assert "Of the trained methods: InnerPiSSA, +0.050" in text
+    assert "in probability; +0.250 [" in text and "nats of log-odds; Δ NLL" in text
     ids = re.findall(r' id="([^"]+)"', text)
     assert len(ids) == len(set(ids))
     anchors = set(re.findall(r'href="#([^"]+)"', text))
@@ -257,21 +265,21 @@ def test_a_sign_is_a_guess_below_two_standard_errors():
 
 def test_the_headline_says_who_stands_out():
     equal, seeds = planted()["equal"], planted()["seeds"]
-    assert ahead(equal) == pytest.approx(10)
-    said = headline(equal, ["innerpissa"], seeds, EVEN)
+    assert ahead(equal, False) == ahead(equal, True) == pytest.approx(10)
+    said = headline(equal, ["innerpissa"], seeds, EVEN, False)
     assert any(
         "prompting, +0.500" in line and "10 times as much as the best" in line for line in said
     )
-    assert said[-3].endswith("single directions from −0.020 to +0.010.")
-    assert said[-2].endswith(
-        "beyond every single random direction: InnerPiSSA; AntiPaSTO, norotation."
-    )
+    assert said[-3].startswith("As a control: random directions, 0.000")
+    assert said[-2].startswith("Further than each of 2 random directions")
+    assert said[-2].endswith("(−0.100 to +0.050 nats): InnerPiSSA; AntiPaSTO, norotation.")
     # Planted arms are even.
     assert said[-1].endswith(": InnerPiSSA; AntiPaSTO, norotation; mean difference.")
     only = headline(
-        equal.filter(pl.col("method") == "innerpissa"), ["innerpissa"], seeds.clear(), EVEN
+        equal.filter(pl.col("method") == "innerpissa"), ["innerpissa"], seeds.clear(), EVEN, True
     )
     assert len(only) == 2
+    assert only[0].startswith("Of the trained methods: InnerPiSSA, +0.250")  # nats first
 
 
 def test_both_arms_count_as_turned_from_a_quarter_of_the_stronger_on():
@@ -285,7 +293,9 @@ def test_both_arms_count_as_turned_from_a_quarter_of_the_stronger_on():
     equal = pl.DataFrame(
         [arm(m, 0.1, up=up, down=down, calibrated=True) for m, (up, down) in arms.items()]
     )
-    line = headline(equal, ["innerpissa"], pl.DataFrame({"method": [], "effect": []}), EVEN)[-1]
+    line = headline(equal, ["innerpissa"], pl.DataFrame({"method": [], "effect": []}), EVEN, False)[
+        -1
+    ]
     assert line.endswith("the weaker arm at least 25 % of the stronger: LoRA; gradient direction.")
 
 

@@ -188,6 +188,9 @@ def test_two_methods_are_compared_on_the_same_dilemmas():
     assert (own["ci_low"], own["ci_high"]) == pytest.approx(tuple(limits))
     assert own["p_holm"] == pytest.approx(min(1, 3 * own["p"]))
     assert rows["weak", "same"]["p"] == 1
+    # In log-odds they differ by a tenth in every dilemma.
+    assert own["difference_log_odds"] == pytest.approx(-0.1)
+    assert own["p_holm_log_odds"] < 1e-6
 
 
 def test_the_budget_is_read_off_the_first_crossing_and_never_extrapolated():
@@ -209,6 +212,9 @@ def test_the_effect_at_an_nll_budget_with_its_interval():
     assert (up["effect"], up["coefficient"], up["reached"]) == pytest.approx((expected, 1.0, 1.0))
     assert up["ci_low"] < up["effect"] < up["ci_high"]
     assert (down["effect"], both["effect"]) == pytest.approx((-expected, expected))
+    nats = np.mean(signs * at_one["log_odds"].to_numpy())
+    assert both["effect_log_odds"] == pytest.approx(nats)
+    assert both["ci_low_log_odds"] < nats < both["ci_high_log_odds"]
     short = budget_table({"good": scores}, ask(base, items, nll_budget=0.3)).to_dicts()
     assert [row["effect"] for row in short] == [None] * 3
     assert "0.200 at most" in short[0]["reason"]
@@ -236,6 +242,9 @@ def test_yes_bias_swap_consistency_and_the_gate_by_hand():
     assert (steady["yes_shift"], steady["target_effect"]) == pytest.approx((0, 0))
     names = ("yes_shift", "yes_rate", "swap_consistency", "n_excluded")
     assert [biased[name] for name in names] == [1.5, 1, 0, 0]
+    # The base is as honest, two nats; saying Yes to everything gives them up.
+    changes = [row["target_effect_log_odds"] for row in (steady, biased)]
+    assert changes == pytest.approx([0, -2])
     assert (gated["n_rows"], gated["n_excluded"]) == (8, 2)
     # Every dilemma has lost the same.
     assert gated["target_effect_answered"] == pytest.approx(gated["target_effect"])

@@ -18,21 +18,35 @@ from pipeline.support.formats import as_html, latex, markdown
 from tests.test_metrics import make_items
 from tests.test_statistics import ask, study
 
+IN_BOTH = (
+    "target_effect", "ci_low", "ci_high", "side_effect", "up", "down", "seed_sd", "seed_min",
+    "seed_max",
+)  # fmt: skip
+
 
 def arm(method: str, effect: float, **more) -> dict:
-    return {
+    """Return a row of arms.csv or equal_cost.csv; its effects in log-odds are five times as large."""
+    row = {
         "method": method, "n_seeds": 3, "coefficient": 1.0, "target_effect": effect, "ci_low": effect - 0.01, "ci_high": effect + 0.01,
         "side_effect": 0.02, "delta_nll": 0.1, "up": effect, "down": -effect, "coherent": True, "normalized_gain": 100 * effect,
         "oracle_share": None, "p_clustered": 0.2, "p_pooled": 0.3, "slope_clustered": 1.0, "choice_mass": 1.0, "n_dilemmas": 9,
         "seed_sd": 0.01, **more,
     }  # fmt: skip
+    return with_log_odds(row)
 
 
-def results(arms: list[dict], equal: list[dict], **params) -> SimpleNamespace:
+def with_log_odds(row: dict) -> dict:
+    effects = {name: value for name, value in row.items() if name in IN_BOTH}
+    return row | {f"{k}_log_odds": v if v is None else 5 * v for k, v in effects.items()}
+
+
+def results(arms: list[dict], equal: list[dict], first: bool = False, **params) -> SimpleNamespace:
     """Stand in for Results with tables of arms alone."""
     rows = {"arms": arms, "equal_cost": equal}
     frames = {name: pl.DataFrame(own, infer_schema_length=None) for name, own in rows.items()}
-    return SimpleNamespace(tables=frames, params=SimpleNamespace(**params))
+    stub = SimpleNamespace(tables=frames, params=SimpleNamespace(**params))
+    stub.log_odds_first, stub.n_random = first, 20
+    return stub
 
 
 def test_every_method_has_a_name_and_a_look_of_its_own():
@@ -76,6 +90,8 @@ def test_ablations_stand_under_their_whole_method(sections):
     ]  # fmt: skip
     assert table["Change"].to_list() == ["–", "+200 %", "–", "-75 %", "-100 %"]
     assert table["Effect at equal cost"][0] == "-0.040"
+    assert table["Effect at equal cost (log-odds)"][0] == "-0.200"
+    assert table["Change (log-odds)"].to_list() == table["Change"].to_list()
     assert whole_methods(["lora"], sections) == {}
     assert ablation(results(arms, equal, methods=methods[:2], steering=sections)).is_empty()
 
@@ -87,15 +103,34 @@ def test_the_results_table_has_raw_and_equal_cost_rows_and_prompting_once():
         arm("prompting", 0.4),
     ]
     equal = [
-        arm("innerpissa", 0.03, used=2.51, calibrated=True),
-        arm("prompting", 0.4, used=1.0, calibrated=False),
+        arm("innerpissa", 0.03, used=2.51, calibrated=True, random_rank=3),
+        arm("prompting", 0.4, used=1.0, calibrated=False, random_rank=None),
     ]
     found = results(arms, equal, behaviour="honesty")
     source = tables.source(found)
     assert source["Coeff"].to_list() == ["±1", "±1", "±2.5 (equal cost)"]
     assert source["at +c"].to_list() == ["0.400", "0.040", "0.030"]
     assert source["at −c"].to_list() == ["-0.400", "-0.040", "-0.030"]
-    assert tables.equal_cost(found)["c (mean over seeds)"].to_list() == ["no dose", "2.51"]
+    assert source["at +c (log-odds)"].to_list() == ["2.000", "0.200", "0.150"]
+    equal_cost = tables.equal_cost(found)
+    assert equal_cost["c (mean over seeds)"].to_list() == ["no dose", "2.51"]
+    assert equal_cost["Rank among 20 random directions"].to_list() == ["–", "3"]
+    assert equal_cost["95 % interval (log-odds)"][1] == "[0.100, 0.200]"
+
+
+def test_log_odds_stand_first_on_real_models_and_say_which_method_is_best():
+    def listed(first: bool) -> pl.DataFrame:
+        equal = [
+            arm(m, effect, used=1.0, calibrated=True, random_rank=1)
+            | {"target_effect_log_odds": nats}
+            for m, effect, nats in (("pca", 0.2, 0.3), ("lora", 0.1, 0.9))
+        ]
+        return tables.equal_cost(results(equal, equal, first))
+
+    assert listed(True)["Method"].to_list() == ["LoRA", "PCA"]
+    assert listed(True).columns[2] == "Effect (log-odds)"
+    assert listed(False)["Method"].to_list() == ["PCA", "LoRA"]
+    assert listed(False).columns[2] == "Effect"
 
 
 def test_single_seeds_stand_with_both_arms_and_a_single_fit_is_left_out():
@@ -106,10 +141,13 @@ def test_single_seeds_stand_with_both_arms_and_a_single_fit_is_left_out():
             ("innerpissa", "0", 1.0, 0.1, 0.0), ("innerpissa", "0", -1.0, 0.1, 0.0), ("lora", "mean", 1.0, 0.2, 0.0),
         )
     ]  # fmt: skip
-    table = tables.seeds(SimpleNamespace(tables={"effects": pl.DataFrame(rows)}))
+    stub = SimpleNamespace(tables={"effects": pl.DataFrame(rows)}, log_odds_first=False)
+    table = tables.seeds(stub)
     assert table["Method"].to_list() == ["LoRA", "LoRA"]
     shown = ("0.200", "0.300", "[0.290, 0.310]", "-0.100", "[-0.110, -0.090]", "0.030", "0.100")
-    assert table.row(0)[2:] == shown
+    assert table.row(0)[2:8] == shown[:-1]
+    assert table["Δ NLL"][0] == shown[-1]
+    assert table["Effect (log-odds)"][0] == "1.000"
     assert table["Effect"][1] == "0.000"
 
 
@@ -146,13 +184,16 @@ def test_the_further_statistics_are_shown_from_their_files(tmp_path):
     read = {
         name: pl.read_csv(tmp_path / f"{name}.csv", infer_schema_length=None) for name in FURTHER
     }
-    stub = SimpleNamespace(tables=read | {"arms": found.arms})
+    stub = SimpleNamespace(tables=read | {"arms": found.arms}, log_odds_first=False)
     shown = {name: TABLES[name](stub) for name in FURTHER}
     square = shown["differences"]
     assert square.columns == ["Method", "InnerPiSSA", "prompting"]
-    assert (
-        float(square["prompting"][0].strip("*")) == -float(square["InnerPiSSA"][1].strip("*")) > 0
+    one, other = (
+        [float(part.strip("*()")) for part in cell.split()]
+        for cell in (square["prompting"][0], square["InnerPiSSA"][1])
     )
+    assert one == [-number for number in other]
+    assert 0 < one[0] < one[1]  # in probability, then in nats
     assert set(shown["nll_budget"].filter(pl.col("Method") == "prompting")["Why not"]) == {
         "the coefficient has no size"
     }

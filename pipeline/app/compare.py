@@ -7,14 +7,22 @@ from typing import Any
 import polars as pl
 
 from pipeline.app.revisions import Result, differing, read_result
-from pipeline.metrics.scores import at_one
-from pipeline.report.columns import Cell, build, interval, method, show, used
+from pipeline.metrics.scores import at_one, in_both
+from pipeline.report.columns import Cell, Columns, build, interval, method, show, twice, used
 from pipeline.report.figures.comparison import comparison
 from pipeline.support.errors import InputError
 from pipeline.support.files import new_file
 from pipeline.support.formats import NONE, markdown, p_value, write_table
 
 LISTS = ("methods", "baselines")  # which methods ran: seen in the rows, so not a difference to name
+
+
+EFFECT: Columns = {
+    "Effect at ±1 (or nearest)": show("raw_target_effect"),
+    "Effect at equal cost": show("target_effect"),
+    "95 % interval": interval(),
+    "SD over seeds": show("seed_sd"),
+}
 
 
 def main(names: list[str], out: str, only: list[str]) -> None:
@@ -29,7 +37,8 @@ def main(names: list[str], out: str, only: list[str]) -> None:
     write_table(folder, "comparison", table)
     with new_file(folder / "results.csv") as file:
         rows.write_csv(file)
-    comparison(folder, rows, ", ".join(keys) or "experiment", caption(results))
+    axis = ", ".join(keys) or "experiment"
+    comparison(folder, rows, axis, log_odds_first(results), caption(results))
     print(markdown(table))
     print(f"{out}: comparison.md, .csv, .tex, .svg, .png, and the numbers in full in results.csv")
 
@@ -46,7 +55,7 @@ def gather(results: list[Result], keys: list[str], only: list[str]) -> pl.DataFr
 
     `x` is the value of the one parameter that differs, if each has a number of its own; else null.
     """
-    raw = ("coefficient", "target_effect", "ci_low", "ci_high")
+    raw = ("coefficient", *in_both("target_effect", "ci_low", "ci_high"))
     parts = []
     for result, x in zip(results, places(results, keys), strict=True):
         at = at_one(result.arms).select("method", pl.col(*raw).name.prefix("raw_"))
@@ -64,6 +73,11 @@ def gather(results: list[Result], keys: list[str], only: list[str]) -> pl.DataFr
     return gathered
 
 
+def log_odds_first(results: list[Result]) -> bool:
+    """Say whether effects in log-odds stand first: where one of the models is real."""
+    return any(result.params["model"] != "reference" for result in results)
+
+
 def comparison_table(rows: pl.DataFrame, keys: list[str], results: list[Result]) -> pl.DataFrame:
     params = {result.name: result.params for result in results}
 
@@ -74,11 +88,8 @@ def comparison_table(rows: pl.DataFrame, keys: list[str], results: list[Result])
         "Experiment": show("experiment", str),
         **{key: value_of(key) for key in keys},
         "Method": method,
-        "Effect at ±1 (or nearest)": show("raw_target_effect"),
-        "Effect at equal cost": show("target_effect"),
-        "95 % interval": interval(),
+        **twice(EFFECT, log_odds_first(results)),
         "c": used,
-        "SD over seeds": show("seed_sd"),
         "Seeds": show("n_seeds", str),
         "Dilemmas": show("n_dilemmas", str),
         "Δ NLL": show("delta_nll"),

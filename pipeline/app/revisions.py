@@ -9,11 +9,12 @@ from typing import Any
 import polars as pl
 from ruamel.yaml import YAML
 
+from pipeline.metrics.scores import LOG_ODDS
 from pipeline.report.manifest import cells
 from pipeline.study.store import flatten
 from pipeline.support.errors import InputError
 
-WORKSPACE = "workspace"
+WORKSPACE, EFFECT = "workspace", "target_effect"
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,11 @@ def read_result(name: str) -> Result:
     arms, equal_cost = (
         pl.read_csv(io.StringIO(read(f"reports/{table}.csv"))) for table in ("arms", "equal_cost")
     )
+    if not {EFFECT, f"{EFFECT}{LOG_ODDS}"} <= set(arms.columns) & set(equal_cost.columns):
+        raise InputError(
+            f"{name} has no effects in log-odds, so an older version of this project made it: run "
+            "it again (`dvc exp run`)"
+        )
     check_locked(name, params, read_text(name, "dvc.lock"))
     return Result(name, dict(flatten(params)), arms, equal_cost)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.metrics.scores import Evaluation, mean
+from pipeline.metrics.scores import SUFFIXES, Evaluation, in_both, mean
 from pipeline.support.paths import BASE
 from pipeline.support.schemas import RAW
 
@@ -31,17 +31,18 @@ def answer_record(rows: pl.DataFrame, evaluation: Evaluation) -> dict[str, Any]:
         "yes_rate": mean(rows["log_odds"] > 0),
         "swap_consistency": swap_consistency(rows), "choice_mass": mean(rows["choice_mass"]),
         "n_rows": rows.height, "n_excluded": rows.height - kept.height,
-        "target_effect": target_effect(rows, evaluation),
-        "target_effect_answered": target_effect(kept, evaluation),
+        **target_effect("target_effect", rows, evaluation),
+        **target_effect("target_effect_answered", kept, evaluation),
     }  # fmt: skip
 
 
-def target_effect(rows: pl.DataFrame, evaluation: Evaluation) -> float | None:
+def target_effect(name: str, rows: pl.DataFrame, evaluation: Evaluation) -> dict[str, Any]:
     """Return the effect on the target over the given rows; None where no row concerns it."""
-    if rows.is_empty():
-        return None
     moved = evaluation.movements(rows).filter(pl.col("coefficient") != 0)
-    return mean(moved["effect"]) if moved.height else None
+    return {
+        f"{name}{suffix}": mean(moved[f"effect{suffix}"]) if moved.height else None
+        for suffix in SUFFIXES
+    }
 
 
 def answer_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.DataFrame:
@@ -52,7 +53,7 @@ def answer_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.D
     mass, or whose item does at coefficient 0. target_effect_answered leaves them out.
     """
     base = evaluation.base.with_columns(pl.col("coefficient").cast(pl.Float64))
-    unmoved = {"target_effect": 0.0, "target_effect_answered": 0.0}
+    unmoved = dict.fromkeys(in_both("target_effect", "target_effect_answered"), 0.0)
     untouched = answer_record(base, evaluation) | unmoved
     records: list[dict[str, Any]] = [{"method": BASE, "coefficient": 0.0, **untouched}]
     for method, scores in cells.items():
@@ -60,4 +61,5 @@ def answer_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.D
         for c in sorted(raw["coefficient"].unique()):
             record = answer_record(raw.filter(pl.col("coefficient") == c), evaluation)
             records.append({"method": method, "coefficient": c, **record})
-    return pl.DataFrame(records, schema_overrides={"target_effect_answered": pl.Float64})
+    answered = dict.fromkeys(in_both("target_effect_answered"), pl.Float64)
+    return pl.DataFrame(records, schema_overrides=answered)

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipeline.metrics.scores import Evaluation, movements
+from pipeline.metrics.scores import SUFFIXES, Evaluation, in_both, movements
 from pipeline.support.schemas import CALIBRATED, RAW
 
 REACHED = 0.95  # of the resamples: with fewer there is no 95 % interval
-NUMBERS = ("effect", "ci_low", "ci_high", "coefficient", "reached")
+NUMBERS = (*in_both("effect", "ci_low", "ci_high"), "coefficient", "reached")
 SCHEMA = (
     {"method": pl.String, "arm": pl.String, "budget": pl.Float64}
     | dict.fromkeys(NUMBERS, pl.Float64)
@@ -45,8 +45,11 @@ def sums_by_dilemma(
 
 def arm_curves(
     scores: pl.DataFrame, evaluation: Evaluation, sign: int, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return |c| [c] of one arm, and its delta NLL and effect [b, c], dilemmas weighted [b, g]."""
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Return |c| [c] of one arm, and its delta NLL and effects [b, c], dilemmas weighted [b, g].
+
+    The effects, in probability and in log-odds, stand by their suffix.
+    """
     whole = evaluation.with_base(scores)
     arm = whole.filter(pl.col("coefficient") * sign >= 0)
     coefficients = sorted(arm["coefficient"].unique(), key=abs)
@@ -62,15 +65,16 @@ def arm_curves(
             return total / count
 
     costs = average(arm, "nll")
-    return np.abs(coefficients), costs - costs[:, :1], average(moved, "effect")
+    effects = {suffix: average(moved, f"effect{suffix}") for suffix in SUFFIXES}
+    return np.abs(coefficients), costs - costs[:, :1], effects
 
 
 def budget_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.DataFrame:
     """Return per method the effect where delta NLL reaches the budget: both arms, half their span.
 
-    Intervals are a percentile bootstrap over all dilemmas, which carries the noise of the cost too.
-    `reached`: share of resamples that reach the budget. Where they give no effect or interval it is
-    null, and `reason` says why.
+    It is in probability and in log-odds. Intervals are a percentile bootstrap over all dilemmas,
+    which carries the noise of the cost too. `reached`: share of resamples that reach the budget.
+    Where they give no effect or interval it is null, and `reason` says why.
     """
     params = evaluation.params
     n = evaluation.base["dilemma_id"].n_unique()
@@ -95,24 +99,29 @@ def arm_records(
     budget, at, records = evaluation.params.nll_budget, {}, []
     for arm, sign in (("+", 1), ("-", -1)):
         sizes, costs, effects = arm_curves(scores, evaluation, sign, weights)
-        at[arm] = at_budget(costs, effects, budget)
-        short = np.isnan(at[arm][0])
+        at[arm] = np.stack([at_budget(costs, effects[suffix], budget) for suffix in SUFFIXES])
+        short = np.isnan(at[arm][0, 0])
         reason = f"delta NLL is {costs[0].max():.3f} at most" if short else None
         coefficient = None if short else float(at_budget(costs[0], sizes, budget))
         records.append({"arm": arm, "coefficient": coefficient, **summary(at[arm], reason)})
     half = (at["+"] - at["-"]) / 2
-    reason = "an arm does not reach it" if np.isnan(half[0]) else None
+    reason = "an arm does not reach it" if np.isnan(half[0, 0]) else None
     return [*records, {"arm": "both", **summary(half, reason)}]
 
 
 def summary(values: np.ndarray, reason: str | None) -> dict[str, Any]:
-    """Return the effect of the sample (first) and the interval of the resamples (rest)."""
-    drawn = values[1:][~np.isnan(values[1:])]
-    reached = len(drawn) / (len(values) - 1)
+    """Return the effects of the sample and the intervals of the resamples.
+
+    `values` [m, b] hold a row per suffix; the first of each row is the sample's own.
+    """
+    drawn = values[:, 1:][:, ~np.isnan(values[0, 1:])]
+    record: dict[str, Any] = {"reached": drawn.shape[1] / (values.shape[1] - 1)}
     if reason is not None:
-        return {"reached": reached, "reason": reason}
-    effect = {"effect": float(values[0]), "reached": reached}
-    if reached < REACHED:
-        return effect | {"reason": "too few resamples reach it for an interval"}
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return effect | {"ci_low": float(low), "ci_high": float(high)}
+        return record | {"reason": reason}
+    record |= dict(zip(in_both("effect"), map(float, values[:, 0]), strict=True))
+    if record["reached"] < REACHED:
+        return record | {"reason": "too few resamples reach it for an interval"}
+    for suffix, own in zip(SUFFIXES, drawn, strict=True):
+        low, high = np.percentile(own, [2.5, 97.5])
+        record |= {f"ci_low{suffix}": float(low), f"ci_high{suffix}": float(high)}
+    return record

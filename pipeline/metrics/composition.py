@@ -8,35 +8,40 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.metrics.effects import bootstrap
-from pipeline.metrics.scores import mean, signed_scores
+from pipeline.metrics.effects import measured
+from pipeline.metrics.scores import SUFFIXES, signed_scores
 from pipeline.support.sections import StatisticsParams
 
 
 def composition_table(
     scores: pl.DataFrame, items: pl.DataFrame, target: str, params: StatisticsParams
 ) -> list[dict[str, Any]]:
-    """Return effect and interaction on a target, with 95 % intervals, at each pair but (0, 0).
+    """Return effect and interaction on a target at each pair but (0, 0), with 95 % intervals.
+
+    Both are in probability and in log-odds.
 
     `scores` has item_id, dilemma_id, log_odds and the coefficients first and second. It holds (0,
     0), (a, 0), (0, b) and (a, b).
     """
     rows = signed_scores(scores, items, [target]).sort("item_id")
     parts = rows.partition_by("first", "second", as_dict=True)
-    base, records = parts[0.0, 0.0]["probability"], []
+    records = []
     for first, second in sorted(parts.keys() - {(0.0, 0.0)}):
-        both = parts[first, second]
-        effect, first_alone, second_alone = (
-            parts[pair]["probability"] - base
-            for pair in ((first, second), (first, 0.0), (0.0, second))
-        )
-        interaction = effect - first_alone - second_alone
+        both = parts[first, second].select("dilemma_id")
+        for column, suffix in zip(("probability", "y"), SUFFIXES, strict=True):
+            effect, first_alone, second_alone = (
+                parts[pair][column] - parts[0.0, 0.0][column]
+                for pair in ((first, second), (first, 0.0), (0.0, second))
+            )
+            interaction = effect - first_alone - second_alone
+            both = both.with_columns(
+                effect.alias(f"effect{suffix}"), interaction.alias(f"interaction{suffix}")
+            )
         record: dict[str, Any] = {
             "target": target, "first": first, "second": second,
             "n_dilemmas": both["dilemma_id"].n_unique(),
         }  # fmt: skip
-        for name, values in (("effect", effect), ("interaction", interaction)):
-            low, high = bootstrap(both.select("dilemma_id", values.alias(name)), name, params)
-            record |= {name: mean(values), f"{name}_low": low, f"{name}_high": high}
+        for name in ("effect", "interaction"):
+            record |= measured(both, name, name, name, params)
         records.append(record)
     return records

@@ -8,27 +8,45 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from pipeline.metrics.regression import cluster_t, with_p
-from pipeline.metrics.scores import EQUAL_COST, UNIT, Evaluation, compared, fold_arms
+from pipeline.metrics.scores import (
+    EQUAL_COST,
+    SUFFIXES,
+    UNIT,
+    Evaluation,
+    compared,
+    fold_arms,
+    in_both,
+)
 
 NUMBERS = ("difference", "ci_low", "ci_high", "stderr", "df", "p", "p_holm")
 SCHEMA = (
     {"dose": pl.String, "method": pl.String, "other": pl.String, "n_dilemmas": pl.Int64}
-    | dict.fromkeys(NUMBERS, pl.Float64)
+    | dict.fromkeys(in_both(*NUMBERS), pl.Float64)
 )  # fmt: skip
 
 
-def dilemma_effects(rows: pl.DataFrame, evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:
-    """Return half the span in every dilemma [g], as a probability, and the dilemmas' sizes [g]."""
+def dilemma_effects(rows: pl.DataFrame, evaluation: Evaluation) -> pl.DataFrame:
+    """Return half the span in every dilemma, in probability and in log-odds, and its `count`."""
     moved = evaluation.movements(rows)
-    table = fold_arms(moved, ["dilemma_id"], "effect").sort("dilemma_id")
-    return table["effect"].to_numpy(), table["count"].to_numpy()
+    return fold_arms(moved, ["dilemma_id"], in_both("effect")).sort("dilemma_id")
+
+
+def paired(values: np.ndarray, sizes: np.ndarray) -> dict[str, float]:
+    """Return the mean of the dilemmas' differences with its clustered t test (CR2)."""
+    difference, error, degrees = cluster_t(values, sizes)
+    test = with_p(float(difference), float(error), degrees)
+    reach = float(stats.t.ppf(0.975, degrees)) * test.stderr
+    return {
+        "difference": test.slope, "ci_low": test.slope - reach, "ci_high": test.slope + reach,
+        "stderr": test.stderr, "df": degrees, "p": test.p,
+    }  # fmt: skip
 
 
 def difference_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.DataFrame:
     """Return the effect of one method less another's at ±1 and at equal cost, for all pairs.
 
-    Clustered t (CR2) with its 95 % interval, for the seeds that were run. p_holm is adjusted over
-    all pairs at one `dose` (unit or equal_cost).
+    Clustered t (CR2) with its 95 % interval, for the seeds that were run; in probability and in
+    log-odds. p_holm is adjusted over all pairs at one `dose` (unit or equal_cost).
     """
     records = []
     for comparison in (UNIT, EQUAL_COST):
@@ -38,15 +56,18 @@ def difference_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> 
         }
         rows = []
         for method, other in itertools.combinations(effects, 2):
-            (own, sizes), (theirs, _) = effects[method], effects[other]
-            difference, error, degrees = cluster_t(own - theirs, sizes)
-            test = with_p(float(difference), float(error), degrees)
-            reach = float(stats.t.ppf(0.975, degrees)) * test.stderr
-            rows.append({
-                "dose": comparison, "method": method, "other": other, "n_dilemmas": len(sizes),
-                "difference": test.slope, "ci_low": test.slope - reach,
-                "ci_high": test.slope + reach, "stderr": test.stderr, "df": degrees, "p": test.p,
-            })  # fmt: skip
-        adjusted = multipletests([row["p"] for row in rows], method="holm")[1] if rows else []
-        records += [row | {"p_holm": float(p)} for row, p in zip(rows, adjusted, strict=True)]
+            own, theirs = effects[method], effects[other]
+            row = {
+                "dose": comparison, "method": method, "other": other, "n_dilemmas": own.height,
+            }  # fmt: skip
+            for name, suffix in zip(in_both("effect"), SUFFIXES, strict=True):
+                values = (own[name] - theirs[name]).to_numpy()
+                test = paired(values, own["count"].to_numpy())
+                row |= {f"{key}{suffix}": value for key, value in test.items()}
+            rows.append(row)
+        for suffix in SUFFIXES if rows else ():
+            p = multipletests([row[f"p{suffix}"] for row in rows], method="holm")[1]
+            for row, adjusted in zip(rows, p, strict=True):
+                row[f"p_holm{suffix}"] = float(adjusted)
+        records += rows
     return pl.DataFrame(records, schema=SCHEMA)

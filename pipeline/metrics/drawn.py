@@ -3,7 +3,7 @@
 import polars as pl
 
 from pipeline.metrics.regression import ALPHA
-from pipeline.metrics.scores import fold_arms
+from pipeline.metrics.scores import fold_arms, renaming
 from pipeline.support.schemas import MEAN
 
 
@@ -12,7 +12,7 @@ def random_band(effects: pl.DataFrame) -> pl.DataFrame:
     single = effects.filter((pl.col("method") == "random") & (pl.col("seed") != MEAN))
     half = pl.col("target_effect")
     band = (
-        fold_arms(single, ["seed"], "target_effect", ["delta_nll"])
+        fold_arms(single, ["seed"], ["target_effect"], ["delta_nll"])
         .group_by("coefficient")
         .agg(half.min().alias("low"), half.max().alias("high"), pl.col("delta_nll").mean())
         .sort("coefficient")
@@ -37,9 +37,13 @@ def frontier_steps(arms: pl.DataFrame, equal: pl.DataFrame) -> pl.DataFrame:
 
 
 def value_halves(values: pl.DataFrame, coefficient: float) -> pl.DataFrame:
-    """Return method, label, `half` the change from -c to +c, n_items, and whether q < 0.05."""
+    """Return method, label, `half` the change from -c to +c, n_items, and whether q < 0.05.
+
+    `half_log_odds` is the same in nats.
+    """
     rows = values.filter(pl.col("coefficient").abs() == coefficient)
-    halves = fold_arms(rows, ["method", "label"], "change").rename({"change": "half"})
+    names = renaming(change="half")
+    halves = fold_arms(rows, ["method", "label"], list(names)).rename(names)
     significant = (pl.col("q").cast(pl.Float64) < ALPHA).fill_null(False).alias("significant")
     about = rows.filter(pl.col("coefficient") > 0).select("method", "label", "n_items", significant)
     return halves.drop("coefficient", "count").join(

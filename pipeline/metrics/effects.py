@@ -8,11 +8,13 @@ from scipy import stats
 
 from pipeline.metrics.regression import clustered_slope, pooled_slope
 from pipeline.metrics.scores import (
+    SUFFIXES,
     Evaluation,
     at_base,
     at_equal_cost,
     fold_arms,
     half_span,
+    in_both,
     mean,
     means,
     p_yes,
@@ -45,13 +47,19 @@ def side_labels(evaluation: Evaluation) -> list[str]:
 
 
 def label_changes(scores: pl.DataFrame, items: pl.DataFrame, names: list[str]) -> pl.DataFrame:
-    """Return label, coefficient, `score` (mean signed probability), n_items, base and `change`."""
+    """Return label, coefficient, `score` (mean signed probability), n_items, base and `change`.
+
+    `change_log_odds` is the change of the mean signed log-odds.
+    """
     rows = signed_scores(scores, items, names).rename({"probability": "score"})
-    table = means(rows, ["label", "coefficient"], ["score"], counts="n_items")
+    table = means(rows, ["label", "coefficient"], ["score", "y"], counts="n_items")
     table = table.sort("label", "coefficient").with_columns(
         at_base("n_items", "label"), at_base("score", "label").alias("base")
     )
-    return table.with_columns((pl.col("score") - pl.col("base")).alias("change"))
+    return table.with_columns(
+        (pl.col("score") - pl.col("base")).alias("change"),
+        (pl.col("y") - at_base("y", "label")).alias("change_log_odds"),
+    ).drop("y")
 
 
 def bootstrap(
@@ -74,14 +82,17 @@ def bootstrap(
     return float(interval.low), float(interval.high)
 
 
-def oracle_effect(items: pl.DataFrame, label: str, coefficient: float) -> float | None:
+def oracle_effect(
+    items: pl.DataFrame, label: str, coefficient: float, log_odds: bool = False
+) -> float | None:
     """Return the effect of a perfect change of persona (reference world only)."""
     if "oracle_neutral" not in items.columns or coefficient == 0:
         return None
     rows = items.filter(pl.col(LABEL + label) != 0)
     pole = "oracle_positive" if coefficient > 0 else "oracle_negative"
-    change = pl.col(LABEL + label) * (p_yes(pl.col(pole)) - p_yes(pl.col("oracle_neutral")))
-    return float(rows.select(change.mean()).item())
+    told, neutral = pl.col(pole), pl.col("oracle_neutral")
+    change = told - neutral if log_odds else p_yes(told) - p_yes(neutral)
+    return float(rows.select((pl.col(LABEL + label) * change).mean()).item())
 
 
 def ratio(effect: float, whole: float | None) -> float | None:
@@ -118,13 +129,17 @@ def method_effects(scores: pl.DataFrame, evaluation: Evaluation) -> list[Record]
             whole.filter(pl.col("coefficient") == c),
         )
         effect, delta_nll = mean(at["effect"]), mean(rows["nll"]) - base_nll
-        low, high = bootstrap(at, "effect", params)
         answered = mean(evaluation.answered(rows))
-        changes = side.filter(pl.col("coefficient") == c)["change"].abs()
+        changes = side.filter(pl.col("coefficient") == c)
         records.append({
-            "coefficient": c, "target_score": mean(at["probability"]), "target_effect": effect,
-            "ci_low": low, "ci_high": high, "target_log_odds": mean(at["y"]),
-            "side_effect": mean(changes) if names else None, "delta_nll": delta_nll,
+            "coefficient": c, "target_score": mean(at["probability"]),
+            "target_log_odds": mean(at["y"]),
+            **measured(at, "effect", "target_effect", "ci", params),
+            **{
+                f"side_effect{suffix}": mean(changes[f"change{suffix}"].abs()) if names else None
+                for suffix in SUFFIXES
+            },
+            "delta_nll": delta_nll,
             "normalized_gain": normalized_gain(effect * np.sign(c), delta_nll),
             "choice_mass": mean(rows["choice_mass"]), "answered": answered,
             "coherent": answered >= params.coherent_share,
@@ -133,6 +148,18 @@ def method_effects(scores: pl.DataFrame, evaluation: Evaluation) -> list[Record]
             "n_items": at.height, "n_dilemmas": at["dilemma_id"].n_unique(),
         })  # fmt: skip
     return records
+
+
+def measured(
+    rows: pl.DataFrame, column: str, name: str, limits: str, params: StatisticsParams
+) -> Record:
+    """Return the mean of a column and its 95 % interval, in probability and in log-odds."""
+    record: Record = {}
+    for suffix in SUFFIXES:
+        record[f"{name}{suffix}"] = mean(rows[f"{column}{suffix}"])
+        low, high = bootstrap(rows, f"{column}{suffix}", params)
+        record |= {f"{limits}_low{suffix}": low, f"{limits}_high{suffix}": high}
+    return record
 
 
 def slopes(moved: pl.DataFrame, c: float) -> dict[str, float]:
@@ -151,22 +178,23 @@ def arm_effects(
     """
     by_c = {record["coefficient"]: record for record in records}
     frame, moved = pl.DataFrame(records, infer_schema_length=None), evaluation.movements(scores)
-    averaged = ["side_effect", "delta_nll", "choice_mass"]
+    averaged = [*in_both("side_effect"), "delta_nll", "choice_mass"]
+    spans = in_both("target_effect")
     folded = []
-    for both in fold_arms(frame, [], "target_effect", averaged).sort("coefficient").to_dicts():
+    for both in fold_arms(frame, [], spans, averaged).sort("coefficient").to_dicts():
         c, effect = both["coefficient"], both["target_effect"]
         up, down = by_c[c], by_c[-c]
         rows = moved.filter(pl.col("coefficient").abs() == c)
-        low, high = bootstrap(rows, half_span("effect"), evaluation.params)
-        even_low, even_high = bootstrap(rows, "effect", evaluation.params)
+        odd = rows.with_columns(half_span(in_both("effect")))
+        even = rows.with_columns(pl.col(in_both("effect")) * 2)
         best, worst = (oracle_effect(evaluation.items, evaluation.target, s) for s in (1, -1))
         kept = [key for key in up if key.endswith(("_clustered", "_pooled")) or key[:2] == "n_"]
         folded.append({
-            "coefficient": c, "target_effect": effect, "ci_low": low, "ci_high": high,
+            "coefficient": c, **measured(odd, "effect", "target_effect", "ci", evaluation.params),
             **{name: both[name] for name in averaged},
-            "up": up["target_effect"], "down": down["target_effect"],
-            "asymmetry": up["target_effect"] + down["target_effect"],
-            "asymmetry_low": 2 * even_low, "asymmetry_high": 2 * even_high,
+            **{f"up{suffix}": up[f"target_effect{suffix}"] for suffix in SUFFIXES},
+            **{f"down{suffix}": down[f"target_effect{suffix}"] for suffix in SUFFIXES},
+            **measured(even, "effect", "asymmetry", "asymmetry", evaluation.params),
             "coherent": up["coherent"] and down["coherent"],
             "normalized_gain": normalized_gain(effect, both["delta_nll"]),
             "oracle_share": ratio(effect, (best - worst) / 2) if best and worst else None,
@@ -176,12 +204,16 @@ def arm_effects(
 
 
 def seed_effects(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.DataFrame:
-    """Return method, seed, coefficient, effect of each seed at its own dose, or its only size."""
+    """Return the effect of each seed at its own dose, or its only size.
+
+    Columns: method, seed, coefficient, effect, effect_log_odds.
+    """
     records = []
     for method, scores in cells.items():
         for (seed,), own in at_equal_cost(scores).group_by("seed", maintain_order=True):
             moved = evaluation.movements(own).filter(pl.col("coefficient") != 0)
             size = float(own["coefficient"].abs().to_numpy().max())
-            effect = mean(moved.select(half_span("effect"))["effect"])
-            records.append((method, int(str(seed)), size, effect))
-    return pl.DataFrame(records, schema=["method", "seed", "coefficient", "effect"], orient="row")
+            halves = moved.select(half_span(in_both("effect")))
+            records.append((method, int(str(seed)), size, *map(mean, halves)))
+    columns = ["method", "seed", "coefficient", *in_both("effect")]
+    return pl.DataFrame(records, schema=columns, orient="row")

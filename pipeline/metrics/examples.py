@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from pipeline.metrics.scores import Evaluation, fold_arms, means
+from pipeline.metrics.scores import Evaluation, fold_arms, in_both, means
 from pipeline.support.schemas import RAW
 
 MOST, AGAINST, LEAST = "most moved", "most moved against c", "least moved"
@@ -21,30 +21,33 @@ class Example:
     actions: dict[str, str]
     """Action type (to_do, not_to_do) -> what the reply says Yes or No to."""
     answers: pl.DataFrame
-    """A row per coefficient: to_do and not_to_do (p of Yes), target (p of the target choice)."""
+    """A row per coefficient: to_do and not_to_do (p of Yes), target (p of the target choice).
+
+    target_log_odds: the mean signed log-odds of the target choice, in nats.
+    """
 
 
 def answers(scores: pl.DataFrame, evaluation: Evaluation) -> pl.DataFrame:
     """Return a method's answers to the target's dilemmas, averaged over seeds, at all c and at 0.
 
     Columns: dilemma_id, coefficient, and probabilities of Yes (to_do, not_to_do) and of
-    the target's choice (target).
+    the target's choice (target); target_log_odds in nats.
     """
     moved = evaluation.movements(scores.filter(pl.col("dose") == RAW))
     actions = evaluation.items.select("item_id", "action_type")
     rows = moved.join(actions, on="item_id", maintain_order="left").with_columns(
-        (pl.col("probability") + 0.5).alias("target")
+        (pl.col("probability") + 0.5).alias("target"), pl.col("y").alias("target_log_odds")
     )
     keys = ["dilemma_id", "coefficient"]
     wide = rows.pivot("action_type", index=keys, values="yes", maintain_order=True)
-    chosen = means(rows, keys, ["target"]).drop("count")
+    chosen = means(rows, keys, in_both("target")).drop("count")
     return wide.join(chosen, on=keys, maintain_order="left").sort(*keys)
 
 
 def half_changes(answered: pl.DataFrame, coefficient: float) -> pl.DataFrame:
     """Return dilemma_id and `change`, half the span of the target choice, the largest first."""
     rows = answered.filter(pl.col("coefficient").abs() == coefficient)
-    halves = fold_arms(rows, ["dilemma_id"], "target").rename({"target": "change"})
+    halves = fold_arms(rows, ["dilemma_id"], ["target"]).rename({"target": "change"})
     return halves.sort("change", "dilemma_id", descending=[True, False])
 
 

@@ -4,6 +4,9 @@ Signed log-odds = label x log_odds, with no further negation. A model that alway
 with the value scores above 0; one that says Yes to everything scores 0. The signed probability is
 label x (p_yes - 1/2). So a difference of two means is a difference in the probability of the choice
 that carries the value.
+
+Every effect stands in both. A column in nats of log-odds has the name of the one in probability and
+the suffix `_log_odds`. Where a model mostly says No, probabilities hide what moves.
 """
 
 from collections.abc import Sequence
@@ -16,7 +19,9 @@ from pipeline.support.sections import StatisticsParams
 
 UNIT, EQUAL_COST = "unit", "equal_cost"
 COLUMNS = ["item_id", "dilemma_id", "coefficient", "log_odds", "choice_mass", "nll"]
-MOVED = ["y", "yes", "probability", "effect"]  # what `movements` adds
+LOG_ODDS = "_log_odds"
+SUFFIXES = ("", LOG_ODDS)
+MOVED = ["y", "yes", "probability", "effect", "effect_log_odds"]  # what `movements` adds
 
 
 @dataclass(frozen=True)
@@ -92,28 +97,47 @@ def at_base(column: str, key: str) -> pl.Expr:
 
 
 def movements(scores: pl.DataFrame, items: pl.DataFrame, target: str) -> pl.DataFrame:
-    """Return the target's signed scores with `effect`, the change of probability from the base."""
+    """Return the target's signed scores with `effect`, their change from the base, in both."""
     rows = signed_scores(scores, items, [target])
-    effect = pl.col("probability") - at_base("probability", "item_id")
-    return rows.with_columns(effect.alias("effect"))
+    return rows.with_columns(
+        (pl.col("probability") - at_base("probability", "item_id")).alias("effect"),
+        (pl.col("y") - at_base("y", "item_id")).alias("effect_log_odds"),
+    )
 
 
-def half_span(column: str) -> pl.Expr:
-    """Return a column times the sign of c: its mean over +c and -c is half the span between them.
+def in_both(*columns: str) -> list[str]:
+    """Return the names of columns in probability and in log-odds."""
+    return [column + suffix for suffix in SUFFIXES for column in columns]
+
+
+def renaming(**names: str) -> dict[str, str]:
+    """Return old -> new name of columns in probability and in log-odds."""
+    return {old + suffix: new + suffix for suffix in SUFFIXES for old, new in names.items()}
+
+
+def exchanged(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return a table with effects in log-odds under the plain names, and the plain ones in turn."""
+    plain = [name for name in rows.columns if name + LOG_ODDS in rows.columns]
+    ours = [name + LOG_ODDS for name in plain]
+    return rows.rename(dict(zip(plain + ours, ours + plain, strict=True)))
+
+
+def half_span(columns: Sequence[str]) -> pl.Expr:
+    """Return columns times the sign of c: the mean over +c and -c is half the span between them.
 
     It is never the better arm alone: a method that moves both arms alike gets no credit.
     """
-    return pl.col(column) * pl.col("coefficient").sign()
+    return pl.col(columns) * pl.col("coefficient").sign()
 
 
 def fold_arms(
-    rows: pl.DataFrame, keys: list[str], span: str, averaged: Sequence[str] = ()
+    rows: pl.DataFrame, keys: list[str], spans: Sequence[str], averaged: Sequence[str] = ()
 ) -> pl.DataFrame:
-    """Return by keys and |c| half the span of one column, and the means of others over the arms."""
+    """Return by keys and |c| half the span of columns, and the means of others over the arms."""
     arms = rows.filter(pl.col("coefficient") != 0).with_columns(
-        half_span(span), pl.col("coefficient").abs(), pl.col(list(averaged)).cast(pl.Float64)
+        half_span(spans), pl.col("coefficient").abs(), pl.col(averaged).cast(pl.Float64)
     )
-    return means(arms, [*keys, "coefficient"], [span, *averaged])
+    return means(arms, [*keys, "coefficient"], [*spans, *averaged])
 
 
 def at_one(rows: pl.DataFrame) -> pl.DataFrame:

@@ -18,16 +18,19 @@ from pipeline.metrics.effects import (
     label_changes,
     method_effects,
     oracle_effect,
+    seed_effects,
 )
 from pipeline.metrics.flips import flip_table
 from pipeline.metrics.regression import clustered_slope
 from pipeline.metrics.scores import (
     EQUAL_COST,
+    SUFFIXES,
     Evaluation,
     at_equal_cost,
     at_one,
     compared,
     fold_arms,
+    in_both,
     mean,
     signed_scores,
 )
@@ -44,7 +47,7 @@ FURTHER = {
     "curves": curve_table,
 }
 HEADLINE = (
-    "target_effect", "ci_low", "ci_high", "side_effect", "delta_nll", "normalized_gain",
+    *in_both("target_effect", "ci_low", "ci_high", "side_effect"), "delta_nll", "normalized_gain",
     "oracle_share",
 )  # fmt: skip
 
@@ -58,7 +61,7 @@ class Study:
     values: pl.DataFrame
     """One row per method, label and coefficient: the change of every value."""
     equal_cost: pl.DataFrame
-    """One row per method at its dose: as `arms`, with the coefficient `used`."""
+    """One row per method at its dose: as `arms`, with the coefficient `used` and `random_rank`."""
     oracle: list[dict[str, float]]
     further: dict[str, pl.DataFrame]
     """Tables by name: see `FURTHER`."""
@@ -84,14 +87,25 @@ def analyse(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> Study:
         arms += own_arms
         values.append(value_table(method, raw, evaluation))
         equal.append(equal_cost(method, scores, evaluation))
-    oracle = [
-        {"coefficient": c, "target_effect": effect}
-        for c in (-1.0, 1.0)
-        if (effect := oracle_effect(evaluation.items, evaluation.target, c)) is not None
-    ]
+    oracle = oracle_effects(evaluation)
     further = {name: table(cells, evaluation) for name, table in FURTHER.items()}
-    tables = as_frame(effects), as_frame(arms), pl.concat(values), as_frame(equal)
+    ranked = random_ranks(as_frame(equal), seed_effects(cells, evaluation))
+    tables = as_frame(effects), as_frame(arms), pl.concat(values), ranked
     return Study(*tables, oracle, further)
+
+
+def oracle_effects(evaluation: Evaluation) -> list[Record]:
+    """Return what a perfect change of persona would do at -1 and +1; nothing on other sets."""
+    items, target = evaluation.items, evaluation.target
+    return [
+        {
+            "coefficient": c,
+            "target_effect": effect,
+            "target_effect_log_odds": oracle_effect(items, target, c, log_odds=True),
+        }
+        for c in (-1.0, 1.0)
+        if (effect := oracle_effect(items, target, c)) is not None
+    ]
 
 
 def over_seeds(
@@ -111,22 +125,25 @@ def over_seeds(
         for record in records
     ]
     arms = [
-        {"method": method, "n_seeds": len(seeds), **arm, "seed_sd": halves[arm["coefficient"]]}
+        {"method": method, "n_seeds": len(seeds), **arm, **halves[arm["coefficient"]]}
         for arm in arm_effects(records, scores, evaluation)
     ]
     return by_seed + rows, arms
 
 
-def seed_spread(effects: pl.DataFrame) -> tuple[dict[float, Record], dict[float, float | None]]:
+def seed_spread(effects: pl.DataFrame) -> tuple[dict[float, Record], dict[float, Record]]:
     """Return the spread over seeds of the effect by c, and the SD of half the span by |c|."""
-    effect = pl.col("target_effect")
-    spread = effects.group_by("coefficient").agg(
-        effect.std().alias("seed_sd"),
-        effect.min().alias("seed_min"),
-        effect.max().alias("seed_max"),
-    )
-    halves = fold_arms(effects, ["seed"], "target_effect").group_by("coefficient").agg(effect.std())
-    return {row.pop("coefficient"): row for row in spread.to_dicts()}, dict(halves.iter_rows())
+
+    def by_size(rows: pl.DataFrame, *columns: pl.Expr) -> dict[float, Record]:
+        spread = rows.group_by("coefficient").agg(*columns)
+        return {row.pop("coefficient"): row for row in spread.to_dicts()}
+
+    spread = [(pl.col(f"target_effect{suffix}"), suffix) for suffix in SUFFIXES]
+    sd = [effect.std().alias(f"seed_sd{suffix}") for effect, suffix in spread]
+    lowest = [effect.min().alias(f"seed_min{suffix}") for effect, suffix in spread]
+    highest = [effect.max().alias(f"seed_max{suffix}") for effect, suffix in spread]
+    halves = fold_arms(effects, ["seed"], in_both("target_effect"))
+    return by_size(effects, *sd, *lowest, *highest), by_size(halves, *sd)
 
 
 def equal_cost(method: str, scores: pl.DataFrame, evaluation: Evaluation) -> Record:
@@ -136,6 +153,22 @@ def equal_cost(method: str, scores: pl.DataFrame, evaluation: Evaluation) -> Rec
     calibrated = bool((scores["dose"] == CALIBRATED).any())
     used = {"used": mean(sizes), "used_min": sizes.min(), "used_max": sizes.max()}
     return arm | {"calibrated": calibrated} | used
+
+
+def random_ranks(equal: pl.DataFrame, seeds: pl.DataFrame) -> pl.DataFrame:
+    """Add each method's place among single random directions at the same cost, and their number.
+
+    A random direction's sign is arbitrary, so the effect in log-odds stands among the sizes of
+    theirs: `random_rank` is 1 + how many are as large. It is null without a dose, and for `random`.
+    """
+    is_random = pl.col("method") == "random"
+    sizes = seeds.filter(is_random)["effect_log_odds"].abs().to_list()
+    ranked = pl.col("calibrated") & ~is_random & bool(sizes)
+    effect = pl.col("target_effect_log_odds")
+    rank = 1 + pl.sum_horizontal(pl.lit(0), *((effect <= size).cast(pl.Int64) for size in sizes))
+    return equal.with_columns(
+        pl.when(ranked).then(rank).alias("random_rank"), pl.lit(len(sizes)).alias("n_random")
+    )
 
 
 def value_table(method: str, scores: pl.DataFrame, evaluation: Evaluation) -> pl.DataFrame:

@@ -6,9 +6,10 @@ from typing import Any
 import polars as pl
 
 from pipeline.metrics.coherence import compared_coherence
-from pipeline.metrics.scores import at_one
+from pipeline.metrics.scores import at_one, renaming
 from pipeline.report.columns import (
     Cell,
+    Columns,
     Row,
     build,
     digits,
@@ -17,13 +18,13 @@ from pipeline.report.columns import (
     marked_method,
     method,
     show,
+    twice,
 )
 from pipeline.report.figures.words import short_labels
 from pipeline.report.results import Results
 from pipeline.support.formats import NONE, coefficient
 from pipeline.support.schemas import RAW
 
-Columns = dict[str, Cell]
 OTHER_BASIS = ("lora", "dora")
 
 
@@ -58,15 +59,12 @@ def coherence_coefficient(row: Row) -> str:
 
 
 ABLATION: Columns = {
-    "Method": marked_method,
     "Effect at ±1": show("target_effect"),
     "SD over seeds": show("seed_sd"),
     "Change": change("target_effect", "target_effect_whole"),
-    "Δ NLL": show("delta_nll"),
     "Effect at equal cost": show("target_effect_equal"),
     "SD over seeds (equal cost)": show("seed_sd_equal"),
     "Change (equal cost)": change("target_effect_equal", "target_effect_equal_whole"),
-    "c": show("used", general("{:.2f}")),
 }
 CERTIFICATES: Columns = {
     "Adapter": lambda row: f"{method(row)}, seed {row['seed']}",
@@ -77,6 +75,12 @@ CERTIFICATES: Columns = {
     "|RᵀR − I|": show("orthogonal", error),
     "Largest angle (°)": show("angle", degrees),
     "|t| of the sign": show("sign_t", lambda t: f"{abs(t):.1f}"),
+}
+COMPOSITION: Columns = {
+    "Effect": show("effect"),
+    "95 % interval": interval("effect_low", "effect_high"),
+    "Interaction": together(show("interaction")),
+    "95 % interval (interaction)": together(interval("interaction_low", "interaction_high")),
 }
 COHERENCE: Columns = {
     "Method": method,
@@ -96,8 +100,14 @@ EXAMPLES: Columns = {
     "c": show("coefficient", coefficient),
     "Yes (to do)": show("to_do"),
     "Yes (not to do)": show("not_to_do"),
-    "Target choice": show("target"),
 }
+
+
+# Names of equal_cost.csv, and of a whole method, beside those of arms.csv.
+EQUAL = renaming(target_effect="target_effect_equal", seed_sd="seed_sd_equal")
+WHOLE = renaming(
+    target_effect="target_effect_whole", target_effect_equal="target_effect_equal_whole"
+)
 
 
 def whole_methods(methods: list[str], sections: dict[str, Any]) -> dict[str, str]:
@@ -124,11 +134,15 @@ def ablation(results: Results) -> pl.DataFrame:
     pairs = [(method, root) for method, root in roots.items() if root in varied]
     pairs.sort(key=lambda pair: (pair[1], pair[0] != pair[1]))
     frame = pl.DataFrame(pairs, {"method": pl.String, "whole": pl.String}, orient="row")
-    equal = results.tables["equal_cost"].select("method", "target_effect", "seed_sd", "used")
-    both = at_one(results.tables["arms"]).join(equal, on="method", suffix="_equal")
-    of_whole = both.select(pl.col("method").alias("whole"), "target_effect", "target_effect_equal")
-    rows = frame.join(both, on="method", maintain_order="left")
-    return build(rows.join(of_whole, on="whole", suffix="_whole", maintain_order="left"), ABLATION)
+    equal = results.tables["equal_cost"].select("method", "used", *EQUAL)
+    both = at_one(results.tables["arms"]).join(equal.rename(EQUAL), on="method")
+    of_whole = both.select(pl.col("method").alias("whole"), *WHOLE).rename(WHOLE)
+    rows = frame.join(both, on="method", maintain_order="left").join(
+        of_whole, on="whole", maintain_order="left"
+    )
+    about = {"Method": marked_method, "Δ NLL": show("delta_nll")}
+    dose = {"c": show("used", general("{:.2f}"))}
+    return build(rows, about | twice(ABLATION, results.log_odds_first) | dose)
 
 
 def certificates(results: Results) -> pl.DataFrame:
@@ -148,10 +162,7 @@ def composition(results: Results) -> pl.DataFrame:
     return build(rows, {
         "Effect on": show("target", words.__getitem__),
         **{f"c of {behaviour}": show(name, coefficient) for behaviour, name in behaviours},
-        "Effect": show("effect"),
-        "95 % interval": interval("effect_low", "effect_high"),
-        "Interaction": together(show("interaction")),
-        "95 % interval (interaction)": together(interval("interaction_low", "interaction_high")),
+        **twice(COMPOSITION, results.log_odds_first),
     })  # fmt: skip
 
 
@@ -167,4 +178,5 @@ def examples(results: Results) -> pl.DataFrame:
         for example in results.examples
         for row in example.answers.to_dicts()
     ]
-    return build(rows, EXAMPLES)
+    target = twice({"Target choice": show("target")}, results.log_odds_first)
+    return build(rows, EXAMPLES | target)

@@ -5,18 +5,47 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.metrics.scores import LOG_ODDS
 from pipeline.report.figures.words import has_dose, name_of
 from pipeline.support import formats
 from pipeline.support.formats import number
 
 Row = dict[str, Any]
 Cell = Callable[[Row], str]
+Columns = dict[str, Cell]
 
 
-def build(rows: pl.DataFrame | Iterable[Row], columns: dict[str, Cell]) -> pl.DataFrame:
+def build(rows: pl.DataFrame | Iterable[Row], columns: Columns) -> pl.DataFrame:
     """Return a table of strings: a row per row, a column per header."""
     records = rows.to_dicts() if isinstance(rows, pl.DataFrame) else rows
     return pl.DataFrame([{head: cell(row) for head, cell in columns.items()} for row in records])
+
+
+def in_log_odds(row: Row) -> Row:
+    """Return a row whose effects are those in log-odds, under their plain names."""
+    ours = {name: value for name, value in row.items() if name.endswith(LOG_ODDS)}
+    return row | {name.removesuffix(LOG_ODDS): value for name, value in ours.items()}
+
+
+def twice(columns: Columns, log_odds_first: bool) -> Columns:
+    """Return columns of effects twice: in probability, and in log-odds (nats)."""
+
+    def translated(cell: Cell) -> Cell:
+        return lambda row: cell(in_log_odds(row))
+
+    again = {f"{head} (log-odds)": translated(cell) for head, cell in columns.items()}
+    return again | columns if log_odds_first else columns | again
+
+
+def pair(write: Cell, log_odds_first: bool) -> Cell:
+    """Return a cell that writes an effect in one measure, and in brackets in the other."""
+
+    def cell(row: Row) -> str:
+        parts = [write(row), write(in_log_odds(row))]
+        first, second = parts[::-1] if log_odds_first else parts
+        return f"{first} ({second})"
+
+    return cell
 
 
 def show(source: str, write: Callable[[Any], str] = number) -> Cell:

@@ -43,13 +43,13 @@ def draw(results: Results, folder: Path) -> dict[str, str]:
     effects, arms, equal = read["effects"], read["arms"], read["equal_cost"]
     random = f"; {results.n_random} random directions" if results.n_random else ""
     caption = f"{results.study}; n = {results.n_dilemmas} dilemmas; {results.seeds}{random}"
-    band, steps = drawn.random_band(effects), drawn.frontier_steps(arms, equal)
-    figures.effect_vs_coherence(folder, arms, equal, band, steps, params.nll_budget, caption)
-    figures.dose_response(folder, effects, results.oracle, caption)
-    figures.forest(folder, equal, results.seed_effects, caption + unreached(results))
+    first = results.log_odds_first
+    figures.effect_vs_coherence(folder, arms, equal, effects, params.nll_budget, first, caption)
+    figures.dose_response(folder, effects, results.oracle, first, caption)
+    figures.forest(folder, equal, results.seed_effects, first, caption + unreached(results))
     halves = drawn.value_halves(read["values"], unit)
     order = drawn.most_moved(halves, results.target.label)
-    figures.value_map(folder, halves, order, unit, caption)
+    figures.value_map(folder, halves, order, unit, first, caption)
     n_items = results.items.height
     counts = drawn.excluded_counts(effects, n_items)
     figures.choice_mass(folder, effects, counts, n_items, params.min_choice_mass, caption)

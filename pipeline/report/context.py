@@ -5,6 +5,8 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.metrics.scores import SUFFIXES
+from pipeline.report.columns import in_log_odds
 from pipeline.report.figures.words import name_of
 from pipeline.report.results import Cell, Results
 from pipeline.support.formats import interval, number, with_minus, with_sign
@@ -27,38 +29,47 @@ def adapters(cells: list[Cell]) -> str:
     return "; ".join(f"{name_of(method)}, seed {seed}" for method, seed in cells)
 
 
-def said(kind: str, row: dict[str, Any]) -> str:
+def effect(row: dict[str, Any]) -> str:
+    """Return the effect with its interval, its spread over seeds and its arms."""
     seeds, sd = row["n_seeds"], number(row["seed_sd"])
     spread = f", standard deviation over {seeds} seeds {sd}" if seeds > 1 else ""
     limits = with_minus(interval(row["ci_low"], row["ci_high"]))
     arms = f"at +c {change(row['up'])}, at −c {change(row['down'])}"
-    return (
-        f"{kind}: {name_of(row['method'])}, {change(row['target_effect'])} {limits}{spread} "
-        f"({arms}; Δ NLL {change(row['delta_nll'])})"
-    )
+    return f"{change(row['target_effect'])} {limits}{spread} ({arms})"
 
 
-def ahead(equal: pl.DataFrame) -> float | None:
+def said(kind: str, row: dict[str, Any], log_odds_first: bool) -> str:
+    parts = [f"{effect(row)} in probability", f"{effect(in_log_odds(row))} nats of log-odds"]
+    both = "; ".join(parts[::-1] if log_odds_first else parts)
+    return f"{kind}: {name_of(row['method'])}, {both}; Δ NLL {change(row['delta_nll'])}"
+
+
+def ahead(equal: pl.DataFrame, log_odds_first: bool) -> float | None:
     """Return how many times as far the best prompt moves the target as the best method with a dose.
 
     It is None where no prompt or no method with a dose moves it.
     """
+    effects = f"target_effect{SUFFIXES[log_odds_first]}"
     dosed, prompt = (
-        max(equal.filter(pl.col("calibrated") == has_dose)["target_effect"], default=0.0)
+        max(equal.filter(pl.col("calibrated") == has_dose)[effects], default=0.0)
         for has_dose in (True, False)
     )
     return prompt / dosed if prompt > 0 and dosed > 0 else None
 
 
 def headline(
-    equal: pl.DataFrame, learned: list[str], seeds: pl.DataFrame, even_arms: float
+    equal: pl.DataFrame,
+    learned: list[str],
+    seeds: pl.DataFrame,
+    even_arms: float,
+    log_odds_first: bool,
 ) -> list[str]:
     """Say what moves the target most at equal cost, by kind of method, and which stand out.
 
     `seeds` (method, seed, effect): effects of single seeds. Single random
     directions are the control.
     """
-    best = equal.sort("target_effect", descending=True)
+    best = equal.sort(f"target_effect{SUFFIXES[log_odds_first]}", descending=True)
     dosed, is_random = best.filter("calibrated"), pl.col("method") == "random"
     is_learned, control, others = (
         pl.col("method").is_in(learned), dosed.filter(is_random), dosed.filter(~is_random)
@@ -69,23 +80,25 @@ def headline(
         "Without a dose, at its own cost": best.filter(~pl.col("calibrated")),
     }
     lines = [
-        said(kind, rows.row(0, named=True)) + "." for kind, rows in kinds.items() if rows.height
+        said(kind, rows.row(0, named=True), log_odds_first) + "."
+        for kind, rows in kinds.items()
+        if rows.height
     ]
-    if (ratio := ahead(equal) or 0.0) >= FAR_AHEAD:
+    if (ratio := ahead(equal, log_odds_first) or 0.0) >= FAR_AHEAD:
         lines[-1] += f" That is {ratio:.0f} times as much as the best method with a dose."
     if control.height:
-        single = seeds.filter(is_random)["effect"].to_list()
-        lines += against_random(control.row(0, named=True), others, single)
+        single = seeds.filter(is_random)["effect_log_odds"].to_list()
+        lines.append(said("As a control", control.row(0, named=True), log_odds_first) + ".")
+        lines.append(against_random(others, single))
     return [*lines, both_ways(others, even_arms)] if others.height else lines
 
 
-def against_random(control: dict[str, Any], others: pl.DataFrame, single: list[float]) -> list[str]:
-    beyond = names(others.filter(pl.col("target_effect") > max(single))["method"])
-    reach = f"single directions from {change(min(single))} to {change(max(single))}"
-    return [
-        f"{said('As a control', control)}; {reach}.",
-        f"With a mean over seeds beyond every single random direction: {beyond}.",
-    ]
+def against_random(others: pl.DataFrame, single: list[float]) -> str:
+    beyond = names(others.filter(pl.col("random_rank") == 1)["method"])
+    return (
+        f"Further than each of {len(single)} random directions at the same cost, whatever its sign "
+        f"({change(min(single))} to {change(max(single))} nats): {beyond}."
+    )
 
 
 def both_ways(rows: pl.DataFrame, even_arms: float) -> str:
@@ -146,13 +159,16 @@ def trained_method(results: Results, method: str) -> str:
 def context(results: Results, reproduction: dict[str, str], params_text: str) -> dict[str, Any]:
     """Return the variables of the page's template and of the texts in page.yaml."""
     equal, params = results.tables["equal_cost"], results.params
-    lines = headline(equal, params.methods, results.seed_effects, params.report.even_arms)
+    even, first = params.report.even_arms, results.log_odds_first
+    lines = headline(equal, params.methods, results.seed_effects, even, first)
     return {
         "params": params, "manifest": results.manifest, "synthetic": results.synthetic,
         "unit": results.unit, "target": results.target.label, "opposite": results.target.opposite,
         "oracle": results.oracle, "n_dilemmas": results.n_dilemmas, "budget": params.dose,
         "measure": MEASURES[params.dose.measure], "pair": params.composition,
-        "examples": results.examples, "ahead": ahead(equal), "guessed": adapters(results.guessed),
+        "examples": results.examples, "ahead": ahead(equal, first),
+        "log_odds_first": first, "guessed": adapters(results.guessed),
+        "n_random": results.n_random,
         "sure": params.report.sure_sign, "unreached": list(map(name_of, results.unreached)),
         "headline": lines + guesses(results.guessed, params.report.sure_sign),
         "setup": setup(results), "name_of": name_of, "change": change, "words": ACTIONS,

@@ -8,7 +8,7 @@ import polars as pl
 
 from pipeline.metrics.effects import seed_effects
 from pipeline.metrics.examples import Example, examples
-from pipeline.metrics.scores import Evaluation, at_one
+from pipeline.metrics.scores import SUFFIXES, Evaluation, at_one
 from pipeline.study.behaviours import Behaviour, Target
 from pipeline.study.params import Params
 
@@ -76,6 +76,11 @@ class Results:
         return " ".join([*parts, NO_MORE]) if parts else ""
 
     @property
+    def log_odds_first(self) -> bool:
+        """Whether effects in log-odds stand before those in probability: on real models."""
+        return self.params.model != "reference"
+
+    @property
     def study(self) -> str:
         """The study in the words of every caption."""
         p, mark = self.params, " (synthetic)" if self.synthetic else ""
@@ -115,7 +120,8 @@ class Results:
     @cached_property
     def examples(self) -> list[Example]:
         """Single dilemmas of the best trained method (at equal cost) and of the first prompting."""
-        best = self.tables["equal_cost"].sort("target_effect", descending=True)["method"].to_list()
+        effect = f"target_effect{SUFFIXES[self.log_odds_first]}"
+        best = self.tables["equal_cost"].sort(effect, descending=True)["method"].to_list()
         trained = [method for method in best if method in self.params.methods]
         sections = self.params.steering
         prompts = [m for m in self.params.baselines if sections[m].method == "prompting"]

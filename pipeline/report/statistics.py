@@ -1,16 +1,30 @@
 """The report's tables of the further statistics, each from its CSV file."""
 
+import itertools
+
 import polars as pl
 
 from pipeline.metrics.regression import ALPHA
-from pipeline.metrics.scores import EQUAL_COST, at_one
-from pipeline.report.columns import Cell, Row, build, compared_rows, digits, interval, method, show
+from pipeline.metrics.scores import EQUAL_COST, at_one, in_both, renaming
+from pipeline.report.columns import (
+    Cell,
+    Columns,
+    Row,
+    build,
+    compared_rows,
+    digits,
+    interval,
+    method,
+    pair,
+    show,
+    twice,
+)
 from pipeline.report.figures.words import name_of
 from pipeline.report.results import Results
 from pipeline.support.formats import NONE, coefficient, number, p_value, percent, with_sign
 from pipeline.support.paths import BASE
 
-SENSITIVITY: dict[str, Cell] = {
+SENSITIVITY: Columns = {
     "Method": method,
     "Dose": show("at", str),
     "Slope (nats per dose)": show("slope_clustered"),
@@ -21,17 +35,18 @@ SENSITIVITY: dict[str, Cell] = {
     "its degrees of freedom": show("df_two_way", digits(0)),
     "p pooled": show("p_pooled", p_value),
 }
-NLL_BUDGET: dict[str, Cell] = {
-    "Method": method,
+AT_BUDGET: Columns = {
     "Effect": show("effect"),
     "95 % interval": interval(),
     "at +c": show("effect_up"),
-    "c": show("coefficient_up", digits(2)),
     "at −c": show("effect_down"),
+}
+NLL_BUDGET: Columns = {
+    "c": show("coefficient_up", digits(2)),
     "−c": show("coefficient_down", lambda c: number(None if c is None else -c, 2)),
     "Why not": lambda row: why_not(row["reason"], row["reason_up"], row["reason_down"]),
 }
-ANSWERS: dict[str, Cell] = {
+ANSWERS: Columns = {
     "Method": lambda row: "base model" if row["method"] == BASE else method(row),
     "c": show("coefficient", coefficient),
     "Yes-bias (nats)": show("yes_log_odds", digits(2)),
@@ -41,10 +56,12 @@ ANSWERS: dict[str, Cell] = {
     "Choice mass": show("choice_mass"),
     "Rows": show("n_rows", str),
     "Excluded": show("n_excluded", str),
+}
+ANSWERED: Columns = {
     "Effect": show("target_effect"),
     "Effect without them": show("target_effect_answered"),
 }
-FLIPS: dict[str, Cell] = {
+FLIPS: Columns = {
     "Method": method,
     "Dose": show("at", str),
     "Steering F1": show("steering_f1", digits(1)),
@@ -57,14 +74,15 @@ FLIPS: dict[str, Cell] = {
     "Flips off target": show("off_target_flips", percent),
     "Focus": show("focus", digits(2)),
 }
-CONTROLS: dict[str, Cell] = {"Controls moved (nats)": show("control_change")}
-CURVES: dict[str, Cell] = {
-    "Method": method,
+CONTROLS: Columns = {"Controls moved (nats)": show("control_change")}
+ASYMMETRY: Columns = {
+    "Asymmetry at ±1": show("asymmetry", with_sign),
+    "95 % interval": interval("asymmetry_low", "asymmetry_high"),
+}
+CURVES: Columns = {
     "Coefficients": show("n_coefficients", str),
     "Monotone (%)": show("monotone", percent),
     "Spearman of the mean": show("spearman", digits(2)),
-    "Asymmetry at ±1": show("asymmetry", with_sign),
-    "95 % interval": interval("asymmetry_low", "asymmetry_high"),
     "Slope on symlog(c)": show("symlog_slope"),
     "p": show("symlog_p", p_value),
     "R²": show("r2", digits(2)),
@@ -83,51 +101,50 @@ def flips(results: Results) -> pl.DataFrame:
 
 
 def answers(results: Results) -> pl.DataFrame:
-    return build(results.tables["answers"], ANSWERS)
+    return build(results.tables["answers"], ANSWERS | twice(ANSWERED, results.log_odds_first))
 
 
 def curves(results: Results) -> pl.DataFrame:
     """The shape over all coefficients, beside the asymmetry of the arms at ±1 (or nearest)."""
     arms = at_one(results.tables["arms"]).select("method", pl.col("^asymmetry.*$"))
     rows = results.tables["curves"].join(arms, on="method", maintain_order="left")
-    return build(rows, CURVES)
+    asymmetry = twice(ASYMMETRY, results.log_odds_first)
+    return build(rows, {"Method": method} | asymmetry | CURVES)
 
 
 def differences(results: Results) -> pl.DataFrame:
     """A square of all methods at equal cost: row less column."""
     rows = results.tables["differences"].filter(pl.col("dose") == EQUAL_COST)
-    pairs = {
-        (a, b): (d, p)
-        for a, b, d, p in rows.select("method", "other", "difference", "p_holm").rows()
+    own = {(row["method"], row["other"]): row for row in rows.to_dicts()}
+    own |= {
+        (other, name): row | {key: -row[key] for key in in_both("difference")}
+        for (name, other), row in own.items()
     }
-    pairs |= {(b, a): (-d, p) for (a, b), (d, p) in pairs.items()}
-    methods = list(
-        dict.fromkeys(method for pair in rows.select("method", "other").rows() for method in pair)
-    )
+    methods = list(dict.fromkeys(itertools.chain(*rows.select("method", "other").rows())))
+    write = pair(marked_difference, results.log_odds_first)
 
     def less(other: str) -> Cell:
-        def cell(row: Row) -> str:
-            if row["method"] == other:
-                return NONE
-            difference, p = pairs[row["method"], other]
-            return with_sign(difference) + "*" * (p < ALPHA)
-
-        return cell
+        return lambda row: NONE if row["method"] == other else write(own[row["method"], other])
 
     columns = {name_of(other): less(other) for other in methods}
     return build([{"method": name} for name in methods], {"Method": method, **columns})
+
+
+def marked_difference(row: Row) -> str:
+    return with_sign(row["difference"]) + "*" * (row["p_holm"] < ALPHA)
 
 
 def nll_budget(results: Results) -> pl.DataFrame:
     """A row per method: half the span, both arms with the c there, or why there is none."""
     rows = results.tables["nll_budget"]
     both, up, down = (rows.filter(pl.col("arm") == arm) for arm in ("both", "+", "-"))
-    names = ["method", "effect", "coefficient", "reason"]
-    joined = both.join(up.select(names), on="method", suffix="_up", maintain_order="left")
-    return build(
-        joined.join(down.select(names), on="method", suffix="_down", maintain_order="left"),
-        NLL_BUDGET,
-    )
+    for arm, rows in (("up", up), ("down", down)):
+        names = renaming(effect=f"effect_{arm}")
+        names |= {"coefficient": f"coefficient_{arm}", "reason": f"reason_{arm}"}
+        own = rows.select("method", *names).rename(names)
+        both = both.join(own, on="method", maintain_order="left")
+    effects = twice(AT_BUDGET, results.log_odds_first)
+    return build(both, {"Method": method} | effects | NLL_BUDGET)
 
 
 def why_not(both: str | None, up: str | None, down: str | None) -> str:

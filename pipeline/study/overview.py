@@ -13,7 +13,9 @@ from pipeline.study.tracking import Run
 from pipeline.support.files import read_json
 from pipeline.support.schemas import MEAN, read_table
 
-CURVE, EQUAL = "effect_by_dose", "equal_cost_effect"
+# A section's name -> the column that it shows, in probability and in log-odds.
+CURVES = {"effect_by_dose": "target_effect", "log_odds_by_dose": "target_effect_log_odds"}
+EQUAL = {"equal_cost_effect": "target_effect", "equal_cost_log_odds": "target_effect_log_odds"}
 # A line by coefficient instead of by step, straight between its points.
 AXIS = {"xAxisKey": "metric", "selectedXAxisMetricKey": "coefficient", "useGlobalXaxisKey": False}
 ORDER = {"orderByKey": "attributes.start_time", "orderByAsc": False}
@@ -23,24 +25,29 @@ SHOWN = {"runsHiddenMode": "FIRST_20_RUNS", "isAccordionReordered": True}
 
 def figures(headline: dict[str, dict[str, float]], equal: pl.DataFrame) -> dict[str, float]:
     """Return the main figures by `method/name` in four digits, which a column can show."""
-    named = {f"{EQUAL}/{m}": effect for m, effect in equal.select("method", "target_effect").rows()}
+    named = {
+        f"{section}/{method}": effect
+        for section, column in EQUAL.items()
+        for method, effect in equal.select("method", column).rows()
+    }
     named |= {f"{m}/{name}": value for m, row in headline.items() for name, value in row.items()}
     return {name: float(f"{value:.4g}") for name, value in named.items()}
 
 
 def curves(effects: pl.DataFrame) -> list[tuple[int, dict[str, float]]]:
     """Return the effect by coefficient, 0 at 0. Steps are whole numbers, so thousandths of it."""
-    rows = effects.filter(pl.col("seed") == MEAN).select("coefficient", "method", "target_effect")
-    zeros = [(0.0, method, 0.0) for method in rows["method"].unique(maintain_order=True)]
+    rows = effects.filter(pl.col("seed") == MEAN).select("coefficient", "method", *CURVES.values())
+    zeros = [(0.0, method, 0.0, 0.0) for method in rows["method"].unique(maintain_order=True)]
     points: dict[float, dict[str, float]] = {}
-    for c, method, effect in sorted([*rows.rows(), *zeros], key=lambda row: row[0]):
-        points.setdefault(c, {"coefficient": c})[f"{CURVE}/{method}"] = effect
+    for c, method, *both in sorted([*rows.rows(), *zeros], key=lambda row: row[0]):
+        names = (f"{section}/{method}" for section in CURVES)
+        points.setdefault(c, {"coefficient": c}).update(zip(names, both, strict=True))
     return [(round(1000 * c), metrics) for c, metrics in points.items()]
 
 
 def chart(form: str, section: str, name: str) -> dict[str, Any]:
     key = f"{section}/{name}"
-    own = AXIS if section == CURVE else {}
+    own = AXIS if section in CURVES else {}
     own = own | ({"lineSmoothness": 0} if form == "LINE" else {})
     return {"type": form, "uuid": key, "metricSectionId": section, "metricKey": key} | own
 
@@ -64,8 +71,9 @@ def show(run: Run, reports: Path, effects: pl.DataFrame) -> None:
     said = f"Effect at equal cost, {equal['n_dilemmas'][0]} dilemmas (all: report.html, Artifacts)"
     run.describe(f"{said}\n\n{table}")
     columns = ["tags.`model`", "tags.`behaviour`", "params.`rank`"]
-    columns += [f"metrics.`{EQUAL}/{method}`" for method in headline]
-    charts = [(form, part, m) for form, part in (("LINE", CURVE), ("BAR", EQUAL)) for m in headline]
+    columns += [f"metrics.`{section}/{method}`" for section in EQUAL for method in headline]
+    sections = [*(("LINE", name) for name in CURVES), *(("BAR", name) for name in EQUAL)]
+    charts = [(form, section, m) for form, section in sections for m in headline]
     run.save_view("Studies", view("pipeline", columns, charts))
     costs = [f"metrics.`{name}`" for name in ("seconds", "peak_memory_mb", "tokens_per_second")]
     losses = [("LINE", split, "loss") for split in ("train", "calibration")]

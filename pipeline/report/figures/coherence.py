@@ -5,7 +5,17 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.report.figures.look import BAND, QUIET, figure, legend, methods_of, stacked, style
+from pipeline.metrics.drawn import frontier_steps, random_band
+from pipeline.report.figures.look import (
+    BAND,
+    QUIET,
+    Measure,
+    halves,
+    legend,
+    methods_of,
+    stacked,
+    style,
+)
 from pipeline.report.figures.words import has_dose
 
 TICKS = (0, 0.02, 0.05, 0.1, 0.3, 1, 3, 10)
@@ -16,39 +26,55 @@ def effect_vs_coherence(
     folder: Path,
     arms: pl.DataFrame,
     equal: pl.DataFrame,
-    band: pl.DataFrame,
-    frontier: pl.DataFrame,
+    effects: pl.DataFrame,
     budget: float,
+    log_odds_first: bool,
     caption: str,
 ) -> None:
     """Draw half the span between +c and -c against its cost (Δ NLL in nats); rings mark the dose.
 
-    `band` and `frontier` come from `metrics.drawn`; the dotted line is at `budget`.
+    The dotted line is at `budget`.
     """
-    methods = methods_of(arms)
-    dosed = pl.col("method").is_in([method for method in methods if has_dose(method)])
-    inner = arms.filter(dosed)["target_effect"].to_list()
-    reached = [*inner, *equal.filter("calibrated")["target_effect"], *band["low"], *band["high"]]
     said = (
         f"{caption}. |c| rises along each line, rings mark equal cost. Frontier: best of all "
         "points and rings but random."
     )
-    with figure(folder, "effect_vs_coherence", said, 4.6) as drawing:
-        far = [*reached, *arms["target_effect"]]
-        panels = stacked(drawing, reached if inner else [], far, "y", (1, 3))
-        for axes in panels:
-            draw_background(axes, band, frontier)
-            for method in methods:
-                of_method = pl.col("method") == method
-                draw_method(axes, method, arms.filter(of_method), equal.filter(of_method))
-            label = f"budget of Δ NLL: {budget:g} nats"
-            axes.axvline(budget, color="black", lw=0.8, ls=":", label=label)
-            axes.axvline(0, color=QUIET, lw=0.6)
-        finish(panels[0], [0.0, budget, *arms["delta_nll"]])
-        legend(drawing, panels[0])
+    with halves(folder, "effect_vs_coherence", said, 3.8, log_odds_first) as parts:
+        for part, measure in parts:
+            panel = draw(part, measure, arms, equal, effects, budget)
+            if part is parts[0][0]:
+                legend(part, panel)
 
 
-def finish(axes: Any, costs: list[float]) -> None:
+def draw(
+    drawing: Any,
+    measure: Measure,
+    arms: pl.DataFrame,
+    equal: pl.DataFrame,
+    effects: pl.DataFrame,
+    budget: float,
+) -> Any:
+    """Draw one measure; return the panel of methods with a dose."""
+    arms, equal, effects = map(measure.of, (arms, equal, effects))
+    band, steps, methods = random_band(effects), frontier_steps(arms, equal), methods_of(arms)
+    dosed = pl.col("method").is_in([method for method in methods if has_dose(method)])
+    inner = arms.filter(dosed)["target_effect"].to_list()
+    reached = [*inner, *equal.filter("calibrated")["target_effect"], *band["low"], *band["high"]]
+    far = [*reached, *arms["target_effect"]]
+    panels = stacked(drawing, reached if inner else [], far, "y", (1, 3))
+    for axes in panels:
+        draw_background(axes, band, steps)
+        for method in methods:
+            of_method = pl.col("method") == method
+            draw_method(axes, method, arms.filter(of_method), equal.filter(of_method))
+        label = f"budget of Δ NLL: {budget:g} nats"
+        axes.axvline(budget, color="black", lw=0.8, ls=":", label=label)
+        axes.axvline(0, color=QUIET, lw=0.6)
+    finish(panels[0], measure, [0.0, budget, *arms["delta_nll"]])
+    return panels[0]
+
+
+def finish(axes: Any, measure: Measure, costs: list[float]) -> None:
     axes.axhline(0, color=QUIET, lw=0.6)
     axes.set_xscale("symlog", linthresh=0.1, linscale=2)
     axes.set_xlim(min(costs) - 0.004, max(costs) * 1.15 + 0.004)
@@ -56,7 +82,7 @@ def finish(axes: Any, costs: list[float]) -> None:
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel("coherence cost: rise of the NLL of the dilemma's own text (nats per token)")
-    axes.set_ylabel("effect on the target choice\n(half the span between +c and −c)")
+    axes.set_ylabel(f"effect on the target choice, {measure.words}\n(half the span, +c to −c)")
 
 
 def draw_background(axes: Any, band: pl.DataFrame, frontier: pl.DataFrame) -> None:

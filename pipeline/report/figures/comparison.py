@@ -7,8 +7,9 @@ import polars as pl
 
 from pipeline.report.figures.look import (
     QUIET,
+    Measure,
     draw_effects,
-    figure,
+    halves,
     legend,
     methods_of,
     stacked,
@@ -19,7 +20,9 @@ from pipeline.report.figures.words import has_dose
 MANY = 8  # a number that spans this factor is drawn on a logarithmic axis
 
 
-def comparison(folder: Path, rows: pl.DataFrame, axis: str, caption: str) -> None:
+def comparison(
+    folder: Path, rows: pl.DataFrame, axis: str, log_odds_first: bool, caption: str
+) -> None:
     """Draw the effect at equal cost with its 95 % interval.
 
     `rows` hold `experiment`, `x` (a number, or null in all) and the columns of equal_cost.csv.
@@ -30,26 +33,34 @@ def comparison(folder: Path, rows: pl.DataFrame, axis: str, caption: str) -> Non
         pl.col("x") if numeric else pl.col("experiment").replace_strict(names, range(len(names)))
     )
     rows = rows.with_columns(place.cast(pl.Float64).alias("place")).sort("place")
+    said = f"{caption}. Effect at equal cost with its 95 % interval."
+    with halves(folder, "comparison", said, 4.0, log_odds_first) as parts:
+        for part, measure in parts:
+            panel = draw(part, measure.of(rows), numeric)
+            finish(panel, measure, sorted(set(rows["place"])), [] if numeric else names)
+            panel.set_xlabel(axis)
+            if part is parts[0][0]:
+                legend(part, panel)
+
+
+def draw(drawing: Any, rows: pl.DataFrame, numeric: bool) -> Any:
+    """Draw one measure; return the panel of methods with a dose."""
     methods = methods_of(rows)
     inner = rows.filter(pl.col("method").map_elements(has_dose, pl.Boolean))
     reach, far = ([*part["ci_low"], *part["ci_high"]] for part in (inner, rows))
-    said = f"{caption}. Effect at equal cost with its 95 % interval."
-    with figure(folder, "comparison", said, 4.2) as drawing:
-        panels = stacked(drawing, reach, [*reach, *far], "y", (1, 3))
-        for axes in panels:
-            for index, method in enumerate(methods):
-                own = rows.filter(pl.col("method") == method)
-                side = (index - (len(methods) - 1) / 2) * 0.6 / len(methods)
-                look = {"ls": "-"} | style(method) | {"lw": 1} | ({} if numeric else {"ls": "none"})
-                draw_effects(axes, own["place"] + (0.0 if numeric else side), own, look)
-        finish(panels[0], sorted(set(rows["place"])), [] if numeric else names)
-        panels[0].set_xlabel(axis)
-        legend(drawing, panels[0])
+    panels = stacked(drawing, reach, [*reach, *far], "y", (1, 3))
+    for axes in panels:
+        for index, method in enumerate(methods):
+            own = rows.filter(pl.col("method") == method)
+            side = (index - (len(methods) - 1) / 2) * 0.6 / len(methods)
+            look = {"ls": "-"} | style(method) | {"lw": 1} | ({} if numeric else {"ls": "none"})
+            draw_effects(axes, own["place"] + (0.0 if numeric else side), own, look)
+    return panels[0]
 
 
-def finish(axes: Any, places: list[float], names: list[str]) -> None:
+def finish(axes: Any, measure: Measure, places: list[float], names: list[str]) -> None:
     axes.axhline(0, color=QUIET, lw=0.6)
-    axes.set_ylabel("effect on the target choice")
+    axes.set_ylabel(f"effect on the target choice, {measure.words}")
     if names:
         axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
         return

@@ -11,6 +11,8 @@ from pipeline.report.figures.look import (
     QUIET,
     draw_effects,
     grid,
+    grid_height,
+    halves,
     limits,
     methods_of,
     style,
@@ -23,28 +25,35 @@ Oracle = list[dict[str, float]]
 EDGES = ("ci_low", "ci_high", "seed_min", "seed_max")
 
 
-def dose_response(folder: Path, effects: pl.DataFrame, oracle: Oracle, caption: str) -> None:
+def dose_response(
+    folder: Path, effects: pl.DataFrame, oracle: Oracle, log_odds_first: bool, caption: str
+) -> None:
     """Draw the effect at every c: methods with a dose on one scale, those without on another."""
     methods = sorted(methods_of(effects), key=lambda method: not has_dose(method))
-    shown = {method: effects.filter(pl.col("method") == method) for method in methods}
     said = f"{caption}. {explained('random' in methods, oracle)}"
-    with grid(folder, "dose_response", said, len(methods), sharex=True) as (drawing, panels):
-        kinds = list(map(has_dose, methods))
-        for index, (method, rows) in enumerate(shown.items()):
-            axes, dosed = panels[index], kinds[index]
-            draw_method(axes, method, rows, effects)
-            draw_oracle(axes, oracle, effects)
-            alike = [
-                other for kind, other in zip(kinds, shown.values(), strict=True) if kind == dosed
-            ]
-            axes.set_ylim(*scale(alike, oracle, dosed))
-            finish(axes, method, index + COLUMNS >= len(methods))
-            axes.tick_params(labelleft=index in (0, kinds.index(dosed)) or index % COLUMNS == 0)
-            if not dosed and any(kinds):
-                where = {"transform": axes.transAxes, "fontsize": 6.5, "va": "top"}
-                axes.text(0.03, 0.97, "other scale", **where)
-        label = "change of the probability\nof the target choice"
-        drawing.supylabel(label, fontsize=8, multialignment="center")
+    height = grid_height(len(methods))
+    with halves(folder, "dose_response", said, height, log_odds_first) as parts:
+        for part, measure in parts:
+            law = measure.of(pl.DataFrame(oracle)).to_dicts()
+            draw(part, methods, measure.of(effects), law)
+            label = f"change of the target choice,\n{measure.words}"
+            part.supylabel(label, fontsize=8, multialignment="center")
+
+
+def draw(drawing: Any, methods: list[str], effects: pl.DataFrame, oracle: Oracle) -> None:
+    shown = {method: effects.filter(pl.col("method") == method) for method in methods}
+    panels, kinds = grid(drawing, len(methods), sharex=True), list(map(has_dose, methods))
+    for index, (method, rows) in enumerate(shown.items()):
+        axes, dosed = panels[index], kinds[index]
+        draw_method(axes, method, rows, effects)
+        draw_oracle(axes, oracle, effects)
+        alike = [other for kind, other in zip(kinds, shown.values(), strict=True) if kind == dosed]
+        axes.set_ylim(*scale(alike, oracle, dosed))
+        finish(axes, method, index + COLUMNS >= len(methods))
+        axes.tick_params(labelleft=index in (0, kinds.index(dosed)) or index % COLUMNS == 0)
+        if not dosed and any(kinds):
+            where = {"transform": axes.transAxes, "fontsize": 6.5, "va": "top"}
+            axes.text(0.03, 0.97, "other scale", **where)
 
 
 def explained(random: bool, oracle: Oracle) -> str:

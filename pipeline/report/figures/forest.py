@@ -5,35 +5,45 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.report.figures.look import BAND, QUIET, figure, limits, stacked, style
+from pipeline.report.figures.look import BAND, QUIET, Measure, halves, limits, stacked, style
 
 AT_BUDGET, AT_OWN_COST = "at the dose that costs the budget", "without a dose, at its own cost"
-XLABEL = "effect on the target choice (half the span between +c and −c), 95 % interval"
 
 
-def forest(folder: Path, equal: pl.DataFrame, seeds: pl.DataFrame, caption: str) -> None:
+def forest(
+    folder: Path, equal: pl.DataFrame, seeds: pl.DataFrame, log_odds_first: bool, caption: str
+) -> None:
     """`equal` holds a row per method, `seeds` (method, seed, effect) the same for single seeds."""
+    said = (
+        f"{caption}. Half the span between +c and −c with its 95 % interval. Small dots: single "
+        "seeds (random: single directions), each at its own dose."
+    )
+    height = 1.2 + 0.27 * equal.height
+    with halves(folder, "forest", said, height, log_odds_first, beside=True) as parts:
+        for part, measure in parts:
+            draw(part, measure, measure.of(equal), measure.of(seeds))
+
+
+def draw(drawing: Any, measure: Measure, equal: pl.DataFrame, seeds: pl.DataFrame) -> None:
     rows = equal.sort("target_effect", descending=True)
     dosed, others = rows.filter("calibrated"), rows.filter(~pl.col("calibrated"))
-    said = f"{caption}. Small dots: single seeds (random: single directions), each at its own dose."
-    with figure(folder, "forest", said, 1.2 + 0.27 * rows.height) as drawing:
-        heights = max(dosed.height, 1) + 1, others.height + 1
-        panels = stacked(drawing, reach(dosed), reach(rows), "x", heights)
-        for axes, part in zip(panels, [dosed, others] if panels[1:] else [rows], strict=True):
-            draw_rows(axes, part, seeds)
-        random = seeds.filter(pl.col("method") == "random")["effect"]
-        if random.len():
-            look = {"color": BAND, "lw": 0, "zorder": 0, "label": "range of random directions"}
-            shade = panels[0].axvspan(random.min(), random.max(), **look)
-            panels[0].legend(handles=[shade], loc="lower right")
-        if panels[1:]:
-            titles = [AT_BUDGET, f"{AT_OWN_COST} (other scale)"]
-        else:
-            kinds = {AT_BUDGET: dosed, AT_OWN_COST: others}
-            titles = ["; ".join(title for title, part in kinds.items() if part.height)]
-        for axes, title in zip(panels, titles, strict=True):
-            axes.set_title(title, loc="left")
-        panels[-1].set_xlabel(XLABEL)
+    heights = max(dosed.height, 1) + 1, others.height + 1
+    panels = stacked(drawing, reach(dosed), reach(rows), "x", heights)
+    for axes, part in zip(panels, [dosed, others] if panels[1:] else [rows], strict=True):
+        draw_rows(axes, part, seeds)
+    random = seeds.filter(pl.col("method") == "random")["effect"]
+    if random.len():
+        look = {"color": BAND, "lw": 0, "zorder": 0, "label": "range of random directions"}
+        shade = panels[0].axvspan(random.min(), random.max(), **look)
+        drawing.legend(handles=[shade], loc="outside upper center")
+    if panels[1:]:
+        titles = [AT_BUDGET, f"{AT_OWN_COST} (other scale)"]
+    else:
+        kinds = {AT_BUDGET: dosed, AT_OWN_COST: others}
+        titles = ["; ".join(title for title, part in kinds.items() if part.height)]
+    for axes, title in zip(panels, titles, strict=True):
+        axes.set_title(title, loc="left")
+    panels[-1].set_xlabel(f"effect on the target choice, {measure.words}")
 
 
 def reach(rows: pl.DataFrame) -> list[float]:

@@ -5,12 +5,13 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import polars as pl
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
+from pipeline.metrics.scores import exchanged
 from pipeline.report.figures.words import in_order, name_of, parent
 from pipeline.steering import METHODS
 from pipeline.steering.base import Look
@@ -37,6 +38,21 @@ SETTINGS = {
 OUTLIER = 3
 
 
+class Measure(NamedTuple):
+    """What a half of a figure shows effects in."""
+
+    words: str
+    log_odds: bool
+
+    def of(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return a table with the effects in this measure under the plain names."""
+        return exchanged(rows) if self.log_odds else rows
+
+
+PROBABILITY = Measure("probability", False)
+IN_LOG_ODDS = Measure("log-odds (nats)", True)
+
+
 @contextmanager
 def figure(folder: Path, name: str, caption: str, height: float) -> Iterator[Figure]:
     """Yield an empty figure; write <name>.svg and .png with the caption below."""
@@ -51,16 +67,28 @@ def figure(folder: Path, name: str, caption: str, height: float) -> Iterator[Fig
 
 
 @contextmanager
-def grid(
-    folder: Path, name: str, caption: str, count: int, **options: Any
-) -> Iterator[tuple[Figure, list[Any]]]:
-    """Yield a figure and its `count` panels, in rows of `COLUMNS`."""
-    rows = math.ceil(count / COLUMNS)
-    with figure(folder, name, caption, 0.8 + 1.6 * rows) as drawing:
-        panels = drawing.subplots(rows, min(count, COLUMNS), squeeze=False, **options)
-        for unused in panels.flat[count:]:
-            unused.set_visible(False)
-        yield drawing, list(panels.flat[:count])
+def halves(
+    folder: Path, name: str, caption: str, height: float, log_odds_first: bool, beside: bool = False
+) -> Iterator[list[tuple[SubFigure, Measure]]]:
+    """Yield the halves of a figure, in probability and in log-odds, each `height` inches high."""
+    measures = [IN_LOG_ODDS, PROBABILITY] if log_odds_first else [PROBABILITY, IN_LOG_ODDS]
+    with figure(folder, name, caption, height if beside else 2 * height) as drawing:
+        parts = drawing.subfigures(*((1, 2) if beside else (2, 1)), squeeze=False)
+        yield list(zip(parts.flat, measures, strict=True))
+
+
+def grid(drawing: Figure | SubFigure, count: int, **options: Any) -> list[Any]:
+    """Return `count` panels of a figure, in rows of `COLUMNS`."""
+    shape = math.ceil(count / COLUMNS), min(count, COLUMNS)
+    panels = drawing.subplots(*shape, squeeze=False, **options)
+    for unused in panels.flat[count:]:
+        unused.set_visible(False)
+    return list(panels.flat[:count])
+
+
+def grid_height(count: int) -> float:
+    """Return how many inches high a grid of panels is."""
+    return 0.8 + 1.6 * math.ceil(count / COLUMNS)
 
 
 def look_of(method: str) -> Look:
@@ -84,7 +112,11 @@ def methods_of(rows: pl.DataFrame) -> list[str]:
 
 
 def stacked(
-    drawing: Figure, inner: list[float], every: list[float], along: str, sizes: tuple[float, float]
+    drawing: Figure | SubFigure,
+    inner: list[float],
+    every: list[float],
+    along: str,
+    sizes: tuple[float, float],
 ) -> list[Any]:
     """Return axes for `inner`, and second ones where other values lie far outside of it.
 
@@ -124,7 +156,7 @@ def draw_effects(axes: Any, x: pl.Series, rows: pl.DataFrame, look: dict[str, An
     axes.errorbar(x.to_numpy(), effect, yerr=error, capsize=2, elinewidth=0.8, **look)
 
 
-def legend(drawing: Figure, axes: Any, columns: int = 4) -> None:
+def legend(drawing: Figure | SubFigure, axes: Any, columns: int = 4) -> None:
     """Name everything once, above the figure."""
     handles, names = axes.get_legend_handles_labels()
     drawing.legend(handles, names, loc="outside upper center", ncols=columns)

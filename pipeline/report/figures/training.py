@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline.report.figures.look import grid, style
+from pipeline.report.figures.look import figure, grid, grid_height, style
 
 LINES = ("-", "--", ":", "-.")
 
@@ -14,7 +14,8 @@ def training_curves(
 ) -> None:
     """Draw a panel per method, a line style per seed: thin on batches, marks on calibration."""
     said = f"{caption}. The most extreme 1.5 % of losses lie outside of the panels."
-    with grid(folder, "training", said, len(histories)) as (_, panels):
+    with figure(folder, "training", said, grid_height(len(histories))) as drawing:
+        panels = grid(drawing, len(histories))
         for axes, (method, seeds) in zip(panels, histories.items(), strict=False):
             look = style(method)
             colour, marks = {"color": look["color"]}, {"marker": look["marker"], "ms": 2.5}
