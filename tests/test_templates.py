@@ -6,6 +6,7 @@ from transformers import AutoTokenizer
 
 from pipeline.lm.base import Base
 from pipeline.lm.prompts import chat_text, check_template, open_turn, tokenize
+from pipeline.scoring.reasoning import reasoning_form
 from pipeline.scoring.rows import make_prompts
 from pipeline.scoring.wording import dilemma_prompt
 from pipeline.steering.untouched import Untouched
@@ -123,7 +124,10 @@ PARTS = "{% for m in messages %}{% for part in m['content'] %}{{ part['text'] }}
     (PLAIN.replace("m['content']", "m['content'] | replace('\\\n', ' ')"), "fails|drops or alters"),
     (PLAIN.replace("m['content']", "(m['content'] if m['role'] == 'assistant' else m['content'] | upper)"), "drops or alters"),
     (PARTS, "fails|drops or alters"),
-    ({"tool_use": PLAIN, "rag": PLAIN}, "fails"),
+    ({"tool_use": PLAIN, "rag": PLAIN}, "fails .*: name one of tool_use, rag as chat_template in .*template_options"),
+    (PLAIN.replace("m['content']", "m['content'] | e"), "fails|drops or alters"),
+    (PLAIN.replace("m['content']", "m['content'] | replace('\"', '')"), "fails|drops or alters"),
+    ("", "fails|drops or alters"),
     (PLAIN + "{{ nothing.at.all }}", "fails"),
 ])  # fmt: skip
 def test_a_template_that_drops_or_alters_words_is_refused(with_template, template, said):
@@ -144,3 +148,52 @@ def test_templates_of_the_real_families_pass(with_template, template):
 def test_a_reply_may_begin_with_nothing(with_template, template, head):
     text = chat_text(with_template(template), SYSTEM[1:], "", {})
     assert text == f"<user>Hi<end><assistant>{head}"
+
+
+PAST = (
+    "{% for m in messages %}{% if m['role'] != 'assistant' or loop.last %}"
+    + TURN
+    + "{% endif %}{% endfor %}"
+)
+LAST = (
+    "{% if messages[-1]['role'] == 'assistant' %}<user>{{ messages[-2]['content'] }}<end><assistant>"
+    "{{ messages[-1]['content'] }}{% else %}<user>{{ messages[-1]['content'] }}<end><assistant>{% endif %}"
+)
+# Qwen3: earlier replies without their reasoning.
+FORGETS = PLAIN.replace("m['content']", "m['content'].split('</think>')[-1].lstrip('\\n')")
+TALK = [
+    {"role": "user", "content": "Who broke it?"},
+    {"role": "assistant", "content": "<think>\nHm.\n</think>\n\nI did."},
+    {"role": "user", "content": "Who broke it?"},
+]
+
+
+@pytest.mark.parametrize("template", [PAST, LAST])
+def test_a_template_that_drops_earlier_turns_is_refused_in_a_conversation(with_template, template):
+    tokenizer = with_template(template)
+    check_template(tokenizer, {})
+    refused("drops or alters the words of a turn", open_turn, tokenizer, TALK, {})
+    refused("drops or alters|fails", chat_text, tokenizer, TALK, "Well", {})
+
+
+@pytest.mark.parametrize("template", [PLAIN, FORGETS, REFUSES, LOSES, THINKS, SWITCH])
+def test_a_conversation_is_rendered_whole_but_for_earlier_reasoning(with_template, template):
+    tokenizer = with_template(template)
+    for talk in (TALK, [{"role": "system", "content": "Be honest."}, *TALK]):
+        text = open_turn(tokenizer, talk, {})
+        assert text.count("Who broke it?") == 2
+        assert "I did." in text
+        assert ("Be honest." in text) == (talk is not TALK)
+        assert chat_text(tokenizer, talk, "Well", {}).endswith("Well")
+
+
+def test_a_named_template_is_taken_by_its_name(with_template):
+    tokenizer = with_template({"tool_use": USER, "rag": CLOSES})
+    named = {"chat_template": "rag"}
+    check_template(tokenizer, named)
+    refused("fails|drops or alters", check_template, tokenizer, {"chat_template": "tool_use"})
+    prompt = open_turn(tokenizer, SYSTEM[1:], named)
+    assert prompt.endswith("<think>\n")
+    form = reasoning_form(Base({}, None, tokenizer, named), prompt, "Well.")
+    assert (form.opening, form.closing) == ("", "\n</think>\n\n")
+    refused("name one of tool_use, rag", open_turn, tokenizer, SYSTEM[1:], {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
 Message = dict[str, str]
 THINK = {"enable_thinking": True}  # Qwen3's variable; templates ignore what they do not know
 PROBE = "words of a system turn"
-LINES = "One line,\nanother one:\n\n- and a part,  with two spaces"
+LINES = 'One "line", <b> & it\'s é\nanother one:\n\n- and a part,  with two spaces'
 MEND = "mend the template in its folder, or take a model whose template is whole"
 CLOSED = "<think>\n\n</think>\n\n"
+REASONED = re.compile(r"</think>|\[/THINK\]")  # what ends the reasoning of a reply
 
 
 def chat_text(
@@ -34,7 +36,7 @@ def chat_text(
     text = continued(tokenizer, chat, reply, options)
     start = text.rfind(reply.strip())
     ends = text.rstrip().endswith(reply.strip())
-    if not ends or chat[-1]["content"].strip() not in text[:start]:
+    if not ends or loses(text[:start], chat):
         raise altered(tokenizer)
     if opens_thinking(tokenizer, options) and not text[:start].rstrip().endswith("</think>"):
         return text[:start] + CLOSED + text[start:]
@@ -53,9 +55,27 @@ def open_turn(
     """Render a chat that ends where the assistant's turn begins."""
     chat = folded(tokenizer, messages, options)
     text = rendered(tokenizer, chat, options, add_generation_prompt=True)
-    if chat[-1]["content"].strip() not in text:
+    if loses(text, chat):
         raise altered(tokenizer)
     return text
+
+
+def loses(text: str, chat: list[Message]) -> bool:
+    """Return whether a rendered chat lacks the words of a turn, or has turns in another order.
+
+    A system turn may stand anywhere, and an earlier reply may lack its reasoning.
+    """
+    at = 0
+    for turn in chat:
+        said = (
+            REASONED.split(turn["content"])[-1] if turn["role"] == "assistant" else turn["content"]
+        )
+        system = turn["role"] == "system"
+        found = text.find(said.strip(), 0 if system else at)
+        if found < 0:
+            return True
+        at = at if system else found + len(said.strip())
+    return False
 
 
 def continued(
@@ -72,8 +92,14 @@ def rendered(
         text = tokenizer.apply_chat_template(chat, tokenize=False, **how, **options)
     except Exception as error:  # a template is a program, and may fail in any way
         said = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        named = tokenizer.chat_template
+        several = isinstance(named, dict) and not {"default", options.get("chat_template")} & {
+            *named
+        }
+        remedy = f"name one of {', '.join(named)} as chat_template in the model's template_options"
         raise InputError(
-            f"the chat template of {tokenizer.name_or_path} fails ({said}): {MEND}"
+            f"the chat template of {tokenizer.name_or_path} fails ({said}): "
+            f"{remedy if several else MEND}"
         ) from None
     return str(text)
 

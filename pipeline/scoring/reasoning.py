@@ -43,7 +43,7 @@ def reasoning_form(base: Base, prompt: str, plain: str) -> Form:
 
     The template may have opened a block there; `plain` opens the reasoning where it knows none.
     """
-    template = str(base.tokenizer.get_chat_template())
+    template = str(base.tokenizer.get_chat_template(base.options.get("chat_template")))
     for opening, closing in TAGS.items():
         if closing not in template:
             continue
