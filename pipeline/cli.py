@@ -21,7 +21,20 @@ app.add_typer(reference, name="reference")
 SAVED = "A saved adapter: a folder such as models/adapters/innerpissa/seed0, or a hub id."
 Method = Annotated[str, typer.Argument(help="A method id of params.yaml.")]
 Seed = Annotated[int, typer.Argument(help="A seed of params.yaml.")]
-Adapter = Annotated[str, typer.Option(help=SAVED)]
+Adapter = Annotated[
+    list[str], typer.Option("--adapter", help=SAVED + " Repeat for several at once.")
+]
+Weights = Annotated[
+    list[float],
+    typer.Option("--weight", help="One per adapter: at c it is attached at c times its weight."),
+]
+Held = Annotated[
+    str | None,
+    typer.Option(
+        "--quantisation", help="Hold the base as none, 8bit or 4bit; else as it was in the fit."
+    ),
+]
+Penalty = Annotated[float, typer.Option(help="Above 1, tokens already written become less likely.")]
 Base = Annotated[
     str | None,
     typer.Option(
@@ -139,10 +152,14 @@ def steer(
     temperature: Temperature = 0.0,
     seed: Draws = 0,
     device: Device = "auto",
+    quantisation: Held = None,
+    weights: Weights = [],  # noqa: B006
+    repetition_penalty: Penalty = 1.0,
 ) -> None:
     """Answer one prompt side by side at several coefficients."""
-    opened = adapter, model, device
-    call("app.chat", "main_steer", prompt, coefficients, *opened, max_new_tokens, temperature, seed)
+    opened = adapter, model, device, quantisation, weights
+    manner = max_new_tokens, temperature, seed, repetition_penalty
+    call("app.chat", "main_steer", prompt, coefficients, *opened, *manner)
 
 
 @app.command()
@@ -157,15 +174,19 @@ def chat(
     temperature: Temperature = 0.0,
     seed: Draws = 0,
     device: Device = "auto",
+    quantisation: Held = None,
+    weights: Weights = [],  # noqa: B006
+    repetition_penalty: Penalty = 1.0,
 ) -> None:
     """Talk to the steered model in the terminal."""
-    opened = adapter, model, device
-    call("app.chat", "main_chat", coefficients, *opened, max_new_tokens, temperature, seed)
+    opened = adapter, model, device, quantisation, weights
+    manner = max_new_tokens, temperature, seed, repetition_penalty
+    call("app.chat", "main_chat", coefficients, *opened, *manner)
 
 
 @app.command()
 def export(
-    adapter: Annotated[str, typer.Argument(help=SAVED)],
+    adapters: Annotated[list[str], typer.Argument(help=SAVED + " Several are added up.")],
     to: Annotated[
         str,
         typer.Option(
@@ -185,9 +206,10 @@ def export(
     force: Annotated[
         bool, typer.Option("--force", help="Replace an earlier export in that folder.")
     ] = False,
+    weights: Weights = [],  # noqa: B006
 ) -> None:
     """Write an adapter in a form that other software reads."""
-    call("app.export.command", "main", adapter, to, coefficient, out, model, force)
+    call("app.export.command", "main", adapters, to, coefficient, out, model, force, weights)
 
 
 @app.command()

@@ -67,7 +67,7 @@ def place(tmp_path, monkeypatch, adapters):
 
 
 def export(adapters, manifest, name, to, coefficient=1.0, out="out", force=False):
-    main(str(adapters / name), to, coefficient, out, manifest["source"], force)
+    main([str(adapters / name)], to, coefficient, out, manifest["source"], force)
 
 
 def steered(adapters, model, name, coefficient):
@@ -198,7 +198,7 @@ def test_the_card_shows_the_evaluation_of_exactly_this_adapter(place, manifest, 
         '{"zero": 0, "restored": 0, "reload": 0, "orthogonal": 1e-7, "angle": 0.5}'
     )
     evaluate(tmp_path / "reports", "innerpissa_variant", adapter_hash(tmp_path / "own"))
-    main("own", "hub", 1.0, "out", None, False)
+    main(["own"], "hub", 1.0, "out", None, False)
     card = (tmp_path / "out/README.md").read_text()
     assert "| +1 | +0.125 | +0.100 to +0.200 | 0.050 | +0.300 |" in card and "+1.125" not in card
     assert (
@@ -209,7 +209,7 @@ def test_the_card_shows_the_evaluation_of_exactly_this_adapter(place, manifest, 
     assert manifest["weights_sha256"][:16] in card and "honesty" in card and "1.25" in card
     shutil.rmtree(tmp_path / "reports")
     evaluate(tmp_path / "reports", "innerpissa", "another training of the same method and seed")
-    main("own", "hub", 1.0, "out", None, True)
+    main(["own"], "hub", 1.0, "out", None, True)
     assert "No evaluation is attached" in (tmp_path / "out/README.md").read_text()
 
 

@@ -103,7 +103,7 @@ def test_every_form_read_back_is_the_steered_model(family, quick, tokenizer, tmp
         assert kind == "prompting" or moved > 1e-3 * plain.abs().max()
         for to in exports:
             out = tmp_path / f"{kind}-{to}"
-            main(str(tmp_path / kind), to, -0.5, str(out), None, False)
+            main([str(tmp_path / kind)], to, -0.5, str(out), None, False)
             found = as_the_card_says(out, source, -0.5)
             assert (found - steered).abs().max() <= 1e-3 * max(moved, plain.abs().max() / 10), to
 
@@ -112,7 +112,7 @@ def test_an_export_is_read_back_in_a_fresh_process(tokenizer, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     loaded = load_family("gemma3-multimodal", tmp_path, tokenizer)
     save_steering(tmp_path / "it", "innerpissa", planted(loaded, "innerpissa"), {**loaded.manifest})
-    main(str(tmp_path / "it"), "lora", 1.0, "out", None, False)
+    main([str(tmp_path / "it")], "lora", 1.0, "out", None, False)
     assert "largest error of a logit" in (tmp_path / "out/README.md").read_text(encoding="utf-8")
 
 
@@ -131,5 +131,5 @@ def test_an_export_that_reads_back_otherwise_is_not_written(
     loaded = load_family("qwen3", tmp_path, tokenizer)
     save_steering(tmp_path / "it", "innerpissa", planted(loaded, "innerpissa"), {**loaded.manifest})
     with pytest.raises(InputError, match=said):
-        main(str(tmp_path / "it"), "bake", 1.0, "out", None, False)
+        main([str(tmp_path / "it")], "bake", 1.0, "out", None, False)
     assert not (tmp_path / "out").exists()

@@ -23,14 +23,17 @@ def answers(
     max_new_tokens: int,
     temperature: float = 0.0,
     seed: int = 0,
+    repetition_penalty: float = 1.0,
 ) -> Iterator[list[str]]:
     """Yield after every token the answers so far, one per coefficient; a row ends at its EOS.
 
     Temperature 0 is greedy decoding. Above it all rows share the random draws, so that they differ
-    by the steering alone. The model is steered only while a token is computed. Raises InputError
-    for arguments out of range, a conversation too long and logits that are not finite.
+    by the steering alone. `repetition_penalty` divides the positive logits of tokens that the row
+    has already written, and multiplies negative ones (CTRL, arXiv 1909.05858). The model is steered
+    only while a token is computed. Raises InputError for arguments out of range, a conversation too
+    long and logits that are not finite.
     """
-    check_request(base, coefficients, max_new_tokens, temperature)
+    check_request(base, coefficients, max_new_tokens, temperature, repetition_penalty)
     model, tokenizer = base.model, base.tokenizer
     ids, mask = base.encode(
         [open_turn(tokenizer, adapter.rewrite(messages, c), base.options) for c in coefficients]
@@ -41,9 +44,11 @@ def answers(
 
     check_acts(model, hooks, len(coefficients))
 
+    rows: list[list[int]] = [[] for _ in coefficients]
+
     def pick(logits: Tensor) -> Tensor:
         check_logits(logits, coefficients)
-        return choose(logits, temperature, generator)
+        return choose(penalised(logits, rows, repetition_penalty), temperature, generator)
 
     def ends(row: list[int]) -> bool:
         return row[-1] in stops
@@ -56,7 +61,11 @@ def answers(
 
 
 def check_request(
-    base: Base, coefficients: Sequence[float], max_new_tokens: int, temperature: float
+    base: Base,
+    coefficients: Sequence[float],
+    max_new_tokens: int,
+    temperature: float,
+    repetition_penalty: float,
 ) -> None:
     if not base.tokenizer.chat_template:
         raise InputError("the tokenizer has no chat template: take an instruction-tuned model")
@@ -69,6 +78,21 @@ def check_request(
         raise InputError(f"max_new_tokens is {max_new_tokens}: give 1 or more")
     if not 0 <= temperature < math.inf:
         raise InputError(f"temperature is {temperature}: give 0 for greedy decoding, or more")
+    if not 1 <= repetition_penalty < math.inf:
+        raise InputError(
+            f"repetition_penalty is {repetition_penalty}: give 1 for none, or more, e.g. 1.2"
+        )
+
+
+def penalised(logits: Tensor, rows: list[list[int]], penalty: float) -> Tensor:
+    """Return logits [b, v] in which each row's own tokens are less likely."""
+    if penalty == 1 or not rows[0]:
+        return logits
+    logits = logits.clone()
+    for own, written in zip(logits, rows, strict=True):
+        said = own[written]
+        own[written] = torch.where(said > 0, said / penalty, said * penalty)
+    return logits
 
 
 def choose(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:

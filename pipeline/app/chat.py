@@ -141,14 +141,17 @@ def named(coefficients: list[float]) -> str:
 
 
 def open_answer(
-    adapter: str, model: str | None, device: str, max_new_tokens: int, temperature: float, seed: int
+    adapters: list[str],
+    model: str | None,
+    device: str,
+    quantisation: str | None,
+    weights: list[float],
+    *manner,
 ) -> tuple[Answer, Steering]:
-    """Return what answers a chat, and the adapter; the first three arguments as `open_adapter`."""
-    opened = open_adapter(adapter, model, device)
+    """Return what answers a chat, and the adapter; `manner` are the last arguments of `answers`."""
+    opened = open_adapter(adapters, model, device, quantisation, weights=weights)
 
     def answer(messages: list[Message], coefficients: list[float]) -> Iterator[list[str]]:
-        return answers(
-            opened.base, opened.adapter, messages, coefficients, max_new_tokens, temperature, seed
-        )
+        return answers(opened.base, opened.adapter, messages, coefficients, *manner)
 
     return answer, opened.adapter

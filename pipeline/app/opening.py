@@ -1,6 +1,6 @@
 """Find a saved adapter, and open it with the base it was made for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -12,6 +12,7 @@ from pipeline.app.use import fingerprint, load_base
 from pipeline.lm.base import Base
 from pipeline.lm.sources import locate
 from pipeline.steering.base import Steering
+from pipeline.steering.compose import Composed
 from pipeline.steering.saved import base_name, check_fits, load_steering
 from pipeline.study.params import load_params
 from pipeline.support.errors import InputError
@@ -19,12 +20,13 @@ from pipeline.support.files import read_json
 from pipeline.support.paths import resolve_source
 from pipeline.support.sections import ModelParams
 
+Source = str | Path | Sequence[str | Path]
 FILES = ["*.json", "*.safetensors"]  # of an adapter on the hub: nothing that could run code
 
 
 @dataclass(frozen=True)
 class Opened:
-    """An adapter with its base; it unpacks to model, tokenizer and adapter."""
+    """An adapter, or several as one, with its base; it unpacks to model, tokenizer and adapter."""
 
     base: Base
     adapter: Steering
@@ -35,39 +37,62 @@ class Opened:
 
 @overload
 def load_adapter(
-    source: str | Path, base: Base | PreTrainedModel, revision: str | None = None
+    source: Source, base: Base | PreTrainedModel, revision: str | None = None
 ) -> Steering: ...
 
 
 @overload
 def load_adapter(
-    source: str | Path,
+    source: Source,
     base: str | None = None,
     revision: str | None = None,
     quantisation: str | None = None,
     dtype: str | None = None,
     device: str = "auto",
+    weights: Sequence[float] = (),
+    quantization: str | None = None,
 ) -> Opened: ...
 
 
 def load_adapter(
-    source: str | Path,
+    source: Source,
     base: Base | PreTrainedModel | str | None = None,
     revision: str | None = None,
     quantisation: str | None = None,
     dtype: str | None = None,
     device: str = "auto",
+    weights: Sequence[float] = (),
+    quantization: str | None = None,
 ) -> Steering | Opened:
-    """Return a saved adapter, from a folder or a hub id.
+    """Return a saved adapter, from a folder or a hub id; of a list all at once, by `weights`.
 
     With a loaded base it is the adapter alone, on the model's device. Else its own base is loaded,
     or the one whose folder or hub id is given: `model, tokenizer, adapter = load_adapter(folder)`.
-    `quantisation` and `dtype` are those of `load_base`; without them they are as in the fit.
+    `quantisation` (also spelt `quantization`) and `dtype` are those of `load_base`; without them
+    they are as in the fit.
     Raises InputError where something cannot be found or read, and for another base than its own.
     """
     if base is None or isinstance(base, str):
-        return open_adapter(source, base, device, quantisation, revision, dtype)
-    return attachable(find_adapter(source, revision), base)
+        held = quantisation or quantization
+        return open_adapter(source, base, device, held, revision, dtype, weights)
+    folders = [find_adapter(one, revision) for one in several(source)]
+    return composed([attachable(folder, base) for folder in folders], weights)
+
+
+def several(source: Source) -> list[str | Path]:
+    return [source] if isinstance(source, str | Path) else list(source)
+
+
+def composed(adapters: list[Steering], weights: Sequence[float]) -> Steering:
+    """Return the one adapter, or several as one: at c each is attached at c times its weight."""
+    if not adapters or (weights and len(weights) != len(adapters)):
+        raise InputError(
+            f"{len(adapters)} adapters and {len(weights)} weights do not go together: name one or "
+            "more adapters, and a weight for each or none at all"
+        )
+    if len(adapters) == 1 and not weights:
+        return adapters[0]
+    return Composed(list(zip(adapters, weights or [1.0] * len(adapters), strict=True)))
 
 
 def attachable(folder: Path, base: Base | PreTrainedModel) -> Steering:
@@ -96,21 +121,22 @@ def find_adapter(source: str | Path, revision: str | None = None) -> Path:
 
 
 def open_adapter(
-    adapter: str | Path,
+    adapter: Source,
     model: str | None,
     device: str,
     quantisation: str | None = None,
     revision: str | None = None,
     dtype: str | None = None,
+    weights: Sequence[float] = (),
 ) -> Opened:
-    """Load an adapter, a folder or a hub id, and the base it was made for.
+    """Load an adapter, a folder or a hub id, and the base it was made for; of several, the first's.
 
     `model` is an id of params.yaml, a folder or a hub id; without one it is the base recorded with
     the adapter. Without `quantisation` the base is held as it was when the adapter was fitted.
     """
-    folder = find_adapter(adapter, revision)
-    base = open_base(folder, model, device, quantisation, dtype)
-    return Opened(base, attachable(folder, base))
+    folders = [find_adapter(one, revision) for one in several(adapter)]
+    base = open_base(folders[0], model, device, quantisation, dtype)
+    return Opened(base, composed([attachable(folder, base) for folder in folders], weights))
 
 
 def open_base(

@@ -46,28 +46,31 @@ def synthetic(about: dict[str, Any], evalset: str | None) -> str | None:
 
 def write_card(
     folder: Path,
-    adapter: Path,
+    adapters: list[Path],
     about: dict[str, Any],
     to: str,
     coefficient: float,
     check: dict[str, float],
 ) -> None:
     """Write README.md of an export in the form `to`; `check` are figures of the export itself."""
-    found, certificate = evaluation(adapter), adapter / "certificate.json"
+    alone = adapters[0] if "methods" not in about else None
+    found, certificate = (evaluation(alone), alone / "certificate.json") if alone else ({}, None)
     environment = jinja2.Environment(
         trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     template = environment.from_string(
         Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8")
     )
+    methods = about.get("methods", [about["method"]])
     text = template.render(
         about={"behaviour": None, "dose": None} | about, to=to, form=FORMS[to], check=check,
         base=base_name(about), base_hub=about["source"] if about.get("revision") else None,
         synthetic=synthetic(about, found.get("evalset")), shape=shape(about["metadata"]),
         coefficient=None if to == "hub" else coefficient, usage=usage(to, about, coefficient),
         rows=found.get("rows"), evalset=found.get("evalset"), cell=found.get("cell"),
-        certificate=read_json(certificate) if certificate.exists() else None,
-        source=METHODS[about["method"]].load().source,
+        certificate=read_json(certificate) if certificate and certificate.exists() else None,
+        source="; ".join(dict.fromkeys(METHODS[name].load().source for name in methods)),
+        methods=list(dict.fromkeys(methods)),
     )  # fmt: skip
     with new_file(folder / "README.md") as file:
         file.write_text(text.rstrip() + "\n", encoding="utf-8")

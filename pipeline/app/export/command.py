@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,23 +39,35 @@ class Expected(NamedTuple):
 
 
 def main(
-    adapter: str, to: str, coefficient: float, out: str, base: str | None, force: bool
+    adapters: list[str],
+    to: str,
+    coefficient: float,
+    out: str,
+    base: str | None,
+    force: bool,
+    weights: Sequence[float] = (),
 ) -> None:
-    """Export an adapter, a folder or a hub id, and say what was written."""
+    """Export an adapter, a folder or a hub id, or several as one; say what was written."""
     if to not in FORMS:
         raise InputError(f"--to {to!r} is unknown: take {', '.join(FORMS)}")
     if not math.isfinite(coefficient):
         raise InputError(f"--coefficient {coefficient} cannot be used: give a finite number")
-    folder, target = find_adapter(adapter), Path(out)
+    folders, target = [find_adapter(adapter) for adapter in adapters], Path(out)
+    if to == "hub" and (weights or len(folders) > 1):
+        raise InputError(
+            "--to hub writes one adapter without a weight: export each by itself, and give "
+            "load_adapter the list of them"
+        )
     check_target(target, force)
-    about = read_about(folder)
+    about = together([read_about(folder) for folder in folders], weights)
     with new_folder(target) as new:
-        request, expected = write(new, folder, to, coefficient, base, about)
-        write_card(new, folder, about, to, coefficient, {})
+        request, expected = write(new, folders, to, coefficient, base, about, weights)
+        write_card(new, folders, about, to, coefficient, {})
         check = compare(in_fresh_process(request, expected.inputs), expected)
-        record = {"to": to, "coefficient": coefficient, "adapter_sha256": adapter_hash(folder)}
-        write_json(new / RECORD, record | {"check": check})
-        write_card(new, folder, about, to, coefficient, check)
+        hashes = [adapter_hash(folder) for folder in folders]
+        own = {"adapter_sha256": hashes[0] if len(hashes) == 1 else hashes}
+        write_json(new / RECORD, {"to": to, "coefficient": coefficient, **own, "check": check})
+        write_card(new, folders, about, to, coefficient, check)
     print(
         f"{target}: {FORMS[to]}" + "".join(f"; {name} {value:.2g}" for name, value in check.items())
     )
@@ -72,17 +85,40 @@ def check_target(target: Path, force: bool) -> None:
         )
 
 
+def together(abouts: list[dict[str, Any]], weights: Sequence[float]) -> dict[str, Any]:
+    """Return what is recorded with the adapter, or with several what the first one's base is."""
+    if len(abouts) == 1 and not weights:
+        return abouts[0]
+    shares = weights or [1.0] * len(abouts)
+    names = [f"{share:g} {about.get('method')}" for share, about in zip(shares, abouts)]  # noqa: B905
+    behaviours = dict.fromkeys(about.get("behaviour") or "unnamed" for about in abouts)
+    own = {"seed", "summary", "metadata", "dose"}
+    known = {key: value for key, value in abouts[0].items() if key not in own}
+    methods = [about.get("method") for about in abouts]
+    return known | {
+        "methods": methods, "method": " + ".join(names), "behaviour": " and ".join(behaviours),
+        "metadata": {},
+    }  # fmt: skip
+
+
 def write(
-    new: Path, folder: Path, to: str, coefficient: float, base: str | None, about: dict[str, Any]
+    new: Path,
+    folders: list[Path],
+    to: str,
+    coefficient: float,
+    base: str | None,
+    about: dict[str, Any],
+    weights: Sequence[float],
 ) -> tuple[Request, Expected]:
     """Write one form; return how to read it back, and what that must give."""
-    opened = open_adapter(folder, base, "cpu", None if to == "hub" else "none")
+    held = None if to == "hub" else "none"
+    opened = open_adapter(folders, base, "cpu", held, weights=weights)
     manifest, model, adapter = opened.base.manifest, opened.base.model, opened.adapter
     about |= {key: about.get(key, manifest[key]) for key in ("source", "revision")}
     about["text_only"] = text_only(opened.base)
     match to:
         case "hub":
-            copy_adapter(new, folder)
+            copy_adapter(new, folders[0])
         case "vector":
             found = named(vectors(adapter, coefficient), opened.base)
             write_vectors(new / "vector.safetensors", found, described(about, coefficient))

@@ -6,6 +6,7 @@ Rank r is the adapter's own, and peft's scaling lora_alpha / r is 1. peft writes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel
 
 from pipeline.app.export.names import plain_name
 from pipeline.lm.base import Base
-from pipeline.steering.base import Update
+from pipeline.steering.base import Update, dense
 from pipeline.support.errors import InputError
 
 
@@ -47,11 +48,14 @@ def wrapped(model: PreTrainedModel, updates: dict[str, Update]) -> Iterator[Peft
 
 
 @torch.no_grad()
-def fill(layer: torch.nn.Module, update: Update) -> None:
+def fill(layer: Any, update: Update) -> None:
     """Copy an update into a peft layer of its rank."""
     parts: dict[str, Tensor] = {"lora_A": update.A, "lora_B": update.B}
     if update.magnitude is not None:
         parts["lora_magnitude_vector"] = update.magnitude
+    elif "default" in layer.lora_magnitude_vector:  # a LoRA beside a DoRA keeps its own length
+        weight = dense(layer.base_layer, "the base").float().cpu()
+        parts["lora_magnitude_vector"] = (weight + (update.B @ update.A).cpu()).norm(dim=1)
     for name, tensor in parts.items():
         getattr(layer, name)["default"].weight.copy_(tensor)
 

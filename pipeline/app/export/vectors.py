@@ -19,17 +19,19 @@ from pipeline.app.export.names import plain_name
 from pipeline.lm.base import Base
 from pipeline.lm.layers import layers_prefix
 from pipeline.steering.base import Steering
+from pipeline.steering.compose import fitted
 from pipeline.support.errors import InputError
 
 
 def vectors(steering: Steering, coefficient: float) -> dict[str, Tensor]:
     """Return the vectors [d] float32 to add, by module name; refuse a method that adds none."""
+    for part, c in fitted(steering, coefficient):
+        if not part.additions(c):
+            raise InputError(
+                f"{part.label}: no vector is added to any output: export it with --to bake, lora "
+                "or hub"
+            )
     added = steering.additions(coefficient)
-    if not added:
-        raise InputError(
-            f"{steering.label}: no vector is added to any output: export it with --to bake, lora "
-            "or hub"
-        )
     return {site: vector.detach().float().cpu().contiguous() for site, vector in added.items()}
 
 

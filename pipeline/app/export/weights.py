@@ -10,15 +10,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from pipeline.steering.base import Steering, Update, dense
+from pipeline.steering.compose import fitted
 from pipeline.support.errors import InputError
 
 
 def updates(steering: Steering, model: PreTrainedModel, coefficient: float) -> dict[str, Update]:
     """Return the change of each weight by its module's name; InputError for what changes none."""
-    by_module = steering.updates(model, coefficient)
-    if not by_module:
-        raise InputError(refusal(steering))
-    return by_module
+    for part, c in fitted(steering, coefficient):
+        if not part.updates(model, c):
+            raise InputError(refusal(part))
+    return steering.updates(model, coefficient)
 
 
 @torch.no_grad()
@@ -28,21 +29,21 @@ def baked(steering: Steering, model: PreTrainedModel, coefficient: float) -> dic
     The model is left as it is. Raises InputError for a quantised base, and for a method that is
     no change of parameters.
     """
-    vectors = steering.additions(coefficient)
-    if not vectors:
-        return {
-            f"{name}.weight": changed(dense(model.get_submodule(name), name), update)
-            for name, update in updates(steering, model, coefficient).items()
-        }
-    biases = {}
-    for site, vector in vectors.items():
+    for part, c in fitted(steering, coefficient):
+        if not part.additions(c):
+            updates(part, model, c)
+    parameters = {
+        f"{name}.weight": changed(dense(model.get_submodule(name), name), update)
+        for name, update in steering.updates(model, coefficient).items()
+    }
+    for site, vector in steering.additions(coefficient).items():
         bias = getattr(model.get_submodule(site), "bias", None)
         if not isinstance(bias, Tensor):
             raise InputError(
                 refusal(steering, f"the output of {site}, which has no bias to hold it")
             )
-        biases[f"{site}.bias"] = (bias.float() + vector.to(bias.device)).to(bias.dtype)
-    return biases
+        parameters[f"{site}.bias"] = (bias.float() + vector.to(bias.device)).to(bias.dtype)
+    return parameters
 
 
 def changed(weight: Tensor, update: Update) -> Tensor:
