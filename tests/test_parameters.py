@@ -6,12 +6,12 @@ import pytest
 from pydantic import BaseModel, Field
 from ruamel.yaml import YAML
 
-from pipeline.app.parameters import allowed, main, parameters
+from pipeline.app.parameters import PROVENANCE, allowed, main, parameters
 from pipeline.study.behaviours import Behaviour
 from pipeline.study.params import Params, load_params
 from pipeline.study.store import flatten
 from pipeline.support.errors import InputError
-from pipeline.support.section import PUBLISHED, Section
+from pipeline.support.section import Section
 from tests.conftest import ROOT
 
 
@@ -50,11 +50,20 @@ def test_every_key_of_the_file_is_listed_with_its_value(rows):
         elif not key.endswith(".of"):
             assert row.value == value, key
     assert {"training.epochs", "steering.innerpissa_nocoherence.loss.coherence_weight"} <= set(rows)
+
+
+def test_every_default_says_where_it_comes_from(rows):
+    """Nothing is written of keys that the file does not have."""
+    assert set(PROVENANCE) <= set(rows)
     assert "kindness" in rows["training.loss_depth"].provenance
+    assert "2026-11-24" in rows["steering.lora.lr"].provenance
+    assert rows["training.weight_decay"].provenance == "not tuned"
+    assert rows["steering.innerpissa_norotation.rotate"].provenance == "what this variant changes"
+    assert all(row.provenance for row in rows.values() if row.allowed)
 
 
 class Example(BaseModel):
-    share: float | None = Field(gt=0, le=1, json_schema_extra=PUBLISHED)
+    share: float | None = Field(gt=0, le=1)
     kind: Literal["a", "b"] = "b"
     names: list[str]
     count: int = Field(ge=2)
@@ -75,10 +84,11 @@ def test_what_is_allowed_is_said_in_words():
 def test_a_prefix_chooses_and_lines_are_short(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     main("training.")
-    shown = capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
     assert "training.epochs" in shown
     assert "[integer, at least 1]" in shown
-    assert "Default: the published value." in shown
+    assert "Default: AntiPaSTO's published value." in shown
+    assert "Default: not tuned." in shown
     assert "rank" not in shown
     main()
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 100

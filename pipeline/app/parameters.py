@@ -4,6 +4,7 @@ import json
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.study.params import load_params
@@ -11,6 +12,8 @@ from pipeline.support.errors import InputError
 from pipeline.support.section import Section, read_yaml
 
 WIDTH, INDENT = 100, " " * 4
+PROVENANCE: dict[str, str] = read_yaml(Path(__file__).with_name("provenance.yaml"))
+NOT_TUNED, OWN = "not tuned", "what this variant changes"
 BOUNDS = {
     "minimum": "at least",
     "exclusiveMinimum": "above",
@@ -39,6 +42,7 @@ class Parameter:
     """Empty for a section, which has no value of its own."""
     meaning: str
     provenance: str = ""
+    """Where its default comes from; empty for a section."""
 
 
 def parameters(section: Section, content: dict[str, Any], prefix: str = "") -> Iterator[Parameter]:
@@ -54,8 +58,13 @@ def parameters(section: Section, content: dict[str, Any], prefix: str = "") -> I
             for start, (inner, own) in below.items():
                 yield from parameters(inner, own, start)
         else:
-            provenance = schemas[name].get("provenance", "")
-            yield Parameter(key, content[name], allowed(schemas[name]), meaning, provenance)
+            origin = provenance(key, variant="method" in content or "of" in content)
+            yield Parameter(key, content[name], allowed(schemas[name]), meaning, origin)
+
+
+def provenance(key: str, variant: bool) -> str:
+    """Say where the default of a key comes from; of a variant's own fields, that they are its."""
+    return OWN if variant else PROVENANCE.get(key, NOT_TUNED)
 
 
 def sections_of(value: Any, content: Any, prefix: str) -> dict[str, tuple[Section, dict]]:

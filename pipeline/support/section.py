@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.config import JsonDict
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -21,11 +20,6 @@ class Section(BaseModel):
 
 AnySection = TypeVar("AnySection", bound=Section)
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator here takes
-# Where the default of a field was chosen: Field(json_schema_extra=...).
-ON_KINDNESS: JsonDict = {
-    "provenance": "chosen on kindness dilemmas, never on honesty: docs/lab_notes.md"
-}
-PUBLISHED: JsonDict = {"provenance": "the published value"}
 NEXT = "correct it there, `python -m pipeline params` says what each field means"
 
 

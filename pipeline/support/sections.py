@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.support.section import ON_KINDNESS, Section, Seed
+from pipeline.support.section import Section, Seed
 
 Quantisation = Literal["none", "8bit", "4bit"]
 
@@ -38,9 +38,9 @@ class PairsParams(Section):
 class ModulesParams(Section):
     target: str | list[str]
     """residual-writers, -readers or -all, a list of module suffixes, or a regular expression."""
-    from_depth: float = Field(ge=0, le=1, json_schema_extra=ON_KINDNESS)
+    from_depth: float = Field(ge=0, le=1)
     """The first adapted layer, as a fraction of the depth."""
-    to_depth: float = Field(ge=0, le=1, json_schema_extra=ON_KINDNESS)
+    to_depth: float = Field(ge=0, le=1)
     """The end of the adapted layers (exclusive), as a fraction of the depth."""
     n_modules: int | None = Field(ge=1)
     """Keep only this many of them, evenly spaced; null keeps all."""

@@ -26,15 +26,15 @@ from pipeline.steering.training.subspace import gather, loss_subspace
 from pipeline.support.errors import InputError
 from pipeline.support.progress import track
 from pipeline.support.scratch import Scratch, ScratchFile
-from pipeline.support.section import ON_KINDNESS, PUBLISHED, Section
+from pipeline.support.section import Section
 
 ABOUT = ("step", "split", "lr")  # what a record holds besides the terms of the loss
 
 
 class TrainingParams(Section):
-    loss_depth: float = Field(ge=0, le=1, json_schema_extra=ON_KINDNESS)
+    loss_depth: float = Field(ge=0, le=1)
     """The layer whose residual stream the loss reads, after the last adapted one (of the depth)."""
-    last_tokens: int = Field(ge=1, json_schema_extra=PUBLISHED)
+    last_tokens: int = Field(ge=1)
     """How many last tokens of a pair the representation loss averages over."""
     epochs: int = Field(ge=1)
     """Passes over the training pairs."""
@@ -44,9 +44,9 @@ class TrainingParams(Section):
     """Micro-batches per optimiser step, whose gradients are averaged."""
     weight_decay: float = Field(ge=0)
     """AdamW's decoupled weight decay, times the learning rate per step."""
-    warmup_share: float = Field(ge=0, lt=1, json_schema_extra=PUBLISHED)
+    warmup_share: float = Field(ge=0, lt=1)
     """The share of all steps during which the learning rate rises."""
-    clip_norm: float = Field(gt=0, json_schema_extra=PUBLISHED)
+    clip_norm: float = Field(gt=0)
     """Longest gradient, all parameters together; a longer one is shortened to it."""
 
 
