@@ -7,6 +7,7 @@ import typer
 
 from pipeline.support.errors import guarded, speak_utf8
 from pipeline.support.paths import settle_variables
+from pipeline.support.threads import wait_asleep
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -236,6 +237,16 @@ def bench(
     call("bench.command", "main", model, layers, width, device, repeats, dilemmas, tokens, out)
 
 
+@app.command()
+def bench_load(
+    model: Annotated[str, typer.Option(help="A model's folder or a hub id.")] = "models/reference",
+    busy: Annotated[int, typer.Option(help="How many processes keep the cores busy.")] = 2,
+    steps: Annotated[int, typer.Option(help="How many steps are timed.")] = 10,
+) -> None:
+    """Measure how much a CPU step slows down beside busy processes."""
+    call("bench.load", "main", model, busy, steps)
+
+
 @reference.command()
 def build(
     out: Out = "models/reference",
@@ -256,5 +267,6 @@ def measure(
 
 def main() -> None:
     speak_utf8()
+    wait_asleep()
     settle_variables()
     app()

@@ -26,6 +26,7 @@ from pipeline.lm.sources import locate, weights_hash
 from pipeline.support.errors import InputError
 from pipeline.support.paths import resolve_source
 from pipeline.support.sections import ModelParams
+from pipeline.support.threads import choose_threads
 
 SPREAD = "spread"
 # What libraries raise for files that are missing or damaged.
@@ -205,6 +206,7 @@ def load_model(manifest: dict[str, Any], dtype: str, device: torch.device | str)
     check_same(manifest, "weights_sha256", weights_hash(folder), "weights")
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "output_loading_info": True}
     config = AutoConfig.from_pretrained(folder)
+    choose_threads(config.get_text_config().hidden_size)
     if (text := decoder_config(config)) is not config:
         options |= {"config": text, "key_mapping": DECODER}
     if held := quantization_config(manifest.get("quantisation", "none"), options["dtype"]):
