@@ -1,9 +1,12 @@
 """What chat templates need: system turns, thinking, one BOS; short templates with the logic of the real families'."""
 
+import shutil
+
 import pytest
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
+from pipeline.app.use import load_base
 from pipeline.lm.base import Base
 from pipeline.lm.prompts import chat_text, check_template, open_turn, tokenize
 from pipeline.scoring.reasoning import reasoning_form
@@ -124,7 +127,7 @@ PARTS = "{% for m in messages %}{% for part in m['content'] %}{{ part['text'] }}
     (PLAIN.replace("m['content']", "m['content'] | replace('\\\n', ' ')"), "fails|drops or alters"),
     (PLAIN.replace("m['content']", "(m['content'] if m['role'] == 'assistant' else m['content'] | upper)"), "drops or alters"),
     (PARTS, "fails|drops or alters"),
-    ({"tool_use": PLAIN, "rag": PLAIN}, "fails .*: name one of tool_use, rag as chat_template in .*template_options"),
+    ({"tool_use": PLAIN, "rag": PLAIN}, "fails .*: name one of rag, tool_use as chat_template in .*template_options"),
     (PLAIN.replace("m['content']", "m['content'] | e"), "fails|drops or alters"),
     (PLAIN.replace("m['content']", "m['content'] | replace('\"', '')"), "fails|drops or alters"),
     ("", "fails|drops or alters"),
@@ -196,4 +199,13 @@ def test_a_named_template_is_taken_by_its_name(with_template):
     assert prompt.endswith("<think>\n")
     form = reasoning_form(Base({}, None, tokenizer, named), prompt, "Well.")
     assert (form.opening, form.closing) == ("", "\n</think>\n\n")
-    refused("name one of tool_use, rag", open_turn, tokenizer, SYSTEM[1:], {})
+    refused("name one of rag, tool_use", open_turn, tokenizer, SYSTEM[1:], {})
+
+
+def test_a_base_of_named_templates_is_loaded_by_name(tiny_folder, tmp_path, with_template):
+    folder = shutil.copytree(tiny_folder, tmp_path / "named")
+    (folder / "chat_template.jinja").unlink()
+    with_template({"rag": PLAIN, "tool_use": USER}).save_pretrained(folder)
+    refused("name one of rag, tool_use as chat_template", load_base, str(folder))
+    base = load_base(str(folder), device="cpu", template_options={"chat_template": "rag"})
+    assert open_turn(base.tokenizer, SYSTEM[1:], base.options) == "<user>Hi<end><assistant>"

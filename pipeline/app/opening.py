@@ -1,7 +1,7 @@
 """Find a saved adapter, and open it with the base it was made for."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -147,8 +147,8 @@ def open_base(
     held = quantisation or about.get("quantisation", "none")
     name = model or recorded_model(folder, about)
     if entry := listed(name):
-        base = load_base(entry.source, dtype or entry.dtype, device, entry.revision, held)
-        return replace(base, options=entry.template_options)
+        given = entry.source, dtype or entry.dtype, device, entry.revision, held
+        return load_base(*given, entry.template_options)
     if model:
         return load_base(model, dtype, device, quantisation=held)
     source, commit = about.get("source"), about.get("revision")

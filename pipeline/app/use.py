@@ -7,7 +7,7 @@ with steer(model, adapter, 1.0):
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from transformers import AutoConfig, PreTrainedModel
@@ -28,12 +28,14 @@ def load_base(
     device: str = "auto",
     revision: str | None = None,
     quantisation: str = "none",
+    template_options: dict[str, Any] | None = None,
 ) -> Base:
     """Return the frozen model with its tokenizer (padding left) and what identifies its weights.
 
     `source` is a folder in the hub's layout, a GGUF file or a hub id. Without a `dtype` the model
-    runs in the one it was saved in; `quantisation` is none, 8bit or 4bit. Raises InputError where
-    the model cannot be found or used, or its tokenizer has no chat template.
+    runs in the one it was saved in; `quantisation` is none, 8bit or 4bit; `template_options` are
+    further variables of its chat template. Raises InputError where the model cannot be found or
+    used, or its tokenizer has no chat template.
     """
     if dtype not in (None, *DTYPES):
         raise InputError(
@@ -42,13 +44,14 @@ def load_base(
         )
     if quantisation not in (kinds := get_args(Quantisation)):
         raise InputError(f"quantisation {quantisation!r} is unknown: take {', '.join(kinds)}")
+    options = template_options or {}
     section = ModelParams(
-        source=source, revision=revision, dtype="float32", batch_size=1, template_options={}
+        source=source, revision=revision, dtype="float32", batch_size=1, template_options=options
     )
     manifest = describe("", section, quantisation)
     saved = AutoConfig.from_pretrained(locate(source, revision)).dtype or torch.float32
     model = load_model(manifest, dtype or str(saved).removeprefix("torch."), device)
-    return Base(manifest, model, load_tokenizer(manifest))
+    return Base(manifest, model, load_tokenizer(manifest), options)
 
 
 def fingerprint(model: PreTrainedModel) -> str:

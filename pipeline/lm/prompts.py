@@ -92,14 +92,12 @@ def rendered(
         text = tokenizer.apply_chat_template(chat, tokenize=False, **how, **options)
     except Exception as error:  # a template is a program, and may fail in any way
         said = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-        named = tokenizer.chat_template
-        several = isinstance(named, dict) and not {"default", options.get("chat_template")} & {
-            *named
-        }
-        remedy = f"name one of {', '.join(named)} as chat_template in the model's template_options"
+        named, remedy = tokenizer.chat_template, MEND
+        if isinstance(named, dict) and not named.keys() & {"default", options.get("chat_template")}:
+            names = ", ".join(sorted(named))
+            remedy = f"name one of {names} as chat_template in the model's template_options"
         raise InputError(
-            f"the chat template of {tokenizer.name_or_path} fails ({said}): "
-            f"{remedy if several else MEND}"
+            f"the chat template of {tokenizer.name_or_path} fails ({said}): {remedy}"
         ) from None
     return str(text)
 
