@@ -7,8 +7,7 @@ It prints the log-odds of Yes (nats) to telling the lie, and what the model says
 
 import sys
 
-from pipeline import answers, load_adapter, load_base
-from pipeline.scoring.score import score
+from pipeline import ask, load_adapter
 from pipeline.scoring.wording import dilemma_prompt
 from pipeline.support.errors import InputError
 
@@ -22,12 +21,12 @@ COEFFICIENTS = [-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0]
 
 
 def main(folder: str) -> None:
-    base = load_base("models/reference", dtype="float32")
-    adapter = load_adapter(folder, base)
-    items = [{"item_id": "white lie", "prompt": PROMPT}]
-    records = score(base, items, adapter, COEFFICIENTS)
-    chat = [{"role": "user", "content": QUESTION}]
-    *_, texts = answers(base, adapter, chat, COEFFICIENTS, max_new_tokens=30)
+    opened = load_adapter(folder, "models/reference", dtype="float32")
+    base = opened.base
+    lies, told = (
+        ask(base, opened.adapter, text, COEFFICIENTS, max_new_tokens=30)
+        for text in (PROMPT, QUESTION)
+    )
 
     print(
         f"\nThe bundled model {base.fingerprint[:12]} is SYNTHETIC: a small network that knows one "
@@ -38,8 +37,8 @@ def main(folder: str) -> None:
         f"\nThe dilemma:\n{PROMPT}\n\nThe question:\n{QUESTION}\n\n"
         "    c  log-odds of Yes to the dilemma  answer to the question"
     )
-    for record, text in zip(sorted(records, key=lambda r: r["coefficient"]), texts, strict=True):
-        print(f"{record['coefficient']:+5g}  {record['log_odds']:+30.2f}  {text}")
+    for lie, answer in zip(lies, told, strict=True):
+        print(f"{lie.coefficient:+5g}  {lie.log_odds:+30.2f}  {answer.text}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """innerpissa: train one reversible adapter in a model's own SVD basis; measure whether it steers.
 
-`from pipeline import load_base, load_adapter, steer, answers` uses one; see `pipeline/app`.
+`from pipeline import load_base, load_adapter, steer, answers, ask` uses one; see `pipeline/app`.
 """
 
 from importlib import import_module
@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.app.answers import answers
+    from pipeline.app.ask import ask
     from pipeline.app.opening import load_adapter
     from pipeline.app.use import load_base, steer
 
-__all__ = ["answers", "load_adapter", "load_base", "steer"]
-HOMES = {"answers": "answers", "load_adapter": "opening", "load_base": "use", "steer": "use"}
+__all__ = ["answers", "ask", "load_adapter", "load_base", "steer"]
+HOMES = {
+    "answers": "answers",
+    "ask": "ask",
+    "load_adapter": "opening",
+    "load_base": "use",
+    "steer": "use",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,25 +1,31 @@
 """One call that brings its base, several adapters at once, a quantised base, and answers with log-odds."""
 
+import json
+
 import pytest
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 from typer.testing import CliRunner
 
-from pipeline import answers, load_adapter, load_base, steer
+from pipeline import answers, ask, load_adapter, load_base, steer
 from pipeline.app.answers import penalised
 from pipeline.app.export import command, reload
 from pipeline.app.export.command import main
 from pipeline.cli import app
 from pipeline.lm.load import load_model
 from pipeline.lm.quantisation import is_packed
+from pipeline.scoring.score import score
+from pipeline.scoring.wording import dilemma_prompt
 from pipeline.steering.methods.dora import DoraModule
 from pipeline.steering.methods.lora import LoraModule
 from pipeline.steering.methods.mean_diff import MeanDiff
 from pipeline.steering.saved import save_steering
 from pipeline.support.errors import InputError
+from tests.conftest import ROOT
 from tests.test_export import NAMES, SHAPES, planted_lora, planted_svd
 
 IDS = torch.arange(40, 52)[None]
+ITEM = {"item_id": "one", "prompt": dilemma_prompt("You broke a lamp.", "lie about it")}
 CHAT = [{"role": "user", "content": "Who are you?"}]
 
 
@@ -142,6 +148,52 @@ def test_the_terminal_takes_several_adapters_and_a_quantised_base(saved):
     assert found.exit_code == 0 and "c = -1" in found.output
     found = CliRunner().invoke(app, ["steer", "Who are you?", *given, "--weight", "3"])
     assert found.exit_code == 2 and "2 adapters and 3 weights do not go together" in found.output
+
+
+@pytest.mark.parametrize("text", [ITEM["prompt"], "Do you lie?"])
+def test_log_odds_per_coefficient_come_with_the_answers(text, saved):
+    opened = load_adapter(saved / "innerpissa", device="cpu")
+    coefficients = [1.0, 0.0, -1.0]
+    replies = ask(opened.base, opened.adapter, text, coefficients, 6)
+    assert [reply.coefficient for reply in replies] == coefficients
+    assert len({reply.log_odds for reply in replies}) == 3
+    chat = [{"role": "user", "content": text}]
+    *_, texts = answers(opened.base, opened.adapter, chat, coefficients, 6)
+    assert [reply.text for reply in replies] == texts
+    assert ask(opened.base, opened.adapter, chat, coefficients, 6) == replies
+    if text != ITEM["prompt"]:
+        return
+    records = score(opened.base, [ITEM], opened.adapter, coefficients)
+    for reply in replies:
+        own = next(record for record in records if record["coefficient"] == reply.coefficient)
+        assert reply.log_odds == pytest.approx(own["log_odds"], abs=1e-4)
+        assert reply.choice_mass == pytest.approx(own["choice_mass"], rel=1e-3)
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
+    """On the bundled model, with a planted adapter in the place of the study's."""
+    base = load_base(str(ROOT / "models/reference"), "float32", "cpu")
+    vector = torch.randn(
+        1, base.model.config.hidden_size, generator=torch.Generator().manual_seed(0)
+    )
+    folder = tmp_path / "models/adapters/innerpissa/seed0"
+    known = {"model": "reference", "source": "models/reference"} | {
+        "weights_sha256": base.fingerprint
+    }
+    save_steering(folder, "mean_diff", MeanDiff(["model.layers.2"], vector), known)
+    (tmp_path / "models/reference").symlink_to(ROOT / "models/reference")
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "docs").mkdir()
+    monkeypatch.chdir(tmp_path / "docs")
+    notebook = json.loads((ROOT / "docs/talk.ipynb").read_text(encoding="utf-8"))
+    names: dict = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            exec("".join(cell["source"]), names)
+    said = capsys.readouterr().out
+    assert "restored exactly: True" in said and said.count("-2: ") == 3
+    assert len({reply.log_odds for reply in names["replies"]}) == 5
 
 
 def test_a_repetition_penalty_is_that_of_transformers(saved):
