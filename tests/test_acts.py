@@ -201,6 +201,21 @@ def test_where_hooks_would_not_run_it_is_refused_in_one_sentence(way, base, adap
     assert not any(module._forward_hooks for module in base.model.modules())
 
 
+def test_a_model_is_tried_once_and_again_when_its_code_changes(model, adapter):
+    runs = []
+    model.register_forward_pre_hook(lambda *_: runs.append(1))
+    for _ in range(2):
+        steer(model, adapter, 1.0)
+    assert len(runs) == 1
+    layer = model.model.layers[2]
+    layer.forward = layer.forward
+    steer(model, adapter, 1.0)
+    assert len(runs) == 2
+    passing_by(model)
+    with pytest.raises(InputError, match="steering would not act"):
+        steer(model, adapter, 1.0)
+
+
 def test_an_adapter_that_moves_nothing_is_refused_when_it_is_loaded(model, tmp_path):
     with pytest.raises(InputError, match="does not act"):
         check_fits(model, MeanDiff(["model.layers.1"], torch.zeros(1, 64)), tmp_path)

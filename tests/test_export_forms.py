@@ -1,5 +1,6 @@
 """Every form of export of many families, read back as its card tells a stranger, against the steered model."""
 
+import json
 import re
 
 import gguf
@@ -7,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pipeline import steer
+from pipeline import load_base, steer
 from pipeline.app.export import command, reload
 from pipeline.app.export.command import main
 from pipeline.lm.layers import decoder_layers, layers_prefix, linear_modules
@@ -106,6 +107,29 @@ def test_every_form_read_back_is_the_steered_model(family, quick, tokenizer, tmp
             main([str(tmp_path / kind)], to, -0.5, str(out), None, False)
             found = as_the_card_says(out, source, -0.5)
             assert (found - steered).abs().max() <= 1e-3 * max(moved, plain.abs().max() / 10), to
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@torch.no_grad()
+def test_a_base_in_half_precision_is_exported_in_every_form(
+    dtype, quick, model, tokenizer, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    model.to(getattr(torch, dtype)).save_pretrained("base")
+    tokenizer.save_pretrained("base")
+    base = load_base(str(tmp_path / "base"), device="cpu")
+    drawn = torch.randn(1, 64, generator=torch.Generator().manual_seed(0))
+    steerings = {
+        "innerpissa": planted_svd(base.model.float(), SHAPES[0]),
+        "dora": planted_lora(base.model.float(), DoraModule),
+        "mean_diff": MeanDiff(["model.layers.1"], drawn),
+    }
+    for kind, steering in steerings.items():
+        save_steering(tmp_path / kind, kind, steering, {**base.manifest, "model": "half"})
+        for to in ("vector", "gguf", "hub") if kind == "mean_diff" else ("bake", "lora", "hub"):
+            main([kind], to, 1.0, f"{kind}-{to}", None, False)
+            check = json.loads((tmp_path / f"{kind}-{to}/export.json").read_text())["check"]
+            assert 0.1 * check["largest change of a logit"] > check["largest error of a logit"]
 
 
 def test_an_export_is_read_back_in_a_fresh_process(tokenizer, tmp_path, monkeypatch):

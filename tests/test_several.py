@@ -82,6 +82,15 @@ def test_an_adapter_brings_its_base_in_four_bits(spelt, saved):
         assert (logits(model) - plain).abs().max() > 0.05
 
 
+@pytest.mark.parametrize("to", ["hub", "bake"])
+def test_an_adapter_fitted_on_a_quantised_base_is_exported(to, saved, manifest, tmp_path):
+    adapter = load_adapter(saved / "innerpissa", device="cpu").adapter
+    save_steering(tmp_path / "it", "innerpissa", adapter, {**manifest, "quantisation": "4bit"})
+    main(["it"], to, 1.0, "out", None, False)
+    check = json.loads((tmp_path / "out/export.json").read_text())["check"]
+    assert check["largest change of a logit"] > 0.05 > check["largest error of a logit"]
+
+
 def test_a_base_that_is_not_here_is_named_in_one_sentence(saved, manifest, tmp_path, tiny_folder):
     adapter = load_adapter(saved / "lora", device="cpu").adapter
     save_steering(tmp_path / "it", "lora", adapter, {**manifest, "source": "models/gone"})

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
+from weakref import WeakKeyDictionary
 
 import polars as pl
 import torch
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 Coefficient = float | int | Tensor  # one for all rows of a batch, or one per row [b]
 Hooks = list[tuple[str, Callable]]  # forward hooks, each with the dotted name of its module
+
+# Models on which hooks were seen to act, each with the names of the modules and its code.
+ACTING: WeakKeyDictionary[nn.Module, tuple[set[str], list]] = WeakKeyDictionary()
 
 
 class MethodParams(Section):
@@ -226,18 +230,32 @@ def dense(target: nn.Module, name: str) -> Tensor:
 
 @torch.no_grad()
 def check_acts(model: nn.Module, hooks: Hooks, rows: int = 1) -> None:
-    """Refuse a model that, run on two tokens, passes by a module that hooks are meant for."""
+    """Refuse a model that, run on two tokens, passes by a module that hooks are meant for.
+
+    It is tried once for the same modules and the same code.
+    """
+    tried = ({name for name, _ in hooks}, code_of(model))
+    if not hooks or ACTING.get(model) == tried:
+        return
     ran: set[str] = set()
     watchers: Hooks = [(name, lambda *_, name=name: ran.add(name)) for name, _ in hooks]
     ids = torch.zeros(rows, 2, dtype=torch.long, device=next(model.parameters()).device)
     with attached(model, [*hooks, *watchers]):
-        if hooks:
-            model(input_ids=ids, use_cache=False)
+        model(input_ids=ids, use_cache=False)
     if idle := [name for name, _ in hooks if name not in ran]:
         raise InputError(
             f"{type(model).__name__} passes by {idle[0]}, as traced or fused code does, so that "
             "steering would not act: load the base anew (load_base) and leave its forward alone"
         )
+    ACTING[model] = tried
+
+
+def code_of(model: nn.Module) -> list[tuple[int, int, int]]:
+    """Return what changes where a module, its forward or what it is compiled to is replaced."""
+    return [
+        (id(module), id(module.__dict__.get("forward")), id(module._compiled_call_impl))
+        for module in model.modules()
+    ]
 
 
 @contextmanager

@@ -36,6 +36,10 @@ def base_arguments(about: dict[str, Any]) -> str:
     return f'"{about["source"]}", revision="{revision}"' if revision else f'"{BASE}"'
 
 
+def bundled(about: dict[str, Any]) -> bool:
+    return about.get("source") == "models/reference"
+
+
 def usage(to: str, about: dict[str, Any], coefficient: float) -> str:
     """Return Markdown that says how to use an export."""
     if to == "gguf":
@@ -48,7 +52,8 @@ def usage(to: str, about: dict[str, Any], coefficient: float) -> str:
     code = python(to, base, coefficient).strip()
     where = f"`{HERE}` is this repository's hub id or its folder."
     if BASE in code:
-        where += f" `{BASE}` is the folder of the base model, the one in the table."
+        place = "`models/reference` in that checkout" if bundled(about) else "the one in the table"
+        where += f" `{BASE}` is the folder of the base model, {place}."
     return f"{install(to)}\n\n{where}\n\n```python\n{code}\n```"
 
 
