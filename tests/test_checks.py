@@ -33,6 +33,10 @@ SCALED = {
     "OPTConfig": {"hidden_size": WIDTH, "ffn_dim": 96, "word_embed_proj_dim": WIDTH}
     | {"num_hidden_layers": 4, "num_attention_heads": 4},
 }
+BERT = {
+    "hidden_size": WIDTH, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 96,
+    "initializer_range": 0.2,
+}  # fmt: skip
 GEMMA3N = GROUPED | {
     "head_dim": 16, "vocab_size_per_layer_input": 300, "hidden_size_per_layer_input": 16,
     "laurel_rank": 8, "num_kv_shared_layers": 0, "activation_sparsity_pattern": [0.0] * 4,
@@ -60,6 +64,10 @@ def test_logits_are_the_models_own_whatever_its_head_does(config):
     assert torch.allclose(plain, own) == (config == "OPTConfig")
 
 
+def test_layers_may_return_lists():
+    check_model(build("OpenAIGPTConfig", {"n_embd": WIDTH, "n_layer": 4, "n_head": 4}))
+
+
 def test_gradients_pass_through_the_head():
     model = build("GraniteConfig", SCALED["GraniteConfig"])
     hidden = torch.randn(3, WIDTH, requires_grad=True)
@@ -72,6 +80,7 @@ def test_gradients_pass_through_the_head():
     ("RwkvConfig", {"hidden_size": WIDTH, "num_hidden_layers": 4}, "reads padding as text"),
     ("Llama4TextConfig", GROUPED | {"head_dim": 16, "num_local_experts": 2, "intermediate_size_mlp": 96},
      "does not run as a text decoder"),
+    ("BertConfig", BERT, "lets a token see what comes after it, .*: set is_decoder"),
 ])  # fmt: skip
 def test_an_architecture_without_the_shapes_is_refused(config, options, said):
     refused(said, check_model, build(config, options))

@@ -18,8 +18,9 @@ APART = 0.05  # relative error of states and logits in 8 bits of mantissa, with 
 def check_model(model: PreTrainedModel) -> None:
     """Refuse a model whose layers, padding or head are not what reading and steering rely on.
 
-    Layers pass states [b, t, d]; a left-padded row is computed as if alone; `to_logits` of the last
-    hidden states gives the model's own logits. The model is on its device, in its own precision.
+    Layers pass states [b, t, d]; a token sees none after it; a left-padded row is computed as if
+    alone; `to_logits` of the last hidden states gives the model's own logits. The model is on its
+    device, in its own precision.
     """
     name, width = type(model).__name__, model.config.get_text_config().hidden_size
     ids = torch.arange(2 * WORDS, device=model.device).view(2, WORDS)
@@ -31,6 +32,7 @@ def check_model(model: PreTrainedModel) -> None:
         with read_layers(list(layers)) as seen:
             hidden = last_hidden(model, ids, mask)
         alone = last_hidden(model, ids[1:, WORDS // 2 :], mask[1:, WORDS // 2 :])
+        begun = last_hidden(model, ids[:1, : WORDS // 2], mask[:1, : WORDS // 2])
         own = model(input_ids=ids[:1], logits_to_keep=0, use_cache=False).logits
         ours = to_logits(model, hidden[:1])
     except InputError:
@@ -52,6 +54,11 @@ def check_model(model: PreTrainedModel) -> None:
         raise InputError(
             f"{name} in {model.dtype} gives logits that are not finite: take dtype bfloat16 or "
             "float32"
+        )
+    if apart(hidden[:1, : WORDS // 2], begun) > APART:
+        raise InputError(
+            f"{name} lets a token see what comes after it, so it predicts no text: set is_decoder "
+            "in its config, or take another model"
         )
     if apart(hidden[1:, WORDS // 2 :], alone) > APART:
         raise InputError(

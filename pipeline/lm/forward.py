@@ -173,8 +173,8 @@ def token_kl(model: PreTrainedModel, base: Tensor, hidden: Tensor, places: Place
     return torch.cat(parts)
 
 
-def layer_output(output: Tensor | tuple) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output
+def layer_output(output: Tensor | tuple | list) -> Tensor:
+    return output[0] if isinstance(output, tuple | list) else output
 
 
 @contextmanager
