@@ -95,6 +95,8 @@ def test_too_long_texts_are_refused_before_any_fit(base, monkeypatch, texts, cha
         update={"reasoning_tokens": 0, "coherence_tokens": 0}
     )
     items = questions(ENTRIES[:1])
-    check_lengths(base, ["word"], items, none)
+    check_lengths(base, ["word"], items, none, ["answers", "likelihood"])
     wanted = none.model_copy(update=changes)
-    refused("too long for the 100 positions", check_lengths, base, texts, items, wanted)
+    refused(
+        "too long for the 100 positions", check_lengths, base, texts, items, wanted, ["answers"]
+    )

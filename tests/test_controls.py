@@ -70,6 +70,7 @@ def test_a_study_scores_controls_beside_the_set_and_counts_them_in_no_effect(tmp
     def small(params) -> None:
         params.update(evalset="everyday")
         params["composition"].update(behaviours=[])
+        params["scoring"].update(form="both")
         params["evalsets"]["everyday"].update(max_dilemmas=8)
 
     edit(tmp_path / "params.yaml", small)
@@ -81,14 +82,21 @@ def test_a_study_scores_controls_beside_the_set_and_counts_them_in_no_effect(tmp
     assert (about["dilemmas"], about["controls"]) == (8, 160)
     for cell, doses in (("base", 1), ("mean_diff", 4)):
         tables = [pl.read_parquet(tmp_path / f"data/scores/{cell}/{n}.parquet") for n in TABLES]
-        assert [table.height for table in tables] == [16 * doses, 160 * doses]
+        assert [table.height for table in tables] == [2 * 16 * doses, 2 * 160 * doses]
         assert tables[1]["item_id"].str.contains("^(sum|preference)-").all()
         assert tables[0]["item_id"].str.contains(r"^\d+-").all()
+    likelihood = pl.read_parquet(tmp_path / "data/scores/base/scores.parquet").filter(
+        form="likelihood"
+    )
+    mirrored = likelihood.group_by("dilemma_id").agg(pl.col("log_odds").sum())
+    assert mirrored["log_odds"].abs().max() < 1e-4 < likelihood["log_odds"].abs().min()
     effects = pl.read_csv(tmp_path / "reports/effects.csv")
     assert effects["n_dilemmas"].max() <= 8
     flips = pl.read_csv(tmp_path / "reports/flips.csv")
     assert (flips["control_change"] > 0).all()
     shown = pl.read_csv(tmp_path / "reports/tables/flips.csv")
     assert "Controls moved (nats)" in shown.columns
+    equal = pl.read_csv(tmp_path / "reports/tables/equal_cost.csv")
+    assert {"Effect", "Effect (log-odds)", "Effect (likelihood)"} <= set(equal.columns)
     page = (tmp_path / "reports/report.html").read_text(encoding="utf-8")
     assert "data/raw/everyday, 8 dilemmas" in page

@@ -10,7 +10,7 @@ from pipeline.metrics.drawn import frontier, random_band
 from pipeline.metrics.effects import arm_effects, bootstrap, method_effects, normalized_gain
 from pipeline.metrics.regression import clustered_slope, pooled_slope
 from pipeline.metrics.scores import Evaluation, at_one, fold_arms, signed_scores
-from pipeline.metrics.study import analyse, headline
+from pipeline.metrics.study import analyse, headline, main_tables
 from pipeline.study.params import load_params
 from pipeline.support.errors import InputError
 from pipeline.support.schemas import add_labels
@@ -312,6 +312,18 @@ def test_a_method_is_ranked_among_the_sizes_of_random_directions_at_the_same_cos
     assert set(equal["n_random"]) == {4}
     alone = analyse({"pca": cells["pca"]}, evaluation).equal_cost
     assert (alone["random_rank"].item(), alone["n_random"].item()) == (None, 0)
+
+
+def test_the_likelihoods_effects_stand_beside_the_answers():
+    items = make_items(6)
+    answers, evaluation = planted(items, lambda r, c: c * r["label_Value/truth"])
+    texts, of_texts = planted(items, lambda r, c: 0.1 * c * r["label_Value/truth"])
+    study = analyse({"good": answers}, evaluation)
+    study.add_likelihood(*main_tables({"good": texts}, of_texts))
+    for table in (study.arms, study.equal_cost):
+        names = ("target_effect_log_odds", "target_effect_likelihood", "down_likelihood")
+        assert table.select(names).row(0) == pytest.approx((1, 0.1, -0.1))
+    assert study.arms["ci_low_likelihood"].item() == pytest.approx(0.1)
 
 
 def test_a_method_without_sizes_stands_at_its_only_coefficient():

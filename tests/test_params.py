@@ -64,6 +64,8 @@ def test_the_shipped_file_is_valid_and_complete():
     (lambda p: p["losses"].update(dpo={}), "'dpo' is unknown here: name one of contrastive, antiparallel"),
     (lambda p: p["composition"].update(behaviours=["honesty"]), "name two different ones, or none"),
     (lambda p: p["composition"].update(method="pca"), "'pca' does not belong in `composition.method`"),
+    (lambda p: (p["scoring"].update(form="both"), p["generation"].update(reasoning_tokens=8)),
+     "scoring.form is 'both', which cannot follow reasoning: set generation.reasoning_tokens 0"),
     (lambda p: p["dose"].update(budget=0), r"dose\.budget: .*greater than 0"),
     (lambda p: p["modules"].update(n_modules=0), r"modules\.n_modules: .*greater than or equal to 1"),
     (lambda p: p["steering"]["innerpissa"].update(rotate="w"), "steering.*rotate|rotate"),

@@ -208,7 +208,7 @@ def text(tmp_path, dilemmas) -> str:
     context = {
         "params": {
             "behaviour": "honesty", "evalset": "reference", "seeds": [0, 1],
-            "generation": {"reasoning_tokens": 0, "coherence_tokens": 0}, "model": "tiny", "methods": ["innerpissa"],
+            "generation": {"reasoning_tokens": 0, "coherence_tokens": 0}, "scoring": {"form": "both"}, "model": "tiny", "methods": ["innerpissa"],
             "statistics": {"nll_budget": 0.2, "coherent_share": 0.8},
         }, "manifest": {"model": "reference"},
         "synthetic": "All of it.", "target": "Value/honesty", "oracle": [], "unit": 1.0, "n_dilemmas": 6, "budget": Dose, "measure": "KL", "opposite": [], "ahead": 10.0, "unreached": ["S-space"], "guessed": "", "sure": 2.0, "change": change,

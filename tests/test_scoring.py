@@ -8,7 +8,7 @@ import torch
 from pipeline.lm.prompts import answer_tokens, chat_text, tokenize
 from pipeline.scoring.rows import make_prompts
 from pipeline.scoring.score import score
-from pipeline.scoring.wording import ANSWER_PREFIX, dilemma_prompt
+from pipeline.scoring.wording import ANSWER_PREFIX, dilemma_prompt, open_question
 from pipeline.stages.evaluate import doses
 from pipeline.steering.methods.mean_diff import MeanDiff
 from pipeline.steering.methods.prompting import Prompting
@@ -74,6 +74,46 @@ def test_scores_are_the_models_own(base, model, tokenizer, steering):
         start = len(tokenize(tokenizer, [text[: text.rindex("\nSituation") + 1]])[0])
         nll = -log_p[:-1].gather(-1, ids[0, 1:, None])[start - 1 :].mean()
         assert record["nll"] == pytest.approx(nll.item(), abs=1e-3)
+
+
+DILEMMA = [
+    {"item_id": side, "dilemma_id": "d", "prompt": dilemma_prompt("You are a nurse at the fair.", action)}
+    for side, action in (("a", "lie to the boss"), ("b", "say openly what is wrong with the lamp"))
+]  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("reuse", [True, False])
+def test_the_likelihood_is_that_of_each_actions_text_as_the_reply(
+    base, model, tokenizer, steering, reuse
+):
+    """By the model's own logits: mean log-probability per token, less the other action's."""
+    both = score(base, DILEMMA, steering, [-1.0, 1.0], reuse=reuse, forms=["answers", "likelihood"])
+    for c in (-1.0, 1.0):
+        own = {}
+        for item in DILEMMA:
+            question, action = open_question(item["prompt"])
+            assert question.endswith("Situation: You are a nurse at the fair.\nWhat do you do?")
+            text = chat_text(tokenizer, [{"role": "user", "content": question}], action, {})
+            start = len(tokenize(tokenizer, [text.removesuffix(action)])[0])
+            ids = torch.tensor(tokenize(tokenizer, [text]))
+            with steering.steer(model, c):
+                log_p = model(input_ids=ids).logits[0].log_softmax(-1)
+            tokens = log_p[:-1].gather(-1, ids[0, 1:, None])[start - 1 :]
+            own[item["item_id"]] = tokens.mean().item()
+        expected = own["a"] - own["b"]
+        found = {
+            r["item_id"]: r for r in both if (r["form"], r["coefficient"]) == ("likelihood", c)
+        }
+        assert found["a"]["log_odds"] == pytest.approx(expected, abs=1e-4)
+        assert found["b"]["log_odds"] == pytest.approx(-expected, abs=1e-4)
+        assert abs(expected) > 1e-3
+        assert found["a"]["choice_mass"] == 1
+    # The dilemma's own NLL does not read the reply, and the answers are those of the form alone.
+    assert len({round(r["nll"], 4) for r in both if r["form"] == "likelihood"}) == 2
+    alone = score(base, DILEMMA, steering, [-1.0, 1.0], reuse=reuse)
+    for one, other in zip(alone, both, strict=False):
+        assert one == {k: pytest.approx(v, abs=1e-4) for k, v in other.items()}
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])

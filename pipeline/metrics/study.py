@@ -50,6 +50,11 @@ HEADLINE = (
     *in_both("target_effect", "ci_low", "ci_high", "side_effect"), "delta_nll", "normalized_gain",
     "oracle_share",
 )  # fmt: skip
+# Of the likelihood's own log-odds, in nats per token: their names beside the answers'.
+LIKELIHOOD_COLUMNS = {
+    f"{name}_log_odds": f"{name}_likelihood"
+    for name in ("target_effect", "ci_low", "ci_high", "up", "down", "seed_sd", "side_effect")
+} | {"p_clustered": "p_clustered_likelihood"}
 
 
 @dataclass
@@ -65,6 +70,14 @@ class Study:
     oracle: list[dict[str, float]]
     further: dict[str, pl.DataFrame]
     """Tables by name: see `FURTHER`."""
+
+    def add_likelihood(self, arms: pl.DataFrame, equal: pl.DataFrame) -> None:
+        """Put the effects of the form LIKELIHOOD beside these, with the suffix `_likelihood`."""
+        for name, table in (("arms", arms), ("equal_cost", equal)):
+            keys = ["method", "coefficient"]
+            new = table.select(*keys, *LIKELIHOOD_COLUMNS).rename(LIKELIHOOD_COLUMNS)
+            own = getattr(self, name)
+            setattr(self, name, own.join(new, on=keys, how="left", maintain_order="left"))
 
     @property
     def tables(self) -> dict[str, pl.DataFrame]:
@@ -92,6 +105,19 @@ def analyse(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> Study:
     ranked = random_ranks(as_frame(equal), seed_effects(cells, evaluation))
     tables = as_frame(effects), as_frame(arms), pl.concat(values), ranked
     return Study(*tables, oracle, further)
+
+
+def main_tables(
+    cells: dict[str, pl.DataFrame], evaluation: Evaluation
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return `Study.arms` and `Study.equal_cost` alone, without ranks."""
+    arms = [
+        arm
+        for method, scores in cells.items()
+        for arm in over_seeds(method, scores.filter(pl.col("dose") == RAW), evaluation)[1]
+    ]
+    equal = [equal_cost(method, scores, evaluation) for method, scores in cells.items()]
+    return as_frame(arms), as_frame(equal)
 
 
 def oracle_effects(evaluation: Evaluation) -> list[Record]:

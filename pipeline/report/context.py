@@ -11,6 +11,11 @@ from pipeline.report.figures.words import name_of
 from pipeline.report.results import Cell, Results
 from pipeline.support.formats import interval, number, with_minus, with_sign
 
+SCORED = {
+    "answers": "Yes or No about each action: log-odds",
+    "likelihood": "each action's own text as the reply to “What do you do?”: mean log-probability "
+    "per token, less that of the other action",
+}
 ACTIONS = {"to_do": "the first side", "not_to_do": "the other side"}
 MEASURES = {"kl": "KL divergence from the base model", "delta_nll": "rise of the NLL"}
 FAR_AHEAD = 2  # times as far: from here on the headline names the ratio
@@ -140,6 +145,7 @@ def setup(results: Results) -> dict[str, str]:
         f"{results.n_pairs('calibration')} for sign, dose and checkpoint",
         "Dilemmas": f"{results.items['dilemma_id'].n_unique()} of {params.evalset}, "
         f"{results.n_dilemmas} of them on {results.target.label}; each is asked from both sides",
+        "Scores": "; and ".join(SCORED[form] for form in params.scoring.forms),
         "Trained methods": f"{'; '.join(trained)}. {results.seeds.capitalize()}"
         if trained
         else "none",

@@ -28,6 +28,13 @@ EFFECT: Columns = {
     "at +c": show("up"), "at −c": show("down"),
 }  # fmt: skip
 SPREAD: Columns = {"SD over seeds": show("seed_sd"), "Side effects": show("side_effect")}
+LIKELIHOOD: Columns = {
+    "Effect (likelihood)": show("target_effect_likelihood"),
+    "95 % interval (likelihood)": interval("ci_low_likelihood", "ci_high_likelihood"),
+    "at +c (likelihood)": show("up_likelihood"),
+    "at −c (likelihood)": show("down_likelihood"),
+    "p (likelihood)": show("p_clustered_likelihood", p_value),
+}
 FULL: Columns = {
     "p (clustered)": show("p_clustered", p_value),
     "p (pooled)": show("p_pooled", p_value),
@@ -48,6 +55,11 @@ SEED_EFFECT: Columns = {
     "95 % interval at −c": interval("down_low", "down_high"),
     "Side effects": show("side_effect"),
 }
+
+
+def likelihood(rows: pl.DataFrame) -> Columns:
+    """Return the columns of the other form of scoring, where both were asked for."""
+    return LIKELIHOOD if "target_effect_likelihood" in rows.columns else {}
 
 
 def source(results: Results) -> pl.DataFrame:
@@ -94,6 +106,7 @@ def equal_cost(results: Results) -> pl.DataFrame:
             **twice(EFFECT | SPREAD, results.log_odds_first),
             "p (clustered)": show("p_clustered", p_value),
             **ranked,
+            **likelihood(rows),
             "Δ NLL": show("delta_nll"),
             "Share of oracle": show("oracle_share", digits(2)),
         },
@@ -104,7 +117,8 @@ def full(results: Results) -> pl.DataFrame:
     """Every |c|: both arms, interval, both p-values, share of the oracle, and n."""
     columns = {"Method": marked_method, "±c": show("coefficient", general("{:g}"))}
     effects = twice(EFFECT | SPREAD, results.log_odds_first)
-    return build(results.tables["arms"], columns | effects | FULL)
+    rows = results.tables["arms"]
+    return build(rows, columns | effects | likelihood(rows) | FULL)
 
 
 def seeds(results: Results) -> pl.DataFrame:

@@ -14,13 +14,16 @@ from pipeline.lm.base import Base
 from pipeline.lm.prefixes import Bundle, Rows, lay_out, pair_up, rows_hidden
 from pipeline.lm.prompts import THINK, Message, chat_text, open_turn
 from pipeline.lm.trunk import on_trunk, run_trunk
+from pipeline.scoring.wording import SITUATION, open_question
 from pipeline.steering.base import Attachable
+from pipeline.support.schemas import ANSWERS, LIKELIHOOD
 
-SCORED_FROM = "\nSituation:"  # the NLL is over the tokens from here on: the same for every method
+SCORED_FROM = SITUATION.rstrip()  # the NLL is over the tokens from here on, for every method
 # (item_id, coefficient) -> what the assistant says before the answer prefix
 Replies = Mapping[tuple[str, float], str]
 # The NLL is over the last (first number) tokens of a text without the very last (second number).
-Span = tuple[int, int]
+# Of these as many are a reply whose likelihood is read (third number): all of them, or none.
+Span = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Prompt:
     ids: tuple[int, ...]
     span: Span
     """The dilemma without a reply: its second number counts the reply's tokens."""
+    form: str = ANSWERS
 
 
 def make_prompts(
@@ -40,23 +44,30 @@ def make_prompts(
     steering: Attachable,
     coefficients: list[float],
     replies: Replies | None = None,
+    form: str = ANSWERS,
 ) -> list[Prompt]:
-    """Render and tokenise each distinct chat once; return one prompt per item and coefficient."""
+    """Render and tokenise each distinct chat once; return one prompt per item and coefficient.
+
+    In the form LIKELIHOOD the reply to an open question is the item's own action.
+    """
     rendered: dict[str, str] = {}
     ends: dict[str, int] = {}  # of each text: how much of it the NLL may read
     wanted = []
     for item in items:
-        chat: list[Message] = [{"role": "user", "content": item["prompt"]}]
+        question, reply = item["prompt"], base.answer_prefix
+        if form == LIKELIHOOD:
+            question, reply = open_question(question)
+        chat: list[Message] = [{"role": "user", "content": question}]
         for c in coefficients:
             asked = steering.rewrite(chat, c)
-            if (key := str(asked)) not in rendered:
+            if (key := f"{asked} {reply}") not in rendered:
                 rendered[key] = (
-                    chat_text(base.tokenizer, asked, base.answer_prefix, base.options)
+                    chat_text(base.tokenizer, asked, reply, base.options)
                     if replies is None
                     else open_turn(base.tokenizer, asked, base.options | THINK)
                 )
             text = rendered[key]
-            end = len(text)
+            end = text.rindex(reply) if form == LIKELIHOOD else len(text)
             if replies is not None:
                 text += replies[item["item_id"], c] + base.answer_prefix
             ends[text] = end
@@ -64,14 +75,16 @@ def make_prompts(
     encoded = base.tokenizer(list(ends), add_special_tokens=False, return_offsets_mapping=True)
     offsets = dict(zip(ends, encoded["offset_mapping"], strict=True))
     ids = {text: tuple(own) for text, own in zip(ends, encoded["input_ids"], strict=True)}
-    spans = {text: span_of(text, end, offsets[text]) for text, end in ends.items()}
-    return [Prompt(item_id, c, ids[text], spans[text]) for item_id, c, text in wanted]
+    read = form == LIKELIHOOD
+    spans = {text: span_of(text, end, offsets[text], read) for text, end in ends.items()}
+    return [Prompt(item_id, c, ids[text], spans[text], form) for item_id, c, text in wanted]
 
 
-def span_of(text: str, end: int, offsets: list[tuple[int, int]]) -> Span:
+def span_of(text: str, end: int, offsets: list[tuple[int, int]], read: bool) -> Span:
     """Return the span from the situation to character `end`; offsets are those of the tokens."""
     start = text.rindex(SCORED_FROM, 0, end) + 1
-    return sum(stop > start for _, stop in offsets), sum(stop > end for _, stop in offsets)
+    count, said = (sum(stop > place for _, stop in offsets) for place in (start, end))
+    return count, said, said if read else 0
 
 
 @dataclass(frozen=True)

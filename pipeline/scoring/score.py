@@ -1,6 +1,12 @@
-"""How a model answers a question Yes or No: log-odds, choice mass and the NLL of the prompt."""
+"""How a model answers a dilemma: log-odds, choice mass and the NLL of the prompt.
+
+ANSWERS asks Yes or No about one action. LIKELIHOOD reads how likely each action's own text is as
+the reply to an open question, for models that hardly say Yes: its log-odds of an action is the mean
+log-probability per token of its text, less that of the dilemma's other action.
+"""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,9 +31,10 @@ from pipeline.scoring.rows import (
 )
 from pipeline.steering.base import Attachable, check_acts
 from pipeline.support.errors import InputError
+from pipeline.support.schemas import ANSWERS, LIKELIHOOD
 from pipeline.support.scratch import Scratch
 
-FIGURES = ("log_odds", "choice_mass", "nll")
+FIGURES = ("log_odds", "choice_mass", "nll", "reply_nll")
 
 
 @torch.no_grad()
@@ -40,16 +47,23 @@ def score(
     replies: Replies | None = None,
     reuse: bool = True,
     scratch: Scratch | None = None,
+    forms: Sequence[str] = (ANSWERS,),
 ) -> list[dict[str, Any]]:
-    """Return a record per item and coefficient: log_odds (nats), choice_mass, nll (nats per token).
+    """Return a record per form, item and coefficient: log_odds, choice_mass, nll.
 
-    With `replies` (from `reason`) the answer is read after them; the NLL stays over the dilemma.
-    Rows are sorted by length, so a batch holds all coefficients of a dilemma and little padding.
-    With `reuse` two texts share the row of their common beginning, and layers below the first
-    steered one run once per text. Raises InputError for texts too long and scores not finite.
+    log_odds is in nats, of LIKELIHOOD in nats per token; there the two actions are all that may be
+    chosen, and choice_mass is 1. nll is in nats per token of the dilemma's own text. With `replies`
+    (from `reason`) the answer is read after them. Rows are sorted by length, so a batch holds all
+    coefficients of a dilemma and little padding. With `reuse` two texts share the row of their
+    common beginning, and layers below the first steered one run once per text. Raises InputError
+    for texts too long and scores not finite.
     """
     check_acts(base.model, steering.hooks(base.model, max(coefficients, key=abs)))
-    prompts = make_prompts(base, items, steering, coefficients, replies)
+    prompts = [
+        prompt
+        for form in forms
+        for prompt in make_prompts(base, items, steering, coefficients, replies, form)
+    ]
     check_length(base.model, max(len(prompt.ids) for prompt in prompts))
     rows, places = forward_rows(prompts, reuse)
     most = max(len(row.texts) for row in rows)
@@ -67,13 +81,30 @@ def score(
 
     whole = in_batches(rows, max(1, base.batch_size // most), work, "scoring", scratch)
     records: list[dict[str, Any]] = [
-        {"item_id": prompt.item_id, "coefficient": prompt.coefficient}
+        {"form": prompt.form, "item_id": prompt.item_id, "coefficient": prompt.coefficient}
         | dict(zip(FIGURES, whole[place].tolist(), strict=True))
         for prompt, place in zip(prompts, places, strict=True)
     ]
     if bad := {r["coefficient"] for r in records if not all(math.isfinite(r[k]) for k in FIGURES)}:
         raise InputError(f"scores are not finite at coefficients {sorted(bad)}: take smaller ones")
+    if LIKELIHOOD in forms:
+        compare_actions(records, items)
+    for record in records:
+        del record["reply_nll"]
     return records
+
+
+def compare_actions(records: list[dict[str, Any]], items: list[dict[str, Any]]) -> None:
+    """Set the LIKELIHOOD records' log-odds: of an action's text against the other action's."""
+    dilemmas = {item["item_id"]: item["dilemma_id"] for item in items}
+    sums: dict[tuple[str, float], float] = {}
+    own = [record for record in records if record["form"] == LIKELIHOOD]
+    for record in own:
+        key = dilemmas[record["item_id"]], record["coefficient"]
+        sums[key] = sums.get(key, 0.0) + record["reply_nll"]
+    for record in own:
+        both = sums[dilemmas[record["item_id"]], record["coefficient"]]
+        record |= {"log_odds": both - 2 * record["reply_nll"], "choice_mass": 1.0}
 
 
 def answer_ids(base: Base) -> dict[str, Tensor]:
@@ -116,23 +147,25 @@ def figures(
     spans: list[tuple[Span, ...]],
     answers: dict[str, Tensor],
 ) -> Tensor:
-    """Return log_odds, choice_mass and nll [b, k, 3] of up to k texts per row.
+    """Return log_odds, choice_mass, nll and the reply's nll [b, k, 4] of up to k texts per row.
 
-    `hidden` [b, w, d] are final states; `answers` holds the token ids of Yes and No.
+    The last is 0 for texts whose reply is not read. `hidden` [b, w, d] are final states; `answers`
+    holds the token ids of Yes and No.
     """
     last = hidden.gather(1, rows.last[..., None].expand(-1, -1, hidden.shape[-1]))
     log_p = to_logits(model, last).log_softmax(-1)
     yes, no = (log_p[..., answers[word]].logsumexp(-1) for word in ("yes", "no"))
     texts = rows.last.shape[1]
-    padded = [[*own, *[(0, 0)] * (texts - len(own))] for own in spans]
-    counts, said = torch.tensor(padded, device=hidden.device).unbind(-1)
+    padded = [[*own, *[(0, 0, 0)] * (texts - len(own))] for own in spans]
+    counts, said, replied = torch.tensor(padded, device=hidden.device).unbind(-1)
     numbers = torch.arange(1, texts + 1, device=hidden.device)[:, None]
-    read = (rows.branch[:, None] == 0) | (rows.branch[:, None] == numbers)  # [b, k, w]
-    ends = rows.positions.gather(1, rows.last)
-    positions = rows.positions[:, None]
-    read &= (positions > (ends - counts)[..., None]) & (positions <= (ends - said)[..., None])
-    row, column = read.any(1).nonzero(as_tuple=True)
+    own = (rows.branch[:, None] == 0) | (rows.branch[:, None] == numbers)  # [b, k, w]
+    left = rows.positions.gather(1, rows.last)[..., None] - rows.positions[:, None]
+    dilemma = own & (left < counts[..., None]) & (left >= said[..., None])
+    reply = own & (left >= 0) & (left < replied[..., None])
+    row, column = (dilemma | reply).any(1).nonzero(as_tuple=True)
     flat = state_nll(model, hidden[row, rows.before[row, column]], rows.ids[row, column])
-    nll = torch.zeros(rows.ids.shape, device=hidden.device).index_put((row, column), flat)
-    mean = (nll[:, None] * read).sum(-1) / (counts - said)
-    return torch.stack([yes - no, yes.exp() + no.exp(), mean], dim=-1)
+    nll = torch.zeros(rows.ids.shape, device=hidden.device).index_put((row, column), flat)[:, None]
+    of_text = (nll * dilemma).sum(-1) / (counts - said)
+    of_reply = (nll * reply).sum(-1) / replied.clamp(min=1)
+    return torch.stack([yes - no, yes.exp() + no.exp(), of_text, of_reply], dim=-1)

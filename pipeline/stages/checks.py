@@ -5,6 +5,7 @@ the personas move the model. Fits depend on `passed.json`, which never changes, 
 they run after it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.lm.base import Base
@@ -19,6 +20,7 @@ from pipeline.steering.untouched import Untouched
 from pipeline.support.errors import InputError
 from pipeline.support.files import new_folder, read_json, write_json
 from pipeline.support.paths import CHECKS, PREFIX_QUESTIONS, PROMPTS
+from pipeline.support.schemas import ANSWERS
 from pipeline.support.sections import GenerationParams
 
 SHIFT_PAIRS = 64  # training pairs whose predictions are compared: some thousand tokens
@@ -31,11 +33,12 @@ def main() -> None:
         settings, frame = params.models[params.model], read_pairs()
         texts = [frame["positive"].to_list(), frame["negative"].to_list()]
         items = [*read_items().to_dicts(), *read_controls().to_dicts()]
-        check_lengths(base, texts[0] + texts[1], items, params.generation)
+        check_lengths(base, texts[0] + texts[1], items, params.generation, params.scoring.forms)
         entries = read_json(PREFIX_QUESTIONS)
         masses = choice_masses(base, entries, settings.answer_prefix, params.scoring.reuse)
         prefix, mass = next(iter(masses.items()))
-        judge_mass(params.model, settings.answer_prefix, prefix, mass, params)
+        if ANSWERS in params.scoring.forms:
+            judge_mass(params.model, settings.answer_prefix, prefix, mass, params)
         some = frame.filter(split="train").head(SHIFT_PAIRS)
         shift = persona_shift(base, some["positive"].to_list(), some["negative"].to_list())
         judge_shift(shift)
@@ -48,15 +51,20 @@ def main() -> None:
 
 
 def check_lengths(
-    base: Base, texts: list[str], items: list[dict[str, Any]], generation: GenerationParams
+    base: Base,
+    texts: list[str],
+    items: list[dict[str, Any]],
+    generation: GenerationParams,
+    forms: Sequence[str],
 ) -> None:
     """Refuse pairs, items and open prompts, with replies, that need more positions than there are.
 
     What a persona in the prompt adds is known to its method alone, whose scoring refuses it.
     """
     lengths = [*map(len, tokenize(base.tokenizer, texts))]
-    prompts = make_prompts(base, items, Untouched(), [0.0])
-    lengths += [len(prompt.ids) + generation.reasoning_tokens for prompt in prompts]
+    for form in forms:
+        prompts = make_prompts(base, items, Untouched(), [0.0], form=form)
+        lengths += [len(prompt.ids) + generation.reasoning_tokens for prompt in prompts]
     if generation.coherence_tokens:
         asked = read_json(PROMPTS / f"{generation.coherence_prompts}.json")
         chats: list[list[Message]] = [[{"role": "user", "content": text}] for text in asked]

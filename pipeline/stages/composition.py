@@ -44,7 +44,8 @@ def score_grid(
     parts: list[dict[str, Any]] = []
     for first, second in itertools.product(COEFFICIENTS, repeat=2):
         both = Composed(list(zip(adapters, (first, second), strict=True)))
-        records = score(base, items.to_dicts(), both, [1.0], reuse=params.scoring.reuse)
+        how = params.scoring
+        records = score(base, items.to_dicts(), both, [1.0], reuse=how.reuse, forms=how.forms[:1])
         parts += [{**record, "first": first, "second": second} for record in records]
     return pl.DataFrame(parts).join(
         items.select("item_id", "dilemma_id"), on="item_id", maintain_order="left"

@@ -7,13 +7,21 @@ import polars as pl
 
 from pipeline.metrics.coherence import TABLE, coherence_table
 from pipeline.metrics.scores import Evaluation
-from pipeline.metrics.study import analyse, headline
+from pipeline.metrics.study import analyse, headline, main_tables
 from pipeline.stages.base import read_controls, read_items
 from pipeline.stages.stage import stage
 from pipeline.study.behaviours import target_of
 from pipeline.support.files import new_file, read_json, write_json
 from pipeline.support.paths import BASE, REPORTS, behaviour_file, cell_folders, scores_folder
-from pipeline.support.schemas import COHERENCE, SCORES, Schema, check, labels, read_table
+from pipeline.support.schemas import (
+    COHERENCE,
+    LIKELIHOOD,
+    SCORES,
+    Schema,
+    check,
+    labels,
+    read_table,
+)
 
 
 def read_cell(folder: Path, name: str, schema: Schema) -> pl.DataFrame:
@@ -26,6 +34,14 @@ def read_scores(folder: Path) -> pl.DataFrame:
     return read_cell(folder, "scores", SCORES)
 
 
+def in_form(
+    form: str, base: pl.DataFrame, scores: dict[str, pl.DataFrame], controls: pl.DataFrame | None
+) -> tuple[pl.DataFrame, dict[str, pl.DataFrame], pl.DataFrame | None]:
+    """Return the rows of one form of scoring."""
+    cells = {method: own.filter(form=form) for method, own in scores.items()}
+    return base.filter(form=form), cells, None if controls is None else controls.filter(form=form)
+
+
 def main() -> None:
     with stage("effects") as (params, run):
         items = read_items()
@@ -36,10 +52,16 @@ def main() -> None:
         base = read_scores(scores_folder(BASE))
         controls = None
         if read_controls().height:
-            cells = [scores_folder(BASE), *every]
-            controls = pl.concat(read_cell(own, "controls", SCORES) for own in cells)
-        asked = (items, target.label, target.opposite, params.statistics, controls)
-        study = analyse(scores, Evaluation(base, *asked))
+            both = [scores_folder(BASE), *every]
+            controls = pl.concat(read_cell(own, "controls", SCORES) for own in both)
+        forms = {}
+        for form in params.scoring.forms:
+            untouched, cells, tasks = in_form(form, base, scores, controls)
+            about = (items, target.label, target.opposite, params.statistics, tasks)
+            forms[form] = cells, Evaluation(untouched, *about)
+        study = analyse(*forms[params.scoring.forms[0]])
+        if len(forms) > 1:
+            study.add_likelihood(*main_tables(*forms[LIKELIHOOD]))
         coherence = pl.DataFrame(schema=TABLE)
         if params.generation.coherence_tokens:
             texts = [

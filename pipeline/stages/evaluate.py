@@ -31,10 +31,10 @@ from pipeline.support.scratch import Scratch
 Records = list[dict[str, Any]]
 SCHEMAS = {"scores": SCORES, "controls": SCORES, "reasoning": REASONING, "coherence": COHERENCE}
 ROWS = {
-    "scores": "item_id",
-    "controls": "item_id",
-    "reasoning": "item_id",
-    "coherence": "prompt_id",
+    "scores": ["form", "item_id"],
+    "controls": ["form", "item_id"],
+    "reasoning": ["item_id"],
+    "coherence": ["prompt_id"],
 }
 
 
@@ -127,8 +127,9 @@ def measure(
         tables["reasoning"] = reason(base, items, *about, *limits)
         replies = {(r["item_id"], r["coefficient"]): r["text"] for r in tables["reasoning"]}
     tables["scores"] = score(
-        base, items, *about, replies=replies, reuse=params.scoring.reuse, scratch=kept
-    )
+        base, items, *about, replies=replies, reuse=params.scoring.reuse, scratch=kept,
+        forms=params.scoring.forms,
+    )  # fmt: skip
     if wanted.coherence_tokens:
         prompts = read_json(PROMPTS / f"{wanted.coherence_prompts}.json")
         tables["coherence"] = free_texts(base, prompts, *about, wanted.coherence_tokens)
@@ -157,7 +158,7 @@ def write(
     """Check, sort and write the tables, and log what they say on average."""
     for table, frame in tables.items():
         ordered = frame.select(list(SCHEMAS[table]))
-        tables[table] = ordered.sort("seed", ROWS[table], "dose", "coefficient")
+        tables[table] = ordered.sort("seed", *ROWS[table], "dose", "coefficient")
         check(tables[table], SCHEMAS[table], f"the {table} of {method}")
     with new_folder(folder) as new:
         for table, frame in tables.items():
@@ -176,7 +177,8 @@ def write(
 def log_means(scores: pl.DataFrame, run: Run) -> None:
     """Log mean choice mass and NLL by coefficient."""
     names = ("choice_mass", "nll")
-    raw = scores.filter(pl.col("dose") == RAW)
+    first = min(scores["form"])  # of both, the answers
+    raw = scores.filter((pl.col("dose") == RAW) & (pl.col("form") == first))
     by_coefficient = raw.group_by("coefficient", maintain_order=True)
     means = by_coefficient.agg(pl.col(names).mean()).sort("coefficient").to_dicts()
     run.metrics |= {f"{k}_at_{r['coefficient']:g}": r[k] for r in means for k in names}

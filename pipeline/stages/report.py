@@ -54,7 +54,9 @@ def read_cells(params: Params) -> dict[str, pl.DataFrame]:
     folders = cell_folders(params.methods, params.baselines, params.seeds)
     folders[BASE] = [scores_folder(BASE)]
     return {
-        method: pl.concat([read_table(f / "scores.parquet", "effects") for f in own])
+        method: pl.concat([read_table(f / "scores.parquet", "effects") for f in own]).filter(
+            form=params.scoring.forms[0]
+        )
         for method, own in folders.items()
     }
 

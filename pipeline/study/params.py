@@ -13,6 +13,7 @@ from pipeline.steering.svd import SvdParams
 from pipeline.steering.training.adapter import LOSSES, LossParams
 from pipeline.steering.training.loop import TrainingParams
 from pipeline.study.variants import resolve
+from pipeline.support.schemas import LIKELIHOOD
 from pipeline.support.section import Section, Seed, parse, read_yaml
 from pipeline.support.sections import (
     CompositionParams,
@@ -136,6 +137,11 @@ class Params(Section):
             raise ValueError(
                 "modules.from_depth < modules.to_depth <= training.loss_depth must hold, and they "
                 f"are {first}, {end} and {loss}: change one of them"
+            )
+        if LIKELIHOOD in self.scoring.forms and self.generation.reasoning_tokens:
+            raise ValueError(
+                f"scoring.form is {self.scoring.form!r}, which cannot follow reasoning: set "
+                "generation.reasoning_tokens 0, or scoring.form answers"
             )
         most = self.svd.max_rank
         if most is not None and self.rank > most:

@@ -4,6 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pipeline.support.schemas import ANSWERS, LIKELIHOOD
 from pipeline.support.section import Section, Seed
 
 Quantisation = Literal["none", "8bit", "4bit"]
@@ -115,8 +116,15 @@ class GenerationParams(Section):
 
 
 class ScoringParams(Section):
+    form: Literal["answers", "likelihood", "both"]
+    """Yes or No about an action, how likely its text is as a reply (nats per token), or both."""
     reuse: bool
     """Run what several rows share once (equal to rounding); false runs every row in full."""
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The forms that are scored, the one that all tables show first."""
+        return (ANSWERS, LIKELIHOOD) if self.form == "both" else (self.form,)
 
 
 class StatisticsParams(Section):
