@@ -13,7 +13,9 @@ from urllib.parse import quote
 import pytest
 from sqlalchemy import make_url
 
+from pipeline.report.manifest import edited
 from pipeline.study import store
+from pipeline.support.git import git
 
 ROOT = Path(__file__).parent.parent
 STUB = """#!/bin/sh
@@ -46,6 +48,25 @@ def test_every_text_is_read_and_written_in_utf_8_whatever_the_locale():
         if text and "'utf-8'" not in [*given, named.get("encoding")]:
             bad.append(f"{file.relative_to(ROOT)}:{call.lineno}: {ast.unparse(call)}")
     assert bad == []
+
+
+def test_programs_are_called_by_a_list_of_words_and_git_in_one_place():
+    calls = [(file, call) for file, call in sources() if "subprocess." in ast.unparse(call.func)]
+    assert not [call for _, call in calls if "shell=" in ast.unparse(call)]
+    programs = {file.name for file, call in calls if ast.unparse(call.args[0]).startswith("['git'")}
+    assert programs == {"git.py", "doctor.py"}
+
+
+def test_what_git_cannot_say_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert git("rev-parse", "HEAD") is None
+    for words in (["init"], ["add", "-A"], ["commit", "--allow-empty", "-m", "caf\udce9"]):
+        subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@y", *words], check=True)
+    assert git("log", "--format=%s").startswith("caf")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert git("rev-parse", "HEAD") is None
+    assert store.commit() == ""
+    assert edited() == []
 
 
 @pytest.fixture

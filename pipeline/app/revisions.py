@@ -1,7 +1,6 @@
 """Results of other revisions: experiments and commits from git, the workspace from disk."""
 
 import io
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from pipeline.metrics.scores import LOG_ODDS
 from pipeline.report.manifest import cells
 from pipeline.study.store import flatten
 from pipeline.support.errors import InputError
+from pipeline.support.git import git
 
 WORKSPACE, EFFECT = "workspace", "target_effect"
 
@@ -26,11 +26,6 @@ class Result:
     """Of params.yaml, flat: a dotted key -> value."""
     arms: pl.DataFrame
     equal_cost: pl.DataFrame
-
-
-def git(*arguments: str) -> str | None:
-    done = subprocess.run(["git", *arguments], capture_output=True, encoding="utf-8")
-    return done.stdout if done.returncode == 0 else None
 
 
 def resolve(name: str) -> str:

@@ -4,13 +4,13 @@ import hashlib
 import itertools
 import json
 import platform
-import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from pipeline.study.params import Params
 from pipeline.study.store import commit
+from pipeline.support.git import git
 from pipeline.support.section import read_yaml
 
 PACKAGES = (
@@ -46,8 +46,7 @@ def digest(content: Any) -> str:
 
 def edited() -> list[str]:
     """Return the files of code and raw data that differ from the commit."""
-    command = ["git", "status", "--porcelain", "--", *CODE]
-    status = subprocess.run(command, capture_output=True, encoding="utf-8").stdout
+    status = git("status", "--porcelain", "--", *CODE) or ""
     return [line[3:] for line in status.splitlines()]
 
 

@@ -4,7 +4,6 @@ import hashlib
 import os
 import re
 import socket
-import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +15,7 @@ from urllib.parse import quote, unquote
 
 import psutil
 
+from pipeline.support.git import git
 from pipeline.support.paths import ROOT
 from pipeline.support.section import read_yaml
 
@@ -50,8 +50,7 @@ def commit() -> str:
     """Return the commit that an experiment starts from, else the one that is checked out."""
     if revision := os.environ.get("DVC_EXP_BASELINE_REV"):
         return revision
-    command = ["git", "rev-parse", "HEAD"]
-    return subprocess.run(command, capture_output=True, encoding="utf-8").stdout.strip()
+    return (git("rev-parse", "HEAD") or "").strip()
 
 
 def check_server(uri: str) -> None:
