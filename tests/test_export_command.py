@@ -174,6 +174,9 @@ def evaluate(place, name, hash) -> None:
             "target_effect": c / 8 + seed,
             "ci_low": 0.1,
             "ci_high": 0.2,
+            "target_effect_log_odds": c / 2,
+            "ci_low_log_odds": 0.3,
+            "ci_high_log_odds": 0.6,
             "side_effect": 0.05,
             "delta_nll": 0.3,
             "n_items": 10,
@@ -200,13 +203,19 @@ def test_the_card_shows_the_evaluation_of_exactly_this_adapter(place, manifest, 
     evaluate(tmp_path / "reports", "innerpissa_variant", adapter_hash(tmp_path / "own"))
     main(["own"], "hub", 1.0, "out", None, False)
     card = (tmp_path / "out/README.md").read_text()
-    assert "| +1 | +0.125 | +0.100 to +0.200 | 0.050 | +0.300 |" in card and "+1.125" not in card
+    shown = "| +1 | +0.125 | +0.100 to +0.200 | +0.500 | +0.300 to +0.600 | 0.050 | +0.300 |"
+    assert shown in card and "+1.125" not in card
     assert (
         "**Synthetic**" in card
         and "innerpissa_variant/seed0" in card
         and "largest angle 28.6 degrees" in card
     )
     assert manifest["weights_sha256"][:16] in card and "honesty" in card and "1.25" in card
+    old = pl.read_csv(tmp_path / "reports/effects.csv").drop("target_effect_log_odds")
+    old.write_csv(tmp_path / "reports/effects.csv")
+    with pytest.raises(InputError, match="no effects in log-odds: run `dvc repro effects` again"):
+        main(["own"], "hub", 1.0, "older", None, False)
+    assert not (tmp_path / "older").exists()
     shutil.rmtree(tmp_path / "reports")
     evaluate(tmp_path / "reports", "innerpissa", "another training of the same method and seed")
     main(["own"], "hub", 1.0, "out", None, True)

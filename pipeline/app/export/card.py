@@ -9,6 +9,7 @@ import polars as pl
 from pipeline.app.export.usage import FORMS, usage
 from pipeline.steering import METHODS
 from pipeline.steering.saved import adapter_hash, base_name
+from pipeline.support.errors import InputError
 from pipeline.support.files import new_file, read_json
 from pipeline.support.paths import REPORTS
 
@@ -28,6 +29,8 @@ def evaluation(adapter: Path, reports: Path = REPORTS) -> dict[str, Any]:
         return {}
     method, seed = cell.rsplit("/seed", 1)
     frame = pl.read_csv(table, infer_schema_length=None)
+    if "target_effect_log_odds" not in frame.columns:
+        raise InputError(f"{table} has no effects in log-odds: run `dvc repro effects` again")
     rows = frame.filter(pl.col("method") == method, pl.col("seed").cast(pl.String) == seed).sort(
         "coefficient"
     )
