@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pipeline.support.errors import InputError
 
@@ -113,6 +114,17 @@ def chunks(model: PreTrainedModel, count: int) -> list[slice]:
     """Return slices of `count` tokens, each small enough that its logits [tokens, v] may exist."""
     size = max(1, min(CHUNK, LOGITS // model.config.get_text_config().vocab_size))
     return [slice(start, start + size) for start in range(0, count, size)]
+
+
+def in_chunks(model: PreTrainedModel, count: int, work: Callable[[slice], Tensor]) -> Tensor:
+    """Join what `work` makes of slices of tokens, [..., tokens], each with few enough logits.
+
+    With gradients, several slices are computed again on the way back, so that none stays in memory.
+    """
+    parts = chunks(model, count)
+    if len(parts) > 1 and torch.is_grad_enabled():
+        return torch.cat([checkpoint(work, part, use_reentrant=False) for part in parts], dim=-1)
+    return torch.cat([work(part) for part in parts], dim=-1)
 
 
 def state_nll(model: PreTrainedModel, states: Tensor, targets: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from pipeline.support.errors import InputError
 
+WORTH = 0.9  # of the tokens one by one: with more than these, sharing a row is no gain
 KINDS = {False: "full_attention", True: "sliding_attention"}  # transformers' names
 
 
@@ -28,8 +29,8 @@ class Bundle:
 
     @classmethod
     def of(cls, texts: list[list[int]]) -> "Bundle":
-        """Return one text, or two texts on what they share."""
-        shared = common_length(*texts) if len(texts) == 2 else 0
+        """Return texts on what they share; a single one shares nothing."""
+        shared = min((common_length(texts[0], other) for other in texts[1:]), default=0)
         return cls(texts[0][:shared], [ids[shared:] for ids in texts])
 
     def __len__(self) -> int:
@@ -53,6 +54,27 @@ def pair_up(texts: list[list[int]]) -> list[list[int]]:
         alike = 2 * lengths[at] >= len(texts[order[at]]) and lengths[at] >= lengths[at + 1]
         groups.append(order[at : at + 1 + alike])
         at += 1 + alike
+    return groups
+
+
+def grouped(texts: list[list[int]]) -> list[list[int]]:
+    """Group the indices of texts so that each group's common beginning, run once, saves tokens.
+
+    Over sorted texts, one joins k others with beginning p where their beginning q with it
+    has q > (k - 1) (p - q): what its own beginning would cost is more than what the others lose.
+    """
+    groups: list[list[int]] = []
+    held = 0
+    for index in sorted(range(len(texts)), key=texts.__getitem__):
+        if groups:
+            group = groups[-1]
+            common = min(common_length(texts[group[-1]], texts[index]), held or len(texts[index]))
+            if common > (len(group) - 1) * (held - common):
+                group.append(index)
+                held = common
+                continue
+        groups.append([index])
+        held = 0
     return groups
 
 
@@ -84,6 +106,48 @@ def lay_out(bundles: list[Bundle], pad_id: int, device: torch.device) -> Rows:
     rows = [lay_out_one(bundle, width, most, pad_id) for bundle in bundles]
     columns = zip(*rows, strict=True)
     return Rows(*(torch.tensor(column, device=device) for column in columns))
+
+
+class Laid(NamedTuple):
+    """Texts as rows that run their common beginnings once."""
+
+    rows: Rows
+    row: Tensor
+    """[n]: each text's row."""
+    column: Tensor
+    """[n, t]: the columns of its tokens, right-aligned; 0 where a text is shorter."""
+
+    def of_texts(self, states: Tensor) -> Tensor:
+        """Return each text's states [..., n, t, d], from those of the rows [..., b, w, d]."""
+        return states[..., self.row[:, None], self.column, :]
+
+
+def lay_texts(
+    texts: list[list[int]], pad_id: int, device: torch.device, together: bool = True
+) -> Laid:
+    """Lay texts behind their common beginnings, or one by one where that saves too few tokens."""
+    singles = [[index] for index in range(len(texts))]
+    laid = place(texts, grouped(texts), pad_id) if together else None
+    if laid is None or laid.rows.ids.numel() > WORTH * max(map(len, texts)) * len(texts):
+        laid = place(texts, singles, pad_id)
+    parts = [part.to(device, non_blocking=True) for part in (*laid.rows, *laid[1:])]
+    return Laid(Rows(*parts[:-2]), *parts[-2:])
+
+
+def place(texts: list[list[int]], groups: list[list[int]], pad_id: int) -> Laid:
+    """Lay each group of texts out as one row, on the CPU."""
+    bundles = [Bundle.of([texts[index] for index in group]) for group in groups]
+    rows = lay_out(bundles, pad_id, torch.device("cpu"))
+    row = torch.zeros(len(texts), dtype=torch.long)
+    column = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.long)
+    for number, group in enumerate(groups):
+        for text, index in enumerate(group, start=1):
+            own = [
+                at for at, branch in enumerate(rows.branch[number].tolist()) if branch in (0, text)
+            ]
+            row[index] = number
+            column[index, -len(own) :] = torch.tensor(own)
+    return Laid(rows, row, column)
 
 
 def lay_out_one(bundle: Bundle, width: int, most: int, pad_id: int) -> tuple[list[int], ...]:
@@ -145,4 +209,28 @@ def rows_hidden(model: PreTrainedModel, rows: Rows) -> Tensor:
     output = model.get_decoder()(
         input_ids=rows.ids, attention_mask=mask, position_ids=rows.positions, use_cache=False
     )
-    return output.last_hidden_state
+    return output.last_hidden_state.to(rows.ids.device)  # of a spread model it may lie elsewhere
+
+
+@torch.no_grad()
+def shares_rows(model: PreTrainedModel, texts: list[list[int]], pad_id: int) -> bool:
+    """Return whether two of the texts have the states in one row that they have alone.
+
+    Some models know no such mask (ALiBi), or have layers where texts cannot share a row.
+    """
+    two = sorted(texts)[:2]
+    if len(two) < 2:
+        return False
+
+    def states(groups: list[list[int]]) -> Tensor:
+        laid = place(two, groups, pad_id)
+        hidden = rows_hidden(model, Rows(*(part.to(model.device) for part in laid.rows)))
+        return hidden[laid.row[:, None], laid.column[:, -min(map(len, two)) :]].float()
+
+    expected = states([[0], [1]])
+    try:
+        error = (states([[0, 1]]) - expected).norm() / expected.norm()
+    except (InputError, ValueError, TypeError, IndexError):
+        return False
+    exact = model.dtype == torch.float32 and not getattr(model, "is_quantized", False)
+    return error.item() < (1e-3 if exact else 0.05)

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from pipeline.lm.forward import layer_output, skipping
 from pipeline.lm.layers import decoder_layers, layers_prefix
+from pipeline.lm.prefixes import Rows, rows_hidden
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,3 +50,18 @@ def on_trunk(model: PreTrainedModel, depth: int, held: Output, index: Tensor) ->
     whole = (rows, *held[1:]) if isinstance(held, tuple) else rows
     with skipping(list(decoder_layers(model))[:depth], lambda: whole):
         yield
+
+
+def repeat_rows(model: PreTrainedModel, rows: Rows, repeats: int, depth: int) -> Tensor:
+    """Return the final states [repeats, b, w, d] of rows run `repeats` times in one pass.
+
+    What is attached to the model tells the copies apart; the first `depth` layers run once.
+    """
+    index = torch.arange(len(rows.ids), device=rows.ids.device).repeat(repeats)
+    if depth and repeats > 1:
+        below = run_trunk(model, depth, lambda: rows_hidden(model, rows))
+        with on_trunk(model, depth, below, index):
+            hidden = rows_hidden(model, rows.take(index))
+    else:
+        hidden = rows_hidden(model, rows.take(index))
+    return hidden.unflatten(0, (repeats, -1))

@@ -27,6 +27,7 @@ from pipeline.steering.base import (
 )
 from pipeline.steering.training.antiparallel import AntiParallelParams
 from pipeline.steering.training.contrastive import ContrastiveParams
+from pipeline.steering.training.distil import DistilParams
 from pipeline.steering.training.loop import TrainingParams, optimise
 from pipeline.support.errors import InputError
 from pipeline.support.scratch import Scratch
@@ -35,8 +36,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
-LossParams = Annotated[ContrastiveParams | AntiParallelParams, Field(discriminator="of")]
-LOSSES = ("contrastive", "antiparallel")
+LossParams = Annotated[
+    ContrastiveParams | AntiParallelParams | DistilParams, Field(discriminator="of")
+]
+LOSSES = ("contrastive", "antiparallel", "distil")
 
 
 class LearnedParams(MethodParams):
@@ -44,6 +47,16 @@ class LearnedParams(MethodParams):
     """An id under `losses`; or {of: id, field: value, ...}."""
     lr: float = Field(gt=0)
     """The highest learning rate of the one-cycle schedule."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps; null takes training.epochs."""
+    batch_size: int | None = Field(default=None, ge=2)
+    """Pairs per micro-batch; null takes training.batch_size."""
+
+    def schedule(self, training: TrainingParams) -> TrainingParams:
+        """Return the study's training with what this method has of its own."""
+        own = {"steps": self.steps, "batch_size": self.batch_size}
+        changes = {key: value for key, value in own.items() if value is not None}
+        return training.model_copy(update=changes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +129,9 @@ class Adapter(Steering):
         modules, last_layer = cls.build(base, pairs.train, section, study, draw)
         steering = cls(modules, section.model_dump(include=set(cls.shape_fields)))
         loss = section.loss.build(steering.outputs())
+        training = section.schedule(study.training)
         steering.history, steering.summary = optimise(
-            base, pairs, steering, loss, last_layer, study.training, section.lr, draw, study.scratch
+            base, pairs, steering, loss, last_layer, training, section.lr, draw, study.scratch
         )
         steering.summary |= {
             "modules": len(modules),

@@ -1,5 +1,6 @@
 """The state of a training run, kept aside so that a second start goes on with the same bits."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,8 @@ class TrainingState:
     parameters: list[nn.Parameter]
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
+    kept: list[Tensor] = field(default_factory=list)
+    """What the objective itself carries from step to step."""
     step: int = 0
     best_loss: float = float("inf")
     best_step: int = 0
@@ -36,6 +39,7 @@ class TrainingState:
             content = {key: getattr(self, key) for key in PLAIN}
             content["optimizer"] = self.optimizer.state_dict()
             content["schedule"] = self.schedule.state_dict()
+            content["kept"] = copies(self.kept)
             file.write({**content, "parameters": copies(self.parameters)})
 
     def restore(self, file: ScratchFile | None) -> bool:
@@ -44,6 +48,7 @@ class TrainingState:
         if content is None:
             return False
         assign(self.parameters, content.pop("parameters"))
+        self.kept[:] = content.pop("kept")
         self.optimizer.load_state_dict(content.pop("optimizer"))
         self.schedule.load_state_dict(content.pop("schedule"))
         for key, value in content.items():
@@ -52,7 +57,7 @@ class TrainingState:
         return True
 
 
-def copies(parameters: list[nn.Parameter]) -> list[Tensor]:
+def copies(parameters: Sequence[Tensor]) -> list[Tensor]:
     return [parameter.detach().clone() for parameter in parameters]
 
 

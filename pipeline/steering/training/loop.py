@@ -4,8 +4,9 @@ The best checkpoint on the calibration pairs is kept and oriented. Nothing in a 
 device: figures stay on it until the next validation.
 """
 
+import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 import torch
@@ -20,8 +21,10 @@ from pipeline.steering.pair_batches import base_pass, pair_tensors
 from pipeline.steering.sign import orientation
 from pipeline.steering.svd import writers_basis
 from pipeline.steering.training.checkpoint import TrainingState, assign
-from pipeline.steering.training.losses import Loss, Reference, Terms
-from pipeline.steering.training.objective import Objective, PartwiseObjective, Split
+from pipeline.steering.training.distil import Distillation, DistilParams
+from pipeline.steering.training.lessons import lessons
+from pipeline.steering.training.losses import Loss, Reference, Terms, mean_difference, unit
+from pipeline.steering.training.objective import Minimised, Objective, PartwiseObjective, Split
 from pipeline.steering.training.subspace import gather, loss_subspace
 from pipeline.support.errors import InputError
 from pipeline.support.progress import track
@@ -38,6 +41,8 @@ class TrainingParams(Section):
     """How many last tokens of a pair the representation loss averages over."""
     epochs: int = Field(ge=1)
     """Passes over the training pairs."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps instead of whole passes; null takes `epochs`."""
     batch_size: int = Field(ge=2)
     """Pairs per micro-batch; each is two texts at two coefficients."""
     accumulate: int = Field(ge=1)
@@ -54,7 +59,7 @@ def optimise(
     base: Base,
     pairs: PairSplits,
     steering: Trainable,
-    loss: Loss,
+    loss: Loss | DistilParams,
     last_layer: int,
     params: TrainingParams,
     lr: float,
@@ -67,24 +72,65 @@ def optimise(
     forward pass; the base model's part of the loss is computed once. Several processes share each
     step's pairs; all end with the same adapter.
     """
-    model, index = base.model, loss_layer(base, params, last_layer)
-    layer = decoder_layers(model)[index]
+    index = loss_layer(base, params, last_layer)
+    known = isinstance(loss, DistilParams)
+    if isinstance(loss, DistilParams):
+        task = distilled(base, pairs, steering, loss, index, params)
+    else:
+        task = contrasted(base, pairs, steering, loss, index, params)
+    partwise = PartwiseObjective(task.objective, params.batch_size)
+    history, best_loss = minimise(partwise, task.splits, params, lr, generator, scratch)
+    layer, neutral = decoder_layers(base.model)[index], pairs.calibration.neutral
+    turned = orientation(base, steering, neutral, layer, task.direction, params.last_tokens, known)
+    return history, {"calibration_loss": best_loss, **turned}
+
+
+class Task(NamedTuple):
+    """What is minimised, on what, and the positive persona's unit direction [d]."""
+
+    objective: Minimised
+    splits: dict[str, Any]
+    direction: Tensor
+
+
+def contrasted(
+    base: Base,
+    pairs: PairSplits,
+    steering: Trainable,
+    loss: Loss,
+    index: int,
+    params: TrainingParams,
+) -> Task:
+    """Prepare a loss that reads both texts of a pair beside the base model, which runs once."""
+    layer, last = decoder_layers(base.model)[index], params.last_tokens
 
     def split(part: Pairs) -> Split:
-        data = pair_tensors(base, part, params.last_tokens)
+        data = pair_tensors(base, part, last)
         size = 2 * params.batch_size
-        plain = base_pass(model, layer, data, params.last_tokens, size, loss.reads_distribution)
+        plain = base_pass(base.model, layer, data, last, size, loss.reads_distribution)
         return Split(data, plain)
 
     splits = {name: split(part) for name, part in pairs._asdict().items()}
     direction = loss.prepare(reference(base, pairs.train, index, splits["train"].base.states))
-    objective = Objective(model, layer, steering, loss, params.last_tokens)
-    partwise = PartwiseObjective(objective, params.batch_size)
-    history, best_loss = minimise(partwise, splits, params, lr, generator, scratch)
-    turned = orientation(
-        base, steering, pairs.calibration.neutral, layer, direction, params.last_tokens
-    )
-    return history, {"calibration_loss": best_loss, **turned}
+    return Task(Objective(base.model, layer, steering, loss, last), splits, direction)
+
+
+def distilled(
+    base: Base,
+    pairs: PairSplits,
+    steering: Trainable,
+    loss: DistilParams,
+    index: int,
+    params: TrainingParams,
+) -> Task:
+    """Prepare the loss that reads what the base says under each persona, which runs once."""
+    layer = decoder_layers(base.model)[index]
+    splits = {
+        name: lessons(base, part, layer, params.last_tokens, loss.budget, name != "train")
+        for name, part in pairs._asdict().items()
+    }
+    direction = unit(mean_difference(splits["train"].differences))
+    return Task(Distillation(base, steering, loss), splits, direction)
 
 
 def loss_layer(base: Base, params: TrainingParams, last_adapted: int) -> int:
@@ -112,7 +158,7 @@ def reference(base: Base, train: Pairs, layer: int, states: Tensor) -> Reference
 @torch.enable_grad()
 def minimise(
     objective: PartwiseObjective,
-    splits: dict[str, Split],
+    splits: dict[str, Any],
     params: TrainingParams,
     lr: float,
     generator: torch.Generator,
@@ -123,15 +169,17 @@ def minimise(
     With a scratch, an interrupted run goes on from its last checkpoint. There is one at each
     validation, and every `seconds` in between.
     """
-    count, size = len(splits["train"].data.lengths), params.batch_size * params.accumulate
-    plan = [rows for _ in range(params.epochs) for rows in shuffled(count, size, generator)]
-    steps, parameters = len(plan), objective.parameters
+    count, size = len(splits["train"]), params.batch_size * params.accumulate
+    by_epoch = math.ceil(count / size)
+    steps = params.steps or params.epochs * by_epoch
+    epochs = (shuffled(count, size, generator) for _ in range(math.ceil(steps / by_epoch)))
+    plan, parameters = [rows for epoch in epochs for rows in epoch][:steps], objective.parameters
     processes.same_everywhere(list(parameters))
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=params.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, lr, total_steps=steps + 1, pct_start=max(params.warmup_share, 1 / steps)
     )
-    state = TrainingState(parameters, optimizer, schedule)
+    state = TrainingState(parameters, optimizer, schedule, objective.objective.kept)
     file = scratch.file("training") if scratch else None
 
     def check_calibration() -> None:
@@ -152,9 +200,10 @@ def minimise(
         rate = schedule.get_last_lr()[0]
         optimizer.step()
         schedule.step()
+        objective.objective.after_step()
         state.step = step
         state.records.append({"step": step, "split": "train", "lr": rate} | terms)
-        if step % (steps // params.epochs) == 0:
+        if step % by_epoch == 0 or step == steps:
             check_calibration()
             state.save(file)
         elif file and file.due():
@@ -171,7 +220,7 @@ def shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[list
 
 
 def accumulate(
-    objective: PartwiseObjective, split: Split, rows: list[int], size: int, progress: float
+    objective: PartwiseObjective, split: Any, rows: list[int], size: int, progress: float
 ) -> Terms:
     """Add the averaged gradients of micro-batches of `size` pairs; return the averaged terms."""
     total: Terms = {}
@@ -183,9 +232,9 @@ def accumulate(
 
 
 @torch.no_grad()
-def validate(objective: PartwiseObjective, split: Split, size: int, state: TrainingState) -> float:
+def validate(objective: PartwiseObjective, split: Any, size: int, state: TrainingState) -> float:
     """Record and return a split's loss at full weights, so that checkpoints of a ramp compare."""
-    count = len(split.data.lengths)
+    count = len(split)
     parts = [list(range(start, min(start + size, count))) for start in range(0, count, size)]
     weighted = [objective.terms(split, rows, 1.0, len(rows) / count) for rows in parts]
     means = {key: torch.stack([part[key] for part in weighted]).sum() for key in weighted[0]}

@@ -9,8 +9,9 @@ other parts' outputs as constants, which is exact:
 One part on one process costs one forward and one backward pass, several a second forward pass.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +38,9 @@ class Split:
     data: PairTensors
     base: BasePass
 
+    def __len__(self) -> int:
+        return len(self.data.lengths)
+
     def width(self, rows: list[int]) -> int:
         """Return how many columns these pairs need."""
         return max(self.data.lengths[row] for row in rows)
@@ -52,6 +56,8 @@ class Objective:
     steering: Trainable
     loss: Loss
     last_tokens: int
+    kept: list[Tensor] = field(default_factory=list)
+    """Nothing is carried from step to step."""
 
     @cached_property
     def depth(self) -> int:
@@ -89,16 +95,35 @@ class Objective:
         )
         return self.loss(observed, progress)
 
+    def after_step(self) -> None:
+        """Do nothing: the loss is the same at every step."""
+
+
+class Minimised(Protocol):
+    """What `PartwiseObjective` needs: outputs with pairs along axis 1, and a loss of them all."""
+
+    steering: Trainable
+    kept: list[Tensor]
+    """What it carries from step to step."""
+
+    def outputs(self, split: Any, rows: list[int], width: int) -> Outputs: ...
+
+    def blank(self, split: Any, rows: list[int], width: int) -> Outputs: ...
+
+    def terms(self, split: Any, rows: list[int], outputs: Outputs, progress: float) -> Terms: ...
+
+    def after_step(self) -> None: ...
+
 
 class PartwiseObjective:
     """An objective whose micro-batches may be split, over processes and into what memory holds."""
 
-    def __init__(self, objective: Objective, size: int):
+    def __init__(self, objective: Minimised, size: int):
         self.objective = objective
         self.parameters: list[nn.Parameter] = objective.steering.parameters()
         self.limit = RowLimit(size, "training", SETTING)
 
-    def terms(self, split: Split, rows: list[int], progress: float, weight: float = 1.0) -> Terms:
+    def terms(self, split: Any, rows: list[int], progress: float, weight: float = 1.0) -> Terms:
         """Return the loss terms of a micro-batch times `weight`, detached, on every process alike.
 
         Where gradients are on, those of this process's own pairs are added to the parameters'.
