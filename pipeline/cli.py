@@ -200,7 +200,7 @@ def export(
     coefficient: Annotated[
         float,
         typer.Option(
-            "--coefficient", "-c", help="The dose that is fixed in the export; hub keeps the dial."
+            "--coefficient", "-c", help="Fixed in the export, in units; hub keeps the dial."
         ),
     ] = 1.0,
     model: Base = None,

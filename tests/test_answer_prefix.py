@@ -13,7 +13,6 @@ from pipeline.scoring import answer_prefix
 from pipeline.scoring.answer_prefix import AUTO, CANDIDATES, choice_masses, questions
 from pipeline.stages.checks import check_lengths, judge_mass, judge_shift
 from pipeline.steering.elicitation import persona_shift, shared_ends
-from pipeline.study.params import load_params
 from pipeline.support.paths import PREFIX_QUESTIONS
 from tests.conftest import ROOT
 from tests.refusals import refused
@@ -85,18 +84,12 @@ def test_a_small_shift_is_said(capsys):
     assert "warning" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("texts", "changes"), [
-    (["word " * 160], {}), (["word"], {"reasoning_tokens": 60}), (["word"], {"coherence_tokens": 96}),
+@pytest.mark.parametrize(("texts", "reasoning", "written"), [
+    (["word " * 160], 0, 1), (["word"], 60, 1), (["word"], 0, 96),
 ])  # fmt: skip
-def test_too_long_texts_are_refused_before_any_fit(base, monkeypatch, texts, changes):
+def test_too_long_texts_are_refused_before_any_fit(base, monkeypatch, texts, reasoning, written):
     monkeypatch.setattr(base.model.config, "max_position_embeddings", 100)
-    monkeypatch.chdir(ROOT)
-    none = load_params().generation.model_copy(
-        update={"reasoning_tokens": 0, "coherence_tokens": 0}
-    )
-    items = questions(ENTRIES[:1])
-    check_lengths(base, ["word"], items, none, ["answers", "likelihood"])
-    wanted = none.model_copy(update=changes)
-    refused(
-        "too long for the 100 positions", check_lengths, base, texts, items, wanted, ["answers"]
-    )
+    items, asked = questions(ENTRIES[:1]), ["Who are you?"]
+    check_lengths(base, ["word"], items, asked, ["answers", "likelihood"], 0, 1)
+    wanted = texts, items, asked, ["answers"], reasoning, written
+    refused("too long for the 100 positions", check_lengths, base, *wanted)

@@ -213,7 +213,7 @@ CASES = [
     ("evaluate", cut(f"{ADAPTER}/steering.json"), r"steering\.json is not valid JSON"),
     ("evaluate", change(f"{ADAPTER}/steering.json", lambda s: s.update(method="magic")), r"the method 'magic', which is none of innerpissa.*: fit"),
     ("evaluate", change(f"{ADAPTER}/steering.json", lambda s: s.update(weights_sha256="b" * 64)), r"was fitted on weights bbbbbbbbbbbb of reference .*, this base model has \w+: load"),
-    ("evaluate", change(f"{ADAPTER}/steering.json", lambda s: s.pop("metadata")), r"lacks weights_sha256, method or metadata: fit"),
+    ("evaluate", change(f"{ADAPTER}/steering.json", lambda s: s.pop("metadata")), r"lacks weights_sha256, method, metadata or unit: fit"),
     ("evaluate", cut(STEERING), r"steering\.safetensors cannot be read \(.*: fit"),
     ("evaluate", delete(STEERING), r"steering\.safetensors cannot be read"),
     ("evaluate", tensors(STEERING, lambda t: t[first(t, ".U")].fill_(float("nan"))), r"tensor .*\.U is not finite: fit"),

@@ -44,8 +44,10 @@ def study(rank: int, effect: float, extra: str = "") -> None:
     Path("params.yaml").write_text(PARAMS.format(rank=rank) + extra)
     Path("dvc.lock").write_text(LOCK.format(rank=rank))
     rows = {"innerpissa": effect, "prompting": 0.5}
-    pl.DataFrame([arm(m, e) for m, e in rows.items()]).write_csv("reports/arms.csv")
-    equal = [arm(m, 2 * e, used=1.5, calibrated=m != "prompting") for m, e in rows.items()]
+    equal = [
+        arm(m, e, calibrated=m != "prompting", budget_reached=m != "prompting" and rank < 64)
+        for m, e in rows.items()
+    ]
     pl.DataFrame(equal).write_csv("reports/equal_cost.csv")
 
 
@@ -81,11 +83,12 @@ def test_one_number_that_differs_gives_a_curve(repository, capsys):
     rows = pl.read_csv("out/results.csv")
     curve = rows.filter(pl.col("method") == "innerpissa").sort("x")
     assert curve["x"].to_list() == [8, 16, 64]
-    assert curve["target_effect"].to_list() == [0.02, 0.04, 0.06]
-    assert curve["raw_target_effect"].to_list() == [0.01, 0.02, 0.03]
+    assert curve["target_effect"].to_list() == [0.01, 0.02, 0.03]
     table = Path("out/comparison.md").read_text()
-    assert "| rank-64 | 64 | InnerPiSSA | 0.030 | 0.060 | [0.050, 0.070] | 0.010 | 0.150" in table
-    assert "no dose" in table
+    assert "| rank-64 | 64 | InnerPiSSA | 0.030 | [0.020, 0.040] | 0.010 | 0.150" in table
+    assert "| 0.100 / 0.100 (budget not reached) | 2.50 / 1.25 |" in table
+    assert table.count("not reached") == 1
+    assert "no unit" in table
     assert table in capsys.readouterr().out
     drawn = Path("out/comparison.svg").read_text()
     assert all(
@@ -108,7 +111,7 @@ def test_several_differences_give_places_and_the_workspace_counts(repository):
 
 def test_nothing_else_in_the_folder_is_touched(repository):
     main(["HEAD", "rank-16"], "reports", [])
-    assert Path("reports/arms.csv").exists()
+    assert Path("reports/equal_cost.csv").exists()
 
 
 @pytest.mark.parametrize(("names", "only", "said"), [
@@ -135,11 +138,13 @@ def test_results_of_other_parameters_are_refused(repository):
         main(["workspace", "HEAD"], "out", [])
 
 
-def test_results_without_log_odds_are_refused(repository):
-    """As an older version wrote them."""
-    old = pl.read_csv("reports/arms.csv").drop("target_effect_log_odds")
-    old.write_csv("reports/arms.csv")
-    with pytest.raises(InputError, match="workspace has no effects in log-odds.*run it again"):
+@pytest.mark.parametrize("column", ["target_effect_log_odds", "budget_reached"])
+def test_results_of_older_versions_are_refused(repository, column):
+    old = pl.read_csv("reports/equal_cost.csv").drop(column)
+    old.write_csv("reports/equal_cost.csv")
+    with pytest.raises(
+        InputError, match="workspace lacks effects in log-odds or a common unit.*run it again"
+    ):
         main(["workspace", "rank-16"], "out", [])
 
 

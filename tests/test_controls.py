@@ -80,9 +80,9 @@ def test_a_study_scores_controls_beside_the_set_and_counts_them_in_no_effect(tmp
     about = json.loads((tmp_path / "data/items/source.json").read_text(encoding="utf-8"))
     assert (about["evalset"], about["split"]) == ("everyday", "report")
     assert (about["dilemmas"], about["controls"]) == (8, 160)
-    for cell, doses in (("base", 1), ("mean_diff", 4)):
+    for cell, count in (("base", 1), ("mean_diff", 2)):
         tables = [pl.read_parquet(tmp_path / f"data/scores/{cell}/{n}.parquet") for n in TABLES]
-        assert [table.height for table in tables] == [2 * 16 * doses, 2 * 160 * doses]
+        assert [table.height for table in tables] == [2 * 16 * count, 2 * 160 * count]
         assert tables[1]["item_id"].str.contains("^(sum|preference)-").all()
         assert tables[0]["item_id"].str.contains(r"^\d+-").all()
     likelihood = pl.read_parquet(tmp_path / "data/scores/base/scores.parquet").filter(

@@ -16,8 +16,10 @@ from pipeline.app.export import command, reload
 from pipeline.app.export.command import main, plain_logits
 from pipeline.app.export.vectors import by_layer, vectors
 from pipeline.app.opening import load_adapter
+from pipeline.app.use import steer
 from pipeline.cli import app
 from pipeline.lm.layers import decoder_layers
+from pipeline.steering.base import Unit
 from pipeline.steering.methods.mean_diff import MeanDiff
 from pipeline.steering.methods.prompting import Prompting
 from pipeline.steering.methods.s_space import SSpace
@@ -45,10 +47,12 @@ def adapters(tmp_path_factory, manifest):
     about = {
         "behaviour": "honesty",
         "seed": 0,
-        "dose": {"coefficient": 1.25, "reached": True},
+        "dose": {"cost_positive": 0.1, "cost_negative": 0.09, "budget_reached": False},
         "model": "tiny",
         "revision": None,
     }
+    for name in ("innerpissa", "s_space"):
+        steerings[name].unit = Unit(1.5, 0.75)
     for name, steering in steerings.items():
         method = "mean_diff" if name == "from_zero" else name
         known = {"source": manifest["source"], "weights_sha256": manifest["weights_sha256"]}
@@ -71,7 +75,7 @@ def export(adapters, manifest, name, to, coefficient=1.0, out="out", force=False
 
 
 def steered(adapters, model, name, coefficient):
-    with torch.no_grad(), load_adapter(adapters / name, model).steer(model, coefficient):
+    with torch.no_grad(), steer(model, load_adapter(adapters / name, model), coefficient):
         return model(**INPUTS).logits
 
 
@@ -210,7 +214,9 @@ def test_the_card_shows_the_evaluation_of_exactly_this_adapter(place, manifest, 
         and "innerpissa_variant/seed0" in card
         and "largest angle 28.6 degrees" in card
     )
-    assert manifest["weights_sha256"][:16] in card and "honesty" in card and "1.25" in card
+    assert manifest["weights_sha256"][:16] in card and "honesty" in card
+    assert "c = 1 is 1.5 times what was trained or extracted, c = -1 0.75 times" in card
+    assert "cost 0.1 and 0.09 nats per token" in card and "that is not reached" in card
     old = pl.read_csv(tmp_path / "reports/effects.csv").drop("target_effect_log_odds")
     old.write_csv(tmp_path / "reports/effects.csv")
     with pytest.raises(InputError, match="no effects in log-odds: run `dvc repro effects` again"):
@@ -228,8 +234,8 @@ def test_the_card_shows_the_evaluation_of_exactly_this_adapter(place, manifest, 
     ("mean_diff", "bake", "mean difference: a vector is added to the output of model.layers.1, which has no bias"),
     ("mean_diff", "lora", "mean difference: a vector is added to modules' outputs, which is no change of a weight"),
     ("prompting", "lora", "prompting changes the words of the chat and nothing of the model: export it with --to hub"),
-    ("broken", "hub", "lacks weights_sha256, method or metadata: fit the method again"),
-    ("broken", "vector", "lacks weights_sha256, method or metadata: fit the method again"),
+    ("broken", "hub", "lacks weights_sha256, method, metadata or unit: fit the method again"),
+    ("broken", "vector", "lacks weights_sha256, method, metadata or unit: fit the method again"),
     ("nothing", "hub", "adapter .* is neither|is not in the local cache"),
 ])  # fmt: skip
 def test_a_refusal_is_one_sentence_and_leaves_nothing(place, manifest, tmp_path, name, to, said):

@@ -6,14 +6,21 @@ import pytest
 from scipy import stats
 
 from pipeline.metrics.composition import composition_table
+from pipeline.metrics.doses import equal_cost, random_ranks
 from pipeline.metrics.drawn import frontier, random_band
-from pipeline.metrics.effects import arm_effects, bootstrap, method_effects, normalized_gain
+from pipeline.metrics.effects import (
+    arm_effects,
+    bootstrap,
+    method_effects,
+    normalized_gain,
+    seed_effects,
+)
 from pipeline.metrics.regression import clustered_slope, pooled_slope
 from pipeline.metrics.scores import Evaluation, at_one, fold_arms, signed_scores
-from pipeline.metrics.study import analyse, headline, main_tables
+from pipeline.metrics.study import analyse, arm_table, headline
 from pipeline.study.params import load_params
 from pipeline.support.errors import InputError
-from pipeline.support.schemas import add_labels
+from pipeline.support.schemas import DOSES, add_labels
 from tests.conftest import ROOT
 
 PARAMS = load_params(ROOT / "params.yaml").statistics.model_copy(
@@ -268,29 +275,35 @@ def test_the_headline_is_of_the_coefficient_nearest_to_one():
     assert found["delta_nll"] == pytest.approx(0.1)
 
 
-def test_equal_cost_takes_each_seeds_own_dose():
-    items, parts = make_items(10), []
-    for seed, dose in enumerate(
-        (2.0, 4.0)
-    ):  # the same effect of one nat is reached at different doses
-        for kind, size in (("raw", 1.0), ("calibrated", dose)):
-            scores, evaluation = planted(
-                items,
-                lambda r, c, dose=dose: c / dose * r["label_Value/truth"],
-                coefficients=[-size, 0.0, size],
-            )
-            parts.append(
-                scores.with_columns(pl.lit(seed).alias("seed"), pl.lit(kind).alias("dose"))
-            )
-    study = analyse({"good": pl.concat(parts)}, evaluation)
-    row = study.equal_cost.row(0, named=True)
-    assert [row[key] for key in ("used", "used_min", "used_max", "calibrated")] == [3, 2, 4, True]
-    assert row["target_effect"] == pytest.approx(1 / (1 + np.exp(-1)) - 0.5)
-    assert row["seed_sd"] == pytest.approx(0, abs=1e-12)
-    # At the raw coefficient of 1 the seeds reach a half and a quarter of a nat; each counts by itself.
-    each = [1 / (1 + np.exp(-nats)) - 0.5 for nats in (0.5, 0.25)]
-    assert study.arms["target_effect"].item() == pytest.approx(np.mean(each))
-    assert study.arms["seed_sd_log_odds"].item() == pytest.approx(np.std([0.5, 0.25], ddof=1))
+def doses(**rows: list[tuple]) -> pl.DataFrame:
+    """Return the raw coefficients and costs of each method's seeds."""
+    each = [(name, seed, *row) for name, own in rows.items() for seed, row in enumerate(own)]
+    return pl.DataFrame(each, schema=DOSES, orient="row")
+
+
+def test_equal_cost_is_one_with_what_it_stands_for_and_costs():
+    items, parts = make_items(6), []
+    for seed in (0, 1):
+        scores, evaluation = planted(
+            items, lambda r, c: c * r["label_Value/truth"], coefficients=[-2.0, -1.0, 0.0, 1.0, 2.0]
+        )
+        parts.append(scores.with_columns(pl.lit(seed).alias("seed")))
+    prompt, _ = planted(items, lambda r, c: c * r["label_Value/truth"])
+    arms = analyse({"good": pl.concat(parts), "prompt": prompt}, evaluation).arms
+    reached = 2.0, 3.0, 0.1, 0.1, 0.4, 0.5, True
+    given = doses(
+        good=[reached, (64.0, 5.0, 0.03, 0.1, 0.2, 0.5, False)],
+        prompt=[(1.0, 1.0, 0.7, 0.2, 2.0, 0.9, None)],
+    )
+    good, told = equal_cost(arms, given).to_dicts()
+    assert (good["raw_positive"], good["raw_negative"]) == (33, 4)
+    assert (good["cost_positive"], good["p95_negative"]) == pytest.approx((0.065, 0.5))
+    assert (good["calibrated"], good["budget_reached"]) == (True, False)
+    assert (told["calibrated"], told["budget_reached"]) == (False, False)
+    assert told["cost_positive"] == 0.7
+    at_one = arms.filter((pl.col("method") == "good") & (pl.col("coefficient") == 1))
+    assert good["target_effect"] == at_one["target_effect"].item()
+    assert equal_cost(arms, given.filter(pl.col("seed") == 0))["budget_reached"].to_list()[0]
 
 
 def test_a_method_is_ranked_among_the_sizes_of_random_directions_at_the_same_cost():
@@ -298,19 +311,25 @@ def test_a_method_is_ranked_among_the_sizes_of_random_directions_at_the_same_cos
 
     def dosed(log_odds: float, seed: int) -> pl.DataFrame:
         scores, _ = planted(make_items(6), lambda r, c: c * log_odds * r["label_Value/truth"])
-        doses = [scores.with_columns(dose=pl.lit(kind)) for kind in ("raw", "calibrated")]
-        return pl.concat(doses).with_columns(seed=pl.lit(seed))
+        return scores.with_columns(seed=pl.lit(seed))
 
     cells = {name: dosed(size, 0) for name, size in (("pca", 0.25), ("lora", 0.7), ("dora", -0.9))}
     cells["random"] = pl.concat(
         dosed(size, seed) for seed, size in enumerate((0.1, -0.5, 0.25, 0.2))
     )
     prompt, evaluation = planted(make_items(6), lambda r, c: 3 * c * r["label_Value/truth"])
-    equal = analyse(cells | {"prompting": prompt}, evaluation).equal_cost
+    reached = 1.0, 1.0, 0.1, 0.1, 0.4, 0.5, True
+    given = doses(**{name: [reached] for name in cells}, prompting=[(*reached[:-1], None)])
+
+    def ranked(cells: dict[str, pl.DataFrame]) -> pl.DataFrame:
+        equal = equal_cost(analyse(cells, evaluation).arms, given)
+        return random_ranks(equal, seed_effects(cells, evaluation))
+
+    equal = ranked(cells | {"prompting": prompt})
     ranks = {"pca": 3, "lora": 1, "dora": 5, "random": None, "prompting": None}
     assert dict(equal.select("method", "random_rank").rows()) == ranks
     assert set(equal["n_random"]) == {4}
-    alone = analyse({"pca": cells["pca"]}, evaluation).equal_cost
+    alone = ranked({"pca": cells["pca"]})
     assert (alone["random_rank"].item(), alone["n_random"].item()) == (None, 0)
 
 
@@ -319,18 +338,10 @@ def test_the_likelihoods_effects_stand_beside_the_answers():
     answers, evaluation = planted(items, lambda r, c: c * r["label_Value/truth"])
     texts, of_texts = planted(items, lambda r, c: 0.1 * c * r["label_Value/truth"])
     study = analyse({"good": answers}, evaluation)
-    study.add_likelihood(*main_tables({"good": texts}, of_texts))
-    for table in (study.arms, study.equal_cost):
-        names = ("target_effect_log_odds", "target_effect_likelihood", "down_likelihood")
-        assert table.select(names).row(0) == pytest.approx((1, 0.1, -0.1))
+    study.add_likelihood(arm_table({"good": texts}, of_texts))
+    names = ("target_effect_log_odds", "target_effect_likelihood", "down_likelihood")
+    assert study.arms.select(names).row(0) == pytest.approx((1, 0.1, -0.1))
     assert study.arms["ci_low_likelihood"].item() == pytest.approx(0.1)
-
-
-def test_a_method_without_sizes_stands_at_its_only_coefficient():
-    scores, evaluation = planted(make_items(6), lambda r, c: c * r["label_Value/truth"])
-    study = analyse({"prompt": scores}, evaluation)
-    assert study.equal_cost["calibrated"].to_list() == [False]
-    assert study.equal_cost["target_effect"].item() == study.arms["target_effect"].item()
 
 
 def test_effects_that_add_up_in_probability_have_no_interaction():

@@ -59,7 +59,7 @@ base = Base(manifest, load_model(manifest, "float32", cpu), load_tokenizer(manif
 fitted = METHODS["median"].load().fit(base, given["pairs"], section, given["study"], 0)
 save_steering(place / "fitted", "median", fitted, manifest | {"behaviour": "honesty", "dose": None})
 for form in ("vector", "gguf", "hub"):
-    main(str(place / "fitted"), form, 2.0, str(place / form), manifest["source"], False)
+    main([str(place / "fitted")], form, 2.0, str(place / form), manifest["source"], False)
 for site, vector in load_file(place / "vector/vector.safetensors").items():
     torch.testing.assert_close(vector, 2 * dict(zip(fitted.sites, fitted.vectors))[site])
 assert len(GGUFReader(place / "gguf/vector.gguf").tensors) == len(fitted.sites)
@@ -69,7 +69,7 @@ assert len({look_of(method) for method in METHODS}) == len(METHODS)
 equal = pl.DataFrame(
     {"method": ["median", "pca"], "target_effect": [0.1, 0.2], "ci_low": [0.0, 0.1],
      "ci_high": [0.2, 0.3], "target_effect_log_odds": [0.1, 0.2], "ci_low_log_odds": [0.0, 0.1],
-     "ci_high_log_odds": [0.2, 0.3], "coherent": [True, True], "used": [1.0, 1.0], "calibrated": [True, True]}
+     "ci_high_log_odds": [0.2, 0.3], "coherent": [True, True], "calibrated": [True, True]}
 )
 effect = dict.fromkeys(("effect", "effect_log_odds"), [0.1])
 seeds = pl.DataFrame({"method": ["median"], "seed": [0], **effect})

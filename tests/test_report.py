@@ -11,7 +11,7 @@ from pipeline.metrics.effects import seed_effects
 from pipeline.metrics.examples import AGAINST, LEAST, MOST, answers, examples, half_changes, pick
 from pipeline.metrics.scores import Evaluation
 from pipeline.report import figures, page
-from pipeline.report.context import ACTIONS, ahead, change, guesses, headline
+from pipeline.report.context import ACTIONS, ahead, change, guesses, headline, said
 from pipeline.report.figures.look import stacked
 from pipeline.report.figures.words import name_of
 from pipeline.report.manifest import cells, digest, locked
@@ -55,7 +55,13 @@ def planted() -> dict[str, pl.DataFrame]:
         for c in (1.0, 2.0)
     ]
     equal = [
-        arm(m, r, used=1.5, calibrated=m != "prompting", random_rank=1 if r > 0.02 else 3)
+        arm(
+            m,
+            r,
+            calibrated=m != "prompting",
+            budget_reached=m not in ("prompting", "s_space"),
+            random_rank=1 if r > 0.02 else 3,
+        )
         for m, r in REACH.items()
     ]
     values = [
@@ -322,13 +328,16 @@ def test_limitations_concern_the_study(text):
 
 
 def test_a_dose_that_does_not_reach_the_budget_is_not_called_equal_cost_in_silence(text):
-    adapters = {
-        ("pca", 0): {"dose": {"reached": False}},
-        ("lora", 0): {"dose": {"reached": True}},
-        ("prompting", 0): {"dose": None},
-    }
-    assert Results.unreached.fget(SimpleNamespace(adapters=adapters)) == ["pca"]
-    assert "S-space cost less even at the largest dose" in " ".join(text.split())
+    equal = pl.DataFrame([
+        arm("pca", 0.1, budget_reached=False), arm("lora", 0.1),
+        arm("prompting", 0.1, calibrated=False, budget_reached=False),
+    ])  # fmt: skip
+    assert Results.unreached.fget(SimpleNamespace(tables={"equal_cost": equal})) == ["pca"]
+    assert "S-space do not reach that cost" in " ".join(text.split())
+    assert said("It", equal.row(0, named=True), False).endswith(
+        "not reached: KL 0.100 / 0.100 at +c / −c"
+    )
+    assert "budget" not in said("It", equal.row(1, named=True), False)
 
 
 def test_every_entry_of_the_page_has_a_group_and_a_source():

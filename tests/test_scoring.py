@@ -9,7 +9,7 @@ from pipeline.lm.prompts import answer_tokens, chat_text, tokenize
 from pipeline.scoring.rows import make_prompts
 from pipeline.scoring.score import score
 from pipeline.scoring.wording import ANSWER_PREFIX, dilemma_prompt, open_question
-from pipeline.stages.evaluate import doses
+from pipeline.stages.evaluate import grid
 from pipeline.steering.methods.mean_diff import MeanDiff
 from pipeline.steering.methods.prompting import Prompting
 from pipeline.steering.untouched import Untouched
@@ -151,15 +151,10 @@ def test_prompting_rewrites_by_sign_and_place():
     ]
 
 
-def test_doses():
-    grid = [-2.0, -1.0, 0.0, 1.0, 2.0]
-    assert doses(Prompting("", "", "user"), grid, None) == [("raw", -1.0), ("raw", 1.0)]
-    raw = [("raw", c) for c in (-2.0, -1.0, 1.0, 2.0)]
-    assert doses(MeanDiff([], torch.empty(0, 1)), grid, {"coefficient": 3.5}) == [
-        *raw,
-        ("calibrated", -3.5),
-        ("calibrated", 3.5),
-    ]
+def test_methods_without_sizes_are_scored_at_one_alone():
+    wanted = [-2.0, -1.0, 0.0, 1.0, 2.0]
+    assert grid(Prompting("", "", "user"), wanted) == [-1.0, 1.0]
+    assert grid(MeanDiff([], torch.empty(0, 1)), wanted) == [-2.0, -1.0, 1.0, 2.0]
 
 
 def test_scores_that_are_not_finite_are_refused(base, steering):

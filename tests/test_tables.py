@@ -30,7 +30,8 @@ def arm(method: str, effect: float, **more) -> dict:
         "method": method, "n_seeds": 3, "coefficient": 1.0, "target_effect": effect, "ci_low": effect - 0.01, "ci_high": effect + 0.01,
         "side_effect": 0.02, "delta_nll": 0.1, "up": effect, "down": -effect, "coherent": True, "normalized_gain": 100 * effect,
         "oracle_share": None, "p_clustered": 0.2, "p_pooled": 0.3, "slope_clustered": 1.0, "choice_mass": 1.0, "n_dilemmas": 9,
-        "seed_sd": 0.01, **more,
+        "seed_sd": 0.01, "raw_positive": 2.5, "raw_negative": 1.25, "cost_positive": 0.1, "cost_negative": 0.1, "calibrated": True,
+        "budget_reached": True, **more,
     }  # fmt: skip
     return with_log_odds(row)
 
@@ -83,54 +84,64 @@ def test_ablations_stand_under_their_whole_method(sections):
     }  # fmt: skip
     effects = dict(zip(methods, (0.04, -0.02, 0.01, 0.02, 0.0), strict=True))
     arms = [arm(m, e) for m, e in effects.items()]
-    equal = [arm(m, 2 * e, used=1.5, calibrated=True) for m, e in effects.items()]
+    equal = [arm(m, 2 * e) for m, e in effects.items()]
     table = ablation(results(arms, equal, methods=methods, steering=sections))
     assert table["Method"].to_list() == [
         "AntiPaSTO", "LoRA, antiparallel", "InnerPiSSA", "LoRA", "InnerPiSSA, norotation",
     ]  # fmt: skip
     assert table["Change"].to_list() == ["–", "+200 %", "–", "-75 %", "-100 %"]
-    assert table["Effect at equal cost"][0] == "-0.040"
-    assert table["Effect at equal cost (log-odds)"][0] == "-0.200"
+    assert table["Effect"][0] == "-0.040"
+    assert table["Effect (log-odds)"][0] == "-0.200"
     assert table["Change (log-odds)"].to_list() == table["Change"].to_list()
     assert whole_methods(["lora"], sections) == {}
     assert ablation(results(arms, equal, methods=methods[:2], steering=sections)).is_empty()
 
 
-def test_the_results_table_has_raw_and_equal_cost_rows_and_prompting_once():
+def test_the_results_table_is_at_equal_cost_and_says_where_the_budget_is_not_reached():
     arms = [
         arm("innerpissa", 0.04),
         arm("innerpissa", 0.05, coefficient=2.0),
         arm("prompting", 0.4),
     ]
     equal = [
-        arm("innerpissa", 0.03, used=2.51, calibrated=True, random_rank=3),
-        arm("prompting", 0.4, used=1.0, calibrated=False, random_rank=None),
+        arm("innerpissa", 0.04, random_rank=3),
+        arm("lora", 0.03, random_rank=4, cost_positive=0.02, budget_reached=False),
+        arm(
+            "prompting",
+            0.4,
+            random_rank=None,
+            cost_positive=0.7,
+            calibrated=False,
+            budget_reached=False,
+        ),
     ]
     found = results(arms, equal, behaviour="honesty")
     source = tables.source(found)
-    assert source["Coeff"].to_list() == ["±1", "±1", "±2.5 (equal cost)"]
+    assert source["Coeff"].to_list() == ["±1"] * 3
     assert source["at +c"].to_list() == ["0.400", "0.040", "0.030"]
     assert source["at −c"].to_list() == ["-0.400", "-0.040", "-0.030"]
     assert source["at +c (log-odds)"].to_list() == ["2.000", "0.200", "0.150"]
     equal_cost = tables.equal_cost(found)
-    assert equal_cost["c (mean over seeds)"].to_list() == ["no dose", "2.51"]
-    assert equal_cost["Rank among 20 random directions"].to_list() == ["–", "3"]
-    assert equal_cost["95 % interval (log-odds)"][1] == "[0.100, 0.200]"
+    assert equal_cost["Rank among 20 random directions"].to_list() == ["–", "3", "4"]
+    assert equal_cost["95 % interval (log-odds)"][1] == "[0.150, 0.250]"
+    assert equal_cost["Raw +c / −c"].to_list() == ["no unit", "2.50 / 1.25", "2.50 / 1.25"]
+    assert equal_cost["KL at +c / −c"].to_list() == [
+        "0.700 / 0.100", "0.100 / 0.100", "0.020 / 0.100 (budget not reached)",
+    ]  # fmt: skip
 
 
 def test_log_odds_stand_first_on_real_models_and_say_which_method_is_best():
     def listed(first: bool) -> pl.DataFrame:
         equal = [
-            arm(m, effect, used=1.0, calibrated=True, random_rank=1)
-            | {"target_effect_log_odds": nats}
+            arm(m, effect, random_rank=1) | {"target_effect_log_odds": nats}
             for m, effect, nats in (("pca", 0.2, 0.3), ("lora", 0.1, 0.9))
         ]
         return tables.equal_cost(results(equal, equal, first))
 
     assert listed(True)["Method"].to_list() == ["LoRA", "PCA"]
-    assert listed(True).columns[2] == "Effect (log-odds)"
+    assert listed(True).columns[1] == "Effect (log-odds)"
     assert listed(False)["Method"].to_list() == ["PCA", "LoRA"]
-    assert listed(False).columns[2] == "Effect"
+    assert listed(False).columns[1] == "Effect"
 
 
 def test_single_seeds_stand_with_both_arms_and_a_single_fit_is_left_out():

@@ -303,9 +303,9 @@ def test_an_adapter_comes_from_the_hub_without_anything_that_runs(saved, model, 
 @pytest.mark.parametrize(("content", "said"), [
     (None, "holds no steering.json"),
     ('{"method": "innerpissa"', "is not valid JSON"),
-    ('{"method": "innerpissa"}', "lacks weights_sha256, method or metadata"),
-    ('{"method": "magic", "weights_sha256": "OWN", "metadata": {}}', "'magic', which is none of innerpissa"),
-    ('{"method": "innerpissa", "weights_sha256": "OWN", "metadata": {"rotate": "v"}}', "do not fit together"),
+    ('{"method": "innerpissa"}', "lacks weights_sha256, method, metadata or unit"),
+    ('{"method": "magic", "weights_sha256": "OWN", "metadata": {}, "unit": {}}', "'magic', which is none of innerpissa"),
+    ('{"method": "innerpissa", "weights_sha256": "OWN", "metadata": {"rotate": "v"}, "unit": {}}', "do not fit together"),
 ])  # fmt: skip
 def test_a_folder_that_is_no_adapter_is_refused(tmp_path, saved, model, manifest, content, said):
     if content:

@@ -24,14 +24,16 @@ def answers(
     temperature: float = 0.0,
     seed: int = 0,
     repetition_penalty: float = 1.0,
+    raw: bool = False,
 ) -> Iterator[list[str]]:
     """Yield after every token the answers so far, one per coefficient; a row ends at its EOS.
 
-    Temperature 0 is greedy decoding. Above it all rows share the random draws, so that they differ
-    by the steering alone. `repetition_penalty` divides the positive logits of tokens that the row
-    has already written, and multiplies negative ones (CTRL, arXiv 1909.05858). The model is steered
-    only while a token is computed. Raises InputError for arguments out of range, a conversation too
-    long and logits that are not finite.
+    Coefficients are in units, with `raw` as trained, as in `steer`. Temperature 0 is greedy
+    decoding. Above it all rows share the random draws, so that they differ by the steering alone.
+    `repetition_penalty` divides the positive logits of tokens that the row has already written, and
+    multiplies negative ones (CTRL, arXiv 1909.05858). The model is steered only while a token is
+    computed. Raises InputError for arguments out of range, a conversation too long and logits that
+    are not finite.
     """
     check_request(base, coefficients, max_new_tokens, temperature, repetition_penalty)
     model, tokenizer = base.model, base.tokenizer
@@ -40,7 +42,8 @@ def answers(
     )
     stops = stop_tokens(model, tokenizer)
     generator = torch.Generator().manual_seed(seed)
-    hooks = adapter.hooks(model, torch.tensor(coefficients, dtype=torch.float32))
+    given = torch.tensor(coefficients, dtype=torch.float32)
+    hooks = adapter.hooks(model, given if raw else adapter.unit.raw(given))
 
     check_acts(model, hooks, len(coefficients))
 

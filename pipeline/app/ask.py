@@ -60,7 +60,8 @@ def log_odds(
         for c in coefficients
     ]
     ids, mask = base.encode(texts)
-    hooks = adapter.hooks(base.model, torch.tensor(coefficients, dtype=torch.float32))
+    given = torch.tensor(coefficients, dtype=torch.float32)
+    hooks = adapter.hooks(base.model, adapter.unit.raw(given))
     with attached(base.model, hooks):
         last = last_hidden(base.model, ids, mask)[:, -1]
     log_p = to_logits(base.model, last).log_softmax(-1)

@@ -7,8 +7,7 @@ from typing import Any
 import polars as pl
 
 from pipeline.app.revisions import Result, differing, read_result
-from pipeline.metrics.scores import at_one, in_both
-from pipeline.report.columns import Cell, Columns, build, interval, method, show, twice, used
+from pipeline.report.columns import Cell, Columns, build, cost, interval, method, raw, show, twice
 from pipeline.report.figures.comparison import comparison
 from pipeline.support.errors import InputError
 from pipeline.support.files import new_file
@@ -18,8 +17,7 @@ LISTS = ("methods", "baselines")  # which methods ran: seen in the rows, so not 
 
 
 EFFECT: Columns = {
-    "Effect at ±1 (or nearest)": show("raw_target_effect"),
-    "Effect at equal cost": show("target_effect"),
+    "Effect": show("target_effect"),
     "95 % interval": interval(),
     "SD over seeds": show("seed_sd"),
 }
@@ -51,17 +49,14 @@ def places(results: list[Result], keys: list[str]) -> list[float | None]:
 
 
 def gather(results: list[Result], keys: list[str], only: list[str]) -> pl.DataFrame:
-    """Return a row per experiment and method: experiment, x, equal_cost.csv, and raw_* at ±1.
+    """Return a row per experiment and method: experiment, x, equal_cost.csv.
 
     `x` is the value of the one parameter that differs, if each has a number of its own; else null.
     """
-    raw = ("coefficient", *in_both("target_effect", "ci_low", "ci_high"))
     parts = []
     for result, x in zip(results, places(results, keys), strict=True):
-        at = at_one(result.arms).select("method", pl.col(*raw).name.prefix("raw_"))
         about = [pl.lit(result.name).alias("experiment"), pl.lit(x, pl.Float64).alias("x")]
-        rows = result.equal_cost.join(at, on="method", maintain_order="left")
-        parts.append(rows.select(*about, pl.all()))
+        parts.append(result.equal_cost.select(*about, pl.all()))
     gathered = pl.concat(parts, how="diagonal_relaxed")
     if only:
         gathered = gathered.filter(pl.col("method").is_in(only))
@@ -89,7 +84,8 @@ def comparison_table(rows: pl.DataFrame, keys: list[str], results: list[Result])
         **{key: value_of(key) for key in keys},
         "Method": method,
         **twice(EFFECT, log_odds_first(results)),
-        "c": used,
+        "KL at +c / −c": cost,
+        "Raw +c / −c": raw,
         "Seeds": show("n_seeds", str),
         "Dilemmas": show("n_dilemmas", str),
         "Δ NLL": show("delta_nll"),

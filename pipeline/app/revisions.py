@@ -14,7 +14,8 @@ from pipeline.study.store import flatten
 from pipeline.support.errors import InputError
 from pipeline.support.git import git
 
-WORKSPACE, EFFECT = "workspace", "target_effect"
+WORKSPACE = "workspace"
+NEEDED = {"target_effect", f"target_effect{LOG_ODDS}", "budget_reached"}
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,6 @@ class Result:
     name: str
     params: dict[str, Any]
     """Of params.yaml, flat: a dotted key -> value."""
-    arms: pl.DataFrame
     equal_cost: pl.DataFrame
 
 
@@ -64,16 +64,14 @@ def read_result(name: str) -> Result:
         return text
 
     params = YAML(typ="safe").load(read("params.yaml"))
-    arms, equal_cost = (
-        pl.read_csv(io.StringIO(read(f"reports/{table}.csv"))) for table in ("arms", "equal_cost")
-    )
-    if not {EFFECT, f"{EFFECT}{LOG_ODDS}"} <= set(arms.columns) & set(equal_cost.columns):
+    equal_cost = pl.read_csv(io.StringIO(read("reports/equal_cost.csv")))
+    if not set(equal_cost.columns) >= NEEDED:
         raise InputError(
-            f"{name} has no effects in log-odds, so an older version of this project made it: run "
-            "it again (`dvc exp run`)"
+            f"{name} lacks effects in log-odds or a common unit of c, so an older version of this "
+            "project made it: run it again (`dvc exp run`)"
         )
     check_locked(name, params, read_text(name, "dvc.lock"))
-    return Result(name, dict(flatten(params)), arms, equal_cost)
+    return Result(name, dict(flatten(params)), equal_cost)
 
 
 def check_locked(name: str, params: dict[str, Any], lock: str | None) -> None:

@@ -66,13 +66,18 @@ def fingerprint(model: PreTrainedModel) -> str:
 
 
 def steer(
-    model: PreTrainedModel, adapter: Attachable, coefficient: Coefficient | Sequence[float]
+    model: PreTrainedModel,
+    adapter: Attachable,
+    coefficient: Coefficient | Sequence[float],
+    raw: bool = False,
 ) -> AbstractContextManager[None]:
     """Attach an adapter for a `with` block, at one coefficient or one per row of each batch [b].
 
-    Coefficient 0 is the base model, bit for bit. Prompting changes the messages, not the model: use
-    its `rewrite`. Inside of the block compiled code runs eagerly. Raises InputError for a
-    coefficient that is not finite, and for a model on which the adapter would not act.
+    At 1 and at -1 every method costs the same (KL divergence from the base model); with `raw` the
+    coefficient is as trained or extracted. 0 is the base model, bit for bit. Prompting changes the
+    messages, not the model: use its `rewrite`. Inside of the block compiled code runs eagerly.
+    Raises InputError for a coefficient that is not finite, and for a model on which the adapter
+    would not act.
     """
     given = torch.tensor(coefficient) if isinstance(coefficient, Sequence) else coefficient
     if not torch.as_tensor(given).isfinite().all():
@@ -80,7 +85,7 @@ def steer(
             f"coefficient {coefficient} cannot be used: give a finite number, or one per row"
         )
     try:
-        hooks = adapter.hooks(model, given)
+        hooks = adapter.hooks(model, given if raw else adapter.unit.raw(given))
     except AttributeError as error:
         raise InputError(
             f"{type(model).__name__} has not the adapter's modules ({error}): pass the base model "

@@ -180,9 +180,32 @@ def token_kl(model: PreTrainedModel, base: Tensor, hidden: Tensor, places: Place
     parts = []
     for part in chunks(model, len(first)):
         log_p = to_logits(model, first[part]).log_softmax(-1)
-        log_q = to_logits(model, second[part]).log_softmax(-1)
-        parts.append(F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1))
+        parts.append(kl_of(log_p, to_logits(model, second[part])))
     return torch.cat(parts)
+
+
+def log_probs(model: PreTrainedModel, states: Tensor) -> list[Tensor]:
+    """Return log p of the tokens that states [n, d] predict, float32, in chunks [m, v] of them."""
+    parts = chunks(model, len(states))
+    return [to_logits(model, states[part]).log_softmax(-1) for part in parts]
+
+
+def kl_from(model: PreTrainedModel, plain: list[Tensor], states: Tensor) -> Tensor:
+    """Return KL(base || steered) in nats [k, n] from the base's `log_probs` of n tokens.
+
+    `states` [k n, d] are those of k steered models, one after the other.
+    """
+    count = sum(map(len, plain))
+    rows = []
+    for own in states.split(count):
+        parts = zip(plain, own.split(list(map(len, plain))), strict=True)
+        rows.append(torch.cat([kl_of(log_p, to_logits(model, part)) for log_p, part in parts]))
+    return torch.stack(rows)
+
+
+def kl_of(log_p: Tensor, logits: Tensor) -> Tensor:
+    log_q = logits.log_softmax(-1)
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
 
 
 def layer_output(output: Tensor | tuple | list) -> Tensor:

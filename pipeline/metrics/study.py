@@ -18,24 +18,12 @@ from pipeline.metrics.effects import (
     label_changes,
     method_effects,
     oracle_effect,
-    seed_effects,
 )
 from pipeline.metrics.flips import flip_table
 from pipeline.metrics.regression import clustered_slope
-from pipeline.metrics.scores import (
-    EQUAL_COST,
-    SUFFIXES,
-    Evaluation,
-    at_equal_cost,
-    at_one,
-    compared,
-    fold_arms,
-    in_both,
-    mean,
-    signed_scores,
-)
+from pipeline.metrics.scores import SUFFIXES, Evaluation, at_one, fold_arms, in_both, signed_scores
 from pipeline.metrics.sensitivity import sensitivity_table
-from pipeline.support.schemas import CALIBRATED, MEAN, RAW, labels
+from pipeline.support.schemas import MEAN, RAW, labels
 
 # Each from all methods' scores and the evaluation.
 FURTHER = {
@@ -65,24 +53,20 @@ class Study:
     """One row per method and |coefficient|, averaged over seeds."""
     values: pl.DataFrame
     """One row per method, label and coefficient: the change of every value."""
-    equal_cost: pl.DataFrame
-    """One row per method at its dose: as `arms`, with the coefficient `used` and `random_rank`."""
     oracle: list[dict[str, float]]
     further: dict[str, pl.DataFrame]
     """Tables by name: see `FURTHER`."""
 
-    def add_likelihood(self, arms: pl.DataFrame, equal: pl.DataFrame) -> None:
+    def add_likelihood(self, arms: pl.DataFrame) -> None:
         """Put the effects of the form LIKELIHOOD beside these, with the suffix `_likelihood`."""
-        for name, table in (("arms", arms), ("equal_cost", equal)):
-            keys = ["method", "coefficient"]
-            new = table.select(*keys, *LIKELIHOOD_COLUMNS).rename(LIKELIHOOD_COLUMNS)
-            own = getattr(self, name)
-            setattr(self, name, own.join(new, on=keys, how="left", maintain_order="left"))
+        keys = ["method", "coefficient"]
+        new = arms.select(*keys, *LIKELIHOOD_COLUMNS).rename(LIKELIHOOD_COLUMNS)
+        self.arms = self.arms.join(new, on=keys, how="left", maintain_order="left")
 
     @property
     def tables(self) -> dict[str, pl.DataFrame]:
         """All tables by name."""
-        main = ("effects", "arms", "values", "equal_cost")
+        main = ("effects", "arms", "values")
         return {name: getattr(self, name) for name in main} | self.further
 
 
@@ -92,32 +76,26 @@ def as_frame(records: list[Record]) -> pl.DataFrame:
 
 def analyse(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> Study:
     """Return a study's tables; `cells` maps a method to the scores of all its seeds, without 0."""
-    effects, arms, values, equal = [], [], [], []
+    effects, arms, values = [], [], []
     for method, scores in cells.items():
         raw = scores.filter(pl.col("dose") == RAW)
         own_effects, own_arms = over_seeds(method, raw, evaluation)
         effects += own_effects
         arms += own_arms
         values.append(value_table(method, raw, evaluation))
-        equal.append(equal_cost(method, scores, evaluation))
     oracle = oracle_effects(evaluation)
     further = {name: table(cells, evaluation) for name, table in FURTHER.items()}
-    ranked = random_ranks(as_frame(equal), seed_effects(cells, evaluation))
-    tables = as_frame(effects), as_frame(arms), pl.concat(values), ranked
+    tables = as_frame(effects), as_frame(arms), pl.concat(values)
     return Study(*tables, oracle, further)
 
 
-def main_tables(
-    cells: dict[str, pl.DataFrame], evaluation: Evaluation
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return `Study.arms` and `Study.equal_cost` alone, without ranks."""
-    arms = [
+def arm_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.DataFrame:
+    """Return `Study.arms` alone."""
+    return as_frame([
         arm
         for method, scores in cells.items()
         for arm in over_seeds(method, scores.filter(pl.col("dose") == RAW), evaluation)[1]
-    ]
-    equal = [equal_cost(method, scores, evaluation) for method, scores in cells.items()]
-    return as_frame(arms), as_frame(equal)
+    ])  # fmt: skip
 
 
 def oracle_effects(evaluation: Evaluation) -> list[Record]:
@@ -170,31 +148,6 @@ def seed_spread(effects: pl.DataFrame) -> tuple[dict[float, Record], dict[float,
     highest = [effect.max().alias(f"seed_max{suffix}") for effect, suffix in spread]
     halves = fold_arms(effects, ["seed"], in_both("target_effect"))
     return by_size(effects, *sd, *lowest, *highest), by_size(halves, *sd)
-
-
-def equal_cost(method: str, scores: pl.DataFrame, evaluation: Evaluation) -> Record:
-    """Return one method's arm at its dose, whose size `used` may differ from seed to seed."""
-    sizes = at_equal_cost(scores)["coefficient"].abs()
-    _, (arm,) = over_seeds(method, compared(scores)[EQUAL_COST], evaluation)
-    calibrated = bool((scores["dose"] == CALIBRATED).any())
-    used = {"used": mean(sizes), "used_min": sizes.min(), "used_max": sizes.max()}
-    return arm | {"calibrated": calibrated} | used
-
-
-def random_ranks(equal: pl.DataFrame, seeds: pl.DataFrame) -> pl.DataFrame:
-    """Add each method's place among single random directions at the same cost, and their number.
-
-    A random direction's sign is arbitrary, so the effect in log-odds stands among the sizes of
-    theirs: `random_rank` is 1 + how many are as large. It is null without a dose, and for `random`.
-    """
-    is_random = pl.col("method") == "random"
-    sizes = seeds.filter(is_random)["effect_log_odds"].abs().to_list()
-    ranked = pl.col("calibrated") & ~is_random & bool(sizes)
-    effect = pl.col("target_effect_log_odds")
-    rank = 1 + pl.sum_horizontal(pl.lit(0), *((effect <= size).cast(pl.Int64) for size in sizes))
-    return equal.with_columns(
-        pl.when(ranked).then(rank).alias("random_rank"), pl.lit(len(sizes)).alias("n_random")
-    )
 
 
 def value_table(method: str, scores: pl.DataFrame, evaluation: Evaluation) -> pl.DataFrame:

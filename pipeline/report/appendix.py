@@ -6,14 +6,14 @@ from typing import Any
 import polars as pl
 
 from pipeline.metrics.coherence import compared_coherence
-from pipeline.metrics.scores import at_one, renaming
+from pipeline.metrics.scores import renaming
 from pipeline.report.columns import (
     Cell,
     Columns,
     Row,
     build,
+    cost,
     digits,
-    general,
     interval,
     marked_method,
     method,
@@ -59,12 +59,9 @@ def coherence_coefficient(row: Row) -> str:
 
 
 ABLATION: Columns = {
-    "Effect at ±1": show("target_effect"),
+    "Effect": show("target_effect"),
     "SD over seeds": show("seed_sd"),
     "Change": change("target_effect", "target_effect_whole"),
-    "Effect at equal cost": show("target_effect_equal"),
-    "SD over seeds (equal cost)": show("seed_sd_equal"),
-    "Change (equal cost)": change("target_effect_equal", "target_effect_equal_whole"),
 }
 CERTIFICATES: Columns = {
     "Adapter": lambda row: f"{method(row)}, seed {row['seed']}",
@@ -103,11 +100,7 @@ EXAMPLES: Columns = {
 }
 
 
-# Names of equal_cost.csv, and of a whole method, beside those of arms.csv.
-EQUAL = renaming(target_effect="target_effect_equal", seed_sd="seed_sd_equal")
-WHOLE = renaming(
-    target_effect="target_effect_whole", target_effect_equal="target_effect_equal_whole"
-)
+WHOLE = renaming(target_effect="target_effect_whole")
 
 
 def whole_methods(methods: list[str], sections: dict[str, Any]) -> dict[str, str]:
@@ -128,21 +121,19 @@ def whole_methods(methods: list[str], sections: dict[str, Any]) -> dict[str, str
 
 
 def ablation(results: Results) -> pl.DataFrame:
-    """Every variant beside the whole method, at ±1 and at equal cost; none where none was run."""
+    """Every variant beside the whole method, at equal cost; none where none was run."""
     roots = whole_methods(results.params.methods, results.params.steering)
     varied = {root for method, root in roots.items() if method != root}
     pairs = [(method, root) for method, root in roots.items() if root in varied]
     pairs.sort(key=lambda pair: (pair[1], pair[0] != pair[1]))
     frame = pl.DataFrame(pairs, {"method": pl.String, "whole": pl.String}, orient="row")
-    equal = results.tables["equal_cost"].select("method", "used", *EQUAL)
-    both = at_one(results.tables["arms"]).join(equal.rename(EQUAL), on="method")
+    both = results.tables["equal_cost"]
     of_whole = both.select(pl.col("method").alias("whole"), *WHOLE).rename(WHOLE)
     rows = frame.join(both, on="method", maintain_order="left").join(
         of_whole, on="whole", maintain_order="left"
     )
     about = {"Method": marked_method, "Δ NLL": show("delta_nll")}
-    dose = {"c": show("used", general("{:.2f}"))}
-    return build(rows, about | twice(ABLATION, results.log_odds_first) | dose)
+    return build(rows, about | twice(ABLATION, results.log_odds_first) | {"KL at +c / −c": cost})
 
 
 def certificates(results: Results) -> pl.DataFrame:

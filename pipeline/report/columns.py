@@ -75,9 +75,19 @@ def marked_method(row: Row) -> str:
     return method(row) + ("" if row["coherent"] else " †")
 
 
-def used(row: Row) -> str:
-    """Return the coefficient of a row of equal_cost."""
-    return f"{row['used']:.2f}" if row["calibrated"] else "no dose"
+def raw(row: Row) -> str:
+    """Return the raw coefficients that c = 1 and c = -1 stand for in a row of equal_cost."""
+    if not row["calibrated"]:
+        return "no unit"
+    return f"{row['raw_positive']:.2f} / {row['raw_negative']:.2f}"
+
+
+def cost(row: Row) -> str:
+    """Return what c = 1 and c = -1 cost in a row of equal_cost, and whether that is the budget."""
+    said = f"{number(row['cost_positive'])} / {number(row['cost_negative'])}"
+    return said + (
+        " (budget not reached)" if row["calibrated"] and not row["budget_reached"] else ""
+    )
 
 
 def compared_rows(rows: pl.DataFrame) -> list[Row]:

@@ -17,7 +17,7 @@ SCORED = {
     "per token, less that of the other action",
 }
 ACTIONS = {"to_do": "the first side", "not_to_do": "the other side"}
-MEASURES = {"kl": "KL divergence from the base model", "delta_nll": "rise of the NLL"}
+MEASURE = "KL divergence from the base model"
 FAR_AHEAD = 2  # times as far: from here on the headline names the ratio
 
 
@@ -46,7 +46,16 @@ def effect(row: dict[str, Any]) -> str:
 def said(kind: str, row: dict[str, Any], log_odds_first: bool) -> str:
     parts = [f"{effect(row)} in probability", f"{effect(in_log_odds(row))} nats of log-odds"]
     both = "; ".join(parts[::-1] if log_odds_first else parts)
-    return f"{kind}: {name_of(row['method'])}, {both}; Δ NLL {change(row['delta_nll'])}"
+    cost = f"Δ NLL {change(row['delta_nll'])}{missed(row)}"
+    return f"{kind}: {name_of(row['method'])}, {both}; {cost}"
+
+
+def missed(row: dict[str, Any]) -> str:
+    """Say what ±1 cost where that is not the budget."""
+    if row["budget_reached"] or not row["calibrated"]:
+        return ""
+    costs = f"{row['cost_positive']:.3f} / {row['cost_negative']:.3f}"
+    return f"; the budget is not reached: KL {costs} at +c / −c"
 
 
 def ahead(equal: pl.DataFrame, log_odds_first: bool) -> float | None:
@@ -130,7 +139,7 @@ def setup(results: Results) -> dict[str, str]:
     """Return what was done, name -> words."""
     params, model, arms = results.params, results.manifest, results.tables["arms"]
     coefficients = ", ".join(f"±{c:g}" for c in sorted(arms["coefficient"].unique()))
-    cost = f"{params.dose.budget:g} nats per token ({MEASURES[params.dose.measure]})"
+    cost = f"{params.dose.budget:g} nats per token ({MEASURE})"
     positive, negative = results.behaviour.sentences()[0]
     packed = "" if model["quantisation"] == "none" else f", {model['quantisation']}"
     shape = f"{model['architecture']}, {model['layers']} layers, width {model['hidden_size']}"
@@ -142,7 +151,7 @@ def setup(results: Results) -> dict[str, str]:
         "Model": f"{params.model}: {shape}{packed}",
         "Behaviour": f"{params.behaviour}; +1 stands for “{positive}”, −1 for “{negative}”",
         "Contrast pairs": f"{results.n_pairs('train')} to train on, "
-        f"{results.n_pairs('calibration')} for sign, dose and checkpoint",
+        f"{results.n_pairs('calibration')} for sign and checkpoint",
         "Dilemmas": f"{results.items['dilemma_id'].n_unique()} of {params.evalset}, "
         f"{results.n_dilemmas} of them on {results.target.label}; each is asked from both sides",
         "Scores": "; and ".join(SCORED[form] for form in params.scoring.forms),
@@ -150,8 +159,8 @@ def setup(results: Results) -> dict[str, str]:
         if trained
         else "none",
         "Without training": "; ".join(baselines) or "none",
-        "Coefficients": f"{coefficients}, and the dose that costs {cost} on calibration texts",
-        "Signs, doses, checkpoints": "from contrast pairs alone",
+        "Coefficients": f"{coefficients}, ±1 cost {cost} on replies of the base model",
+        "Signs, checkpoints": "from contrast pairs alone",
         "Defaults": "some were chosen on dilemmas of another value, kindness: docs/lab_notes.md",
     }
 
@@ -171,7 +180,7 @@ def context(results: Results, reproduction: dict[str, str], params_text: str) ->
         "params": params, "manifest": results.manifest, "synthetic": results.synthetic,
         "unit": results.unit, "target": results.target.label, "opposite": results.target.opposite,
         "oracle": results.oracle, "n_dilemmas": results.n_dilemmas, "budget": params.dose,
-        "measure": MEASURES[params.dose.measure], "pair": params.composition,
+        "measure": MEASURE, "pair": params.composition,
         "examples": results.examples, "ahead": ahead(equal, first),
         "log_odds_first": first, "guessed": adapters(results.guessed),
         "n_random": results.n_random,

@@ -99,9 +99,9 @@ class Results:
 
     @property
     def unreached(self) -> list[str]:
-        """Methods of which some fit does not reach the budget at the largest dose of the search."""
-        doses = [(method, adapter["dose"]) for (method, _), adapter in self.adapters.items()]
-        return list(dict.fromkeys(method for method, dose in doses if dose and not dose["reached"]))
+        """Methods of which some fit does not reach the budget at the largest raw coefficient."""
+        missed = pl.col("calibrated") & ~pl.col("budget_reached")
+        return self.tables["equal_cost"].filter(missed)["method"].to_list()
 
     @property
     def sign_t(self) -> dict[Cell, float]:

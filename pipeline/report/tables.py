@@ -6,17 +6,17 @@ from pipeline.metrics.drawn import value_halves
 from pipeline.metrics.scores import SUFFIXES, at_one, fold_arms, in_both, renaming
 from pipeline.report.columns import (
     Columns,
-    Row,
     build,
+    cost,
     digits,
     general,
     interval,
     marked_method,
     method,
     pair,
+    raw,
     show,
     twice,
-    used,
 )
 from pipeline.report.figures.words import in_order, name_of, short_labels
 from pipeline.report.results import Results
@@ -64,14 +64,9 @@ def likelihood(rows: pl.DataFrame) -> Columns:
 
 def source(results: Results) -> pl.DataFrame:
     """The published README's results table in its own layout, best normalized gain first."""
-    arms, equal = results.tables["arms"], results.tables["equal_cost"]
+    rows = results.tables["equal_cost"].sort("normalized_gain", descending=True)
     behaviour = results.params.behaviour
     target = "Truth" if behaviour == "honesty" else behaviour
-
-    def coefficient(row: Row) -> str:
-        return f"±{row['used']:.2g} (equal cost)" if "used" in row else f"±{row['coefficient']:g}"
-
-    rows = at_one(arms).to_dicts() + equal.filter("calibrated").to_dicts()
     effects = {
         f"Target Effect (Δ {target} ↑)": show("target_effect"),
         "at +c": show("up"),
@@ -79,10 +74,10 @@ def source(results: Results) -> pl.DataFrame:
         "Side Effects (Δ Other ↓)": show("side_effect"),
     }
     return build(
-        sorted(rows, key=lambda row: -row["normalized_gain"]),
+        rows,
         {
             "Method": marked_method,
-            "Coeff": coefficient,
+            "Coeff": show("coefficient", general("±{:g}")),
             **twice(effects, results.log_odds_first),
             "p-value": show("p_clustered", p_value),
             "Output Quality (Δ NLL ↓)": show("delta_nll"),
@@ -92,7 +87,7 @@ def source(results: Results) -> pl.DataFrame:
 
 
 def equal_cost(results: Results) -> pl.DataFrame:
-    """Every method at its dose, best effect first."""
+    """Every method at ±1, best effect first."""
     rows = results.tables["equal_cost"]
     n_random = results.n_random
     rank = show("random_rank", lambda place: NONE if place is None else str(place))
@@ -102,13 +97,14 @@ def equal_cost(results: Results) -> pl.DataFrame:
         rows.sort(f"target_effect{first}", descending=True),
         {
             "Method": marked_method,
-            "c (mean over seeds)": used,
             **twice(EFFECT | SPREAD, results.log_odds_first),
             "p (clustered)": show("p_clustered", p_value),
             **ranked,
             **likelihood(rows),
             "Δ NLL": show("delta_nll"),
             "Share of oracle": show("oracle_share", digits(2)),
+            "KL at +c / −c": cost,
+            "Raw +c / −c": raw,
         },
     )
 

@@ -10,13 +10,15 @@ from pipeline.lm.base import Base
 from pipeline.lm.load import load_model, load_tokenizer
 from pipeline.steering import METHODS
 from pipeline.steering.base import Steering
+from pipeline.steering.dose import Dose
+from pipeline.steering.rollouts import Rollouts
 from pipeline.steering.saved import save_steering
 from pipeline.study.params import Params
 from pipeline.study.tracking import Run
 from pipeline.support import schemas
 from pipeline.support.errors import InputError
 from pipeline.support.files import read_json
-from pipeline.support.paths import CHECKS, ITEMS, MANIFEST, PAIRS, code_file
+from pipeline.support.paths import CHECKS, ITEMS, MANIFEST, PAIRS, ROLLOUTS, code_file
 from pipeline.support.schemas import check, check_items, read_table
 
 
@@ -51,6 +53,11 @@ def read_base(params: Params, scores: bool = False, prefix: str | None = None) -
 def read_prefix() -> str:
     """Return what the reply to a dilemma begins with, as the stage `checks` chose it."""
     return str(read_json(CHECKS / "prefix.json", "checks")["prefix"])
+
+
+def read_rollouts() -> Rollouts:
+    """Return what the base model writes to open prompts, as the stage `checks` recorded it."""
+    return Rollouts.read(ROLLOUTS)
 
 
 def read_pairs() -> pl.DataFrame:
@@ -89,14 +96,15 @@ def read_section(method: str, learned: bool) -> Any:
 
 
 def save_fit(
-    folder: Path, steering: Steering, method: str, base: Base, about: dict[str, Any]
+    folder: Path, steering: Steering, method: str, base: Base, about: dict[str, Any], dose: Dose
 ) -> None:
-    """Save a fitted method with its base and its dose, None where the coefficient has no size."""
+    """Save a fitted method with its base and its dose."""
     known = ("model", "source", "revision", "quantisation", "weights_sha256")
-    save_steering(folder, method, steering, about | {key: base.manifest[key] for key in known})
+    about = about | {key: base.manifest[key] for key in known} | {"dose": dose.record()}
+    save_steering(folder, method, steering, about)
 
 
-def log_fit(steering: Steering, run: Run, folder: Path, dose: dict | None) -> None:
+def log_fit(steering: Steering, run: Run, folder: Path, dose: Dose) -> None:
     """Log the summary, the dose and the curves, and leave the record."""
     if steering.history is not None:
         for split, part in steering.history.group_by("split", maintain_order=True):
@@ -106,5 +114,6 @@ def log_fit(steering: Steering, run: Run, folder: Path, dose: dict | None) -> No
                 for r in rows
             ]
             run.curve(named)
-    run.log(steering.summary | {f"dose_{key}": float(value) for key, value in (dose or {}).items()})
+    known = {key: float(value) for key, value in dose.record().items() if value is not None}
+    run.log(steering.summary | {f"dose_{key}": value for key, value in known.items()})
     run.record(folder)

@@ -3,11 +3,18 @@
 Only random directions have several seeds.
 """
 
-from pipeline.stages.base import log_fit, read_base, read_pairs, read_section, save_fit
+from pipeline.stages.base import (
+    log_fit,
+    read_base,
+    read_pairs,
+    read_rollouts,
+    read_section,
+    save_fit,
+)
 from pipeline.stages.stage import stage
 from pipeline.steering import METHODS
 from pipeline.steering.base import PairSplits, Study
-from pipeline.steering.dose import calibrate, cost_function
+from pipeline.steering.dose import calibrate
 from pipeline.study.behaviours import load_behaviour
 from pipeline.support.files import new_folder
 from pipeline.support.paths import ADAPTERS, SVD, adapter_folder, behaviour_file
@@ -16,6 +23,7 @@ from pipeline.support.paths import ADAPTERS, SVD, adapter_folder, behaviour_file
 def main(method: str) -> None:
     with stage("baselines", method=method) as (params, run):
         base, pairs = read_base(params), PairSplits.of(read_pairs())
+        rollouts = read_rollouts()
         section = read_section(method, learned=False)
         run.usage.watch(base.model)
         behaviour = load_behaviour(behaviour_file(params.behaviour))
@@ -29,11 +37,9 @@ def main(method: str) -> None:
         kind = METHODS[section.method].load()
         with new_folder(ADAPTERS / method) as new:
             for seed in range(kind.draws(section)):
-                steering, dose = kind.fit(base, pairs, section, study, seed), None
-                if steering.graded:
-                    cost = cost_function(base, steering, pairs.calibration, params.dose.measure)
-                    dose = calibrate(cost, params.dose)
+                steering = kind.fit(base, pairs, section, study, seed)
+                dose = calibrate(base, steering, rollouts, params.dose)
                 folder = new / adapter_folder(method, seed).name
-                about = {"behaviour": params.behaviour, "seed": seed, "dose": dose}
-                save_fit(folder, steering, section.method, base, about)
+                about = {"behaviour": params.behaviour, "seed": seed}
+                save_fit(folder, steering, section.method, base, about, dose)
                 log_fit(steering, run, folder, dose)

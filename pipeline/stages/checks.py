@@ -1,8 +1,8 @@
 """checks: what would spoil a study is found before anything is fitted -> models/checks/.
 
 `prefix.json` says what the reply to a dilemma begins with. `elicitation.json` says how far
-the personas move the model. Fits depend on `passed.json`, which never changes, so that
-they run after it.
+the personas move the model. `rollouts.json` holds what it writes to open prompts, on which
+doses are measured. Fits depend on the last one, and so run after the checks.
 """
 
 from collections.abc import Sequence
@@ -13,15 +13,16 @@ from pipeline.lm.forward import check_length
 from pipeline.lm.prompts import Message, open_turn, tokenize
 from pipeline.scoring.answer_prefix import AUTO, choice_masses
 from pipeline.scoring.rows import make_prompts
+from pipeline.scoring.writing import write
 from pipeline.stages.base import read_base, read_controls, read_items, read_pairs
 from pipeline.stages.stage import stage
 from pipeline.steering.elicitation import FEW, persona_shift
+from pipeline.steering.rollouts import Rollouts
 from pipeline.steering.untouched import Untouched
 from pipeline.support.errors import InputError
 from pipeline.support.files import new_folder, read_json, write_json
-from pipeline.support.paths import CHECKS, PREFIX_QUESTIONS, PROMPTS
+from pipeline.support.paths import CHECKS, PREFIX_QUESTIONS, ROLLOUTS, prompts_file
 from pipeline.support.schemas import ANSWERS
-from pipeline.support.sections import GenerationParams
 
 SHIFT_PAIRS = 64  # training pairs whose predictions are compared: some thousand tokens
 
@@ -33,7 +34,11 @@ def main() -> None:
         settings, frame = params.models[params.model], read_pairs()
         texts = [frame["positive"].to_list(), frame["negative"].to_list()]
         items = [*read_items().to_dicts(), *read_controls().to_dicts()]
-        check_lengths(base, texts[0] + texts[1], items, params.generation, params.scoring.forms)
+        prompts = read_json(prompts_file(settings.prompts))
+        written = max(params.dose.tokens, params.generation.coherence_tokens)
+        limits = {"reasoning": params.generation.reasoning_tokens, "written": written}
+        forms = params.scoring.forms
+        check_lengths(base, texts[0] + texts[1], items, prompts, forms, **limits)
         entries = read_json(PREFIX_QUESTIONS)
         masses = choice_masses(base, entries, settings.answer_prefix, params.scoring.reuse)
         prefix, mass = next(iter(masses.items()))
@@ -42,11 +47,12 @@ def main() -> None:
         some = frame.filter(split="train").head(SHIFT_PAIRS)
         shift = persona_shift(base, some["positive"].to_list(), some["negative"].to_list())
         judge_shift(shift)
+        replies = rollouts(base, prompts, params.dose.tokens)
         run.log({"choice_mass_of_prefix": mass, "persona_shift": shift})
         with new_folder(CHECKS) as new:
             write_json(new / "prefix.json", {"prefix": prefix, "choice_mass": masses})
             write_json(new / "elicitation.json", {"persona_shift": shift, "few": FEW})
-            write_json(new / "passed.json", {"passed": ["lengths", "choice mass", "personas"]})
+            replies.write(new / ROLLOUTS.name)
             run.record(new)
 
 
@@ -54,8 +60,10 @@ def check_lengths(
     base: Base,
     texts: list[str],
     items: list[dict[str, Any]],
-    generation: GenerationParams,
+    asked: list[str],
     forms: Sequence[str],
+    reasoning: int,
+    written: int,
 ) -> None:
     """Refuse pairs, items and open prompts, with replies, that need more positions than there are.
 
@@ -64,14 +72,22 @@ def check_lengths(
     lengths = [*map(len, tokenize(base.tokenizer, texts))]
     for form in forms:
         prompts = make_prompts(base, items, Untouched(), [0.0], form=form)
-        lengths += [len(prompt.ids) + generation.reasoning_tokens for prompt in prompts]
-    if generation.coherence_tokens:
-        asked = read_json(PROMPTS / f"{generation.coherence_prompts}.json")
-        chats: list[list[Message]] = [[{"role": "user", "content": text}] for text in asked]
-        opened = [open_turn(base.tokenizer, chat, base.options) for chat in chats]
-        ids = tokenize(base.tokenizer, opened)
-        lengths += [len(row) + generation.coherence_tokens for row in ids]
+        lengths += [len(prompt.ids) + reasoning for prompt in prompts]
+    opened = tokenize(base.tokenizer, open_turns(base, asked))
+    lengths += [len(ids) + written for ids in opened]
     check_length(base.model, max(lengths))
+
+
+def open_turns(base: Base, prompts: list[str]) -> list[str]:
+    chats: list[list[Message]] = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    return [open_turn(base.tokenizer, chat, base.options) for chat in chats]
+
+
+def rollouts(base: Base, prompts: list[str], count: int) -> Rollouts:
+    """Return the base model's greedy replies of up to `count` tokens."""
+    opened = open_turns(base, prompts)
+    written = write(base, opened, [0.0] * len(opened), Untouched(), count, "rollouts")
+    return Rollouts(prompts, [one.ids for one in written], base.options)
 
 
 def judge_mass(model: str, asked: str, prefix: str, mass: float, params: Any) -> None:

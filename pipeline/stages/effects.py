@@ -6,8 +6,10 @@ from pathlib import Path
 import polars as pl
 
 from pipeline.metrics.coherence import TABLE, coherence_table
+from pipeline.metrics.doses import equal_cost, random_ranks
+from pipeline.metrics.effects import seed_effects
 from pipeline.metrics.scores import Evaluation
-from pipeline.metrics.study import analyse, headline, main_tables
+from pipeline.metrics.study import analyse, arm_table, headline
 from pipeline.stages.base import read_controls, read_items
 from pipeline.stages.stage import stage
 from pipeline.study.behaviours import target_of
@@ -61,14 +63,17 @@ def main() -> None:
             forms[form] = cells, Evaluation(untouched, *about)
         study = analyse(*forms[params.scoring.forms[0]])
         if len(forms) > 1:
-            study.add_likelihood(*main_tables(*forms[LIKELIHOOD]))
+            study.add_likelihood(arm_table(*forms[LIKELIHOOD]))
+        doses = pl.concat(read_table(own / "doses.parquet", "effects") for own in every)
+        ranks = seed_effects(*forms[params.scoring.forms[0]])
+        equal = random_ranks(equal_cost(study.arms, doses), ranks)
         coherence = pl.DataFrame(schema=TABLE)
         if params.generation.coherence_tokens:
             texts = [
                 read_cell(own, "coherence", COHERENCE) for own in (scores_folder(BASE), *every)
             ]
             coherence = coherence_table(pl.concat(texts))
-        for name, table in (study.tables | {"coherence": coherence}).items():
+        for name, table in (study.tables | {"equal_cost": equal, "coherence": coherence}).items():
             with new_file(REPORTS / f"{name}.csv") as file:
                 table.write_csv(file)
         write_json(REPORTS / "oracle.json", study.oracle)

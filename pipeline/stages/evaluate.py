@@ -1,8 +1,9 @@
 """evaluate: one method's adapters x items x coefficients -> data/scores/<cell>/scores.parquet.
 
 `base` scores the untouched model once. It is coefficient 0 of every method, since adapters are
-exact there. controls.parquet holds the scores of control items, where the set has some. Where the
-parameters ask for them, reasoning.parquet and coherence.parquet hold what the model wrote.
+exact there. Coefficients are in units: see `pipeline.steering.dose`; doses.parquet says what ±1
+stand for and cost. controls.parquet holds the scores of control items, where the set has some.
+Where the parameters ask for them, reasoning.parquet and coherence.parquet hold what it wrote.
 """
 
 from dataclasses import dataclass
@@ -19,13 +20,14 @@ from pipeline.scoring.score import score
 from pipeline.stages.base import read_base, read_controls, read_items
 from pipeline.stages.stage import scratch, stage
 from pipeline.steering.base import Attachable, Steering
+from pipeline.steering.compose import in_units
 from pipeline.steering.saved import adapter_hash, check_fits, load_steering
 from pipeline.steering.untouched import Untouched
 from pipeline.study.params import Params
 from pipeline.study.tracking import Run
 from pipeline.support.files import new_folder, read_json, write_json
-from pipeline.support.paths import ADAPTERS, BASE, PROMPTS, adapter_folder, scores_folder
-from pipeline.support.schemas import CALIBRATED, COHERENCE, RAW, REASONING, SCORES, check
+from pipeline.support.paths import ADAPTERS, BASE, adapter_folder, prompts_file, scores_folder
+from pipeline.support.schemas import COHERENCE, DOSES, RAW, REASONING, SCORES, check
 from pipeline.support.scratch import Scratch
 
 Records = list[dict[str, Any]]
@@ -43,10 +45,11 @@ class Subject:
     """What is scored: a fitted method, or the base model."""
 
     steering: Attachable
-    doses: list[tuple[str, float]]
-    """Kind (raw or calibrated) and coefficient."""
+    coefficients: list[float]
     adapter: dict[str, str]
     """The name of its folder -> hash of its files; empty for the base model."""
+    dose: dict[str, Any]
+    """What ±1 stand for and cost; empty for the base model."""
 
 
 def main(name: str, method: str = BASE, seed: int | None = None) -> None:
@@ -61,25 +64,30 @@ def main(name: str, method: str = BASE, seed: int | None = None) -> None:
         items = pl.concat([read_items().select(controls.columns), controls])
         parts: dict[str, list[pl.DataFrame]] = {}
         adapters: dict[str, str] = {}
+        found: list[dict[str, Any]] = []
         for each in seeds_of(method) if seed is None else [seed]:
             subject = read_subject(base, method, each, params)
             adapters |= subject.adapter
+            found += [{"method": method, "seed": each, **subject.dose}] if subject.dose else []
             about = {
                 "model": params.model,
                 "behaviour": params.behaviour,
                 "method": method,
                 "seed": each,
                 "evalset": params.evalset,
+                "dose": RAW,
             }
             for table, records in measure(base, items.to_dicts(), subject, params, kept).items():
                 rows = [{**about, **record} for record in records]
-                parts.setdefault(table, []).append(at_doses(rows, table, subject.doses))
+                kinds = {k: kind for k, kind in SCHEMAS[table].items() if k in rows[0]}
+                parts.setdefault(table, []).append(pl.DataFrame(rows, schema_overrides=kinds))
         if processes.is_main():
             whole = {table: pl.concat(frames) for table, frames in parts.items()}
             dilemmas = items.select("item_id", "dilemma_id")
             whole["scores"] = whole["scores"].join(dilemmas, on="item_id", maintain_order="left")
             set_apart(whole, controls)
-            write(scores_folder(method, seed), method, whole, adapters, run)
+            doses = pl.DataFrame(found, schema=DOSES)
+            write(scores_folder(method, seed), method, whole, doses, adapters, run)
 
 
 def seeds_of(method: str) -> list[int]:
@@ -91,26 +99,19 @@ def seeds_of(method: str) -> list[int]:
 
 def read_subject(base: Base, method: str, seed: int, params: Params) -> Subject:
     if method == BASE:
-        return Subject(Untouched(), [(RAW, 0.0)], {})
+        return Subject(Untouched(), [0.0], {}, {})
     folder = adapter_folder(method, seed)
     steering = load_steering(folder, base.fingerprint, base.device)
     check_fits(base.model, steering, folder)
+    wanted = grid(steering, params.coefficients)
+    hashed = {f"{method}/{folder.name}": adapter_hash(folder)}
     dose = read_json(folder / "steering.json")["dose"]
-    wanted = doses(steering, params.coefficients, dose)
-    return Subject(steering, wanted, {f"{method}/{folder.name}": adapter_hash(folder)})
+    return Subject(in_units(steering), wanted, hashed, dose)
 
 
-def doses(
-    steering: Steering, coefficients: list[float], dose: dict | None
-) -> list[tuple[str, float]]:
-    """Return all coefficients but 0 and the calibrated dose, or one of each sign without sizes."""
-    moved = [c for c in coefficients if c != 0]
-    if not steering.graded or dose is None:
-        one = min((c for c in moved if c > 0), key=lambda c: (abs(c - 1), c))
-        return [(RAW, -one), (RAW, one)]
-    return [(RAW, c) for c in moved] + [
-        (CALIBRATED, sign * dose["coefficient"]) for sign in (-1, 1)
-    ]
+def grid(steering: Steering, coefficients: list[float]) -> list[float]:
+    """Return all coefficients but 0, or ±1 alone where the coefficient has no size."""
+    return [c for c in coefficients if c != 0 and (steering.graded or abs(c) == 1)]
 
 
 def measure(
@@ -118,8 +119,7 @@ def measure(
 ) -> dict[str, Records]:
     """Return the records of each table asked for; with reasoning, answers are read after it."""
     wanted = params.generation
-    coefficients = list(dict.fromkeys(c for _, c in subject.doses))
-    about = (subject.steering, coefficients)
+    about = (subject.steering, subject.coefficients)
     tables: dict[str, Records] = {}
     replies = None
     if wanted.reasoning_tokens:
@@ -131,7 +131,7 @@ def measure(
         forms=params.scoring.forms,
     )  # fmt: skip
     if wanted.coherence_tokens:
-        prompts = read_json(PROMPTS / f"{wanted.coherence_prompts}.json")
+        prompts = read_json(prompts_file(params.models[params.model].prompts))
         tables["coherence"] = free_texts(base, prompts, *about, wanted.coherence_tokens)
     return tables
 
@@ -144,25 +144,23 @@ def set_apart(tables: dict[str, pl.DataFrame], controls: pl.DataFrame) -> None:
         tables["scores"] = tables["scores"].filter(~apart)
 
 
-def at_doses(rows: Records, table: str, wanted: list[tuple[str, float]]) -> pl.DataFrame:
-    """Return a row per dose: two doses may have the same coefficient."""
-    kinds = {column: kind for column, kind in SCHEMAS[table].items() if column in rows[0]}
-    frame = pl.DataFrame(rows, schema_overrides=kinds)
-    named = pl.DataFrame(wanted, schema=["dose", "coefficient"], orient="row")
-    return frame.join(named, on="coefficient")
-
-
 def write(
-    folder: Path, method: str, tables: dict[str, pl.DataFrame], adapters: dict[str, str], run: Run
+    folder: Path,
+    method: str,
+    tables: dict[str, pl.DataFrame],
+    doses: pl.DataFrame,
+    adapters: dict[str, str],
+    run: Run,
 ) -> None:
     """Check, sort and write the tables, and log what they say on average."""
     for table, frame in tables.items():
         ordered = frame.select(list(SCHEMAS[table]))
-        tables[table] = ordered.sort("seed", *ROWS[table], "dose", "coefficient")
+        tables[table] = ordered.sort("seed", *ROWS[table], "coefficient")
         check(tables[table], SCHEMAS[table], f"the {table} of {method}")
     with new_folder(folder) as new:
         for table, frame in tables.items():
             frame.write_parquet(new / f"{table}.parquet")
+        doses.write_parquet(new / "doses.parquet")
         write_json(new / "adapters.json", adapters)
         log_means(tables["scores"], run)
         if "reasoning" in tables:
@@ -178,8 +176,7 @@ def log_means(scores: pl.DataFrame, run: Run) -> None:
     """Log mean choice mass and NLL by coefficient."""
     names = ("choice_mass", "nll")
     first = min(scores["form"])  # of both, the answers
-    raw = scores.filter((pl.col("dose") == RAW) & (pl.col("form") == first))
-    by_coefficient = raw.group_by("coefficient", maintain_order=True)
+    by_coefficient = scores.filter(form=first).group_by("coefficient", maintain_order=True)
     means = by_coefficient.agg(pl.col(names).mean()).sort("coefficient").to_dicts()
     run.metrics |= {f"{k}_at_{r['coefficient']:g}": r[k] for r in means for k in names}
     # A step must be whole: thousandths of the coefficient make a chart of dose in the UI.

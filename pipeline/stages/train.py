@@ -5,12 +5,19 @@ from typing import Any
 
 from pipeline.lm import processes
 from pipeline.lm.base import Base
-from pipeline.stages.base import log_fit, read_base, read_pairs, read_section, save_fit
+from pipeline.stages.base import (
+    log_fit,
+    read_base,
+    read_pairs,
+    read_rollouts,
+    read_section,
+    save_fit,
+)
 from pipeline.stages.stage import scratch, stage
 from pipeline.steering import METHODS
 from pipeline.steering.base import Pairs, PairSplits
 from pipeline.steering.certificate import certificate, check
-from pipeline.steering.dose import calibrate, cost_function
+from pipeline.steering.dose import Dose, calibrate
 from pipeline.steering.saved import load_steering
 from pipeline.steering.training.adapter import Adapter, LearnedParams, TrainingStudy
 from pipeline.study.params import Params
@@ -54,12 +61,11 @@ def keep(
     params: Params,
     about: dict[str, Any],
     folder: Path,
-) -> dict:
-    """Find the dose, save, certify what was saved; return the dose. A failure leaves no folder."""
-    cost = cost_function(base, adapter, calibration, params.dose.measure)
-    dose = calibrate(cost, params.dose)
+) -> Dose:
+    """Find the unit, save, certify what was saved; return the dose. A failure leaves no folder."""
+    dose = calibrate(base, adapter, read_rollouts(), params.dose)
     with new_folder(folder) as new:
-        save_fit(new, adapter, section.method, base, {**about, "dose": dose})
+        save_fit(new, adapter, section.method, base, about, dose)
         loaded = load_steering(new, base.manifest["weights_sha256"], base.model.device)
         figures = certificate(base, adapter, loaded, calibration.neutral[:4])
         write_json(new / "certificate.json", figures)

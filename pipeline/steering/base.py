@@ -53,6 +53,20 @@ class Update(NamedTuple):
     """[o]"""
 
 
+class Unit(NamedTuple):
+    """The raw coefficients, as sizes, that c = 1 and c = -1 stand for: each costs the budget."""
+
+    positive: float = 1.0
+    negative: float = 1.0
+
+    def raw(self, coefficient: Coefficient) -> Coefficient:
+        """Return coefficients in the method's own scale: what was trained or extracted is at 1."""
+        if isinstance(coefficient, Tensor):
+            scale = torch.where(coefficient > 0, self.positive, self.negative)
+            return coefficient * scale.to(coefficient.device)
+        return coefficient * (self.positive if coefficient > 0 else self.negative)
+
+
 class Pairs(NamedTuple):
     """Contrast pairs of one split, as rendered chats that end inside the same unfinished reply."""
 
@@ -92,7 +106,9 @@ class Study:
 
 
 class Attachable(Protocol):
-    """What scoring needs of a method."""
+    """What scoring needs of a method. Its coefficients are raw: see `Unit`."""
+
+    unit: Unit
 
     def hooks(self, model: PreTrainedModel, coefficient: Coefficient) -> Hooks:
         """Return what steers the model; it may be attached again while nothing is trained."""
@@ -125,6 +141,8 @@ class Trainable(Attachable, Protocol):
 
 class Hooked:
     """A method that steers by forward hooks alone."""
+
+    unit = Unit()
 
     def hooks(self, model: PreTrainedModel, coefficient: Coefficient) -> Hooks:
         return []

@@ -1,4 +1,4 @@
-"""Several adapters on one model at once, each with its own coefficient.
+"""Adapters in units, and several adapters on one model at once, each with its own coefficient.
 
 SVD adapters and LoRA on one module add up in any order; a DoRA scales what was attached before.
 """
@@ -13,7 +13,7 @@ from pipeline.support.errors import InputError
 
 
 class Composed(Steering):
-    """Fitted methods with a weight each: at c each is attached at c times its weight."""
+    """Fitted methods with a weight each: at c each is attached at c times its weight, in units."""
 
     label = "composition"
 
@@ -25,7 +25,7 @@ class Composed(Steering):
         return [
             hook
             for steering, weight in self.parts
-            for hook in steering.hooks(model, coefficient * weight)
+            for hook in steering.hooks(model, steering.unit.raw(coefficient * weight))
         ]
 
     def rewrite(self, messages, coefficient: float):
@@ -51,11 +51,18 @@ class Composed(Steering):
         return total
 
 
+def in_units(steering: Attachable) -> Composed:
+    """Return a fitted method whose c = 1 and c = -1 cost the budget."""
+    return Composed([(steering, 1.0)])
+
+
 def fitted(steering: Attachable, coefficient: float) -> list[tuple[Steering, float]]:
-    """Return the methods of a composition, or the one method, each with its own coefficient."""
+    """Return the methods of a composition, or the one method, each with its own raw coefficient."""
     if isinstance(steering, Composed):
         return [
-            own for part, weight in steering.parts for own in fitted(part, coefficient * weight)
+            own
+            for part, weight in steering.parts
+            for own in fitted(part, float(part.unit.raw(coefficient * weight)))
         ]
     if not isinstance(steering, Steering):
         raise TypeError(f"{steering!r} is no fitted method")

@@ -1,103 +1,178 @@
-"""The dose at which a method costs a fixed budget, found on calibration pairs only.
+"""One unit for all methods: c = 1 is the dose that costs a fixed budget, and so is c = -1.
 
-    cost(c) = mean over both signs and all shared tokens of the calibration texts without a persona
-              kl: KL(base || steered),   delta_nll: -log p_c + log p_ref of the text's own tokens
+    cost(c) = mean over the tokens of rollouts of KL(base || steered), nats per token
 
-It is the smallest c > 0 whose cost reaches the budget: doubled from a small start, then bisected.
-So methods compare at equal cost.
+The rollouts are short greedy replies of the base model to open prompts, so the cost is measured
+where a user would feel it. Each sign has a raw coefficient of its own. It is found by a secant on
+log c and log cost inside of a bracket, as steering-lite does for the 95th percentile.
 """
 
 import math
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Generator
+from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from pipeline.lm.base import Base
-from pipeline.lm.forward import ROWS, last_hidden, tails, token_kl, token_nll
-from pipeline.steering.base import Attachable, Pairs
-from pipeline.steering.pair_batches import pair_tensors
+from pipeline.lm.forward import before, kl_from, last_hidden, log_probs, tails
+from pipeline.lm.prompts import pad_left
+from pipeline.lm.trunk import on_trunk, run_trunk, trunk_depth
+from pipeline.steering.base import Attachable, Steering, Unit
+from pipeline.steering.rollouts import Rollouts
+from pipeline.support.errors import InputError
 from pipeline.support.section import Section
 
-Cost = Callable[[float], tuple[float, float]]
+UP, DOWN = math.log(4), math.log(16)  # the largest steps of the search
+SLOPES = (0.5, 4.0)  # of log cost on log c: a KL divergence begins with 2
+TRIES = 40
+CLOSED = 1e-4  # a bracket of log c that holds a jump of the cost
 
 
 class DoseParams(Section):
-    measure: Literal["kl", "delta_nll"]
-    """The cost on calibration texts without a persona: KL(base || steered), or the rise of NLL."""
     budget: float = Field(gt=0)
-    """What every method may cost: nats per token, the mean of both signs."""
+    """What c = 1 and c = -1 cost with every method: KL(base || steered), nats per token."""
+    tokens: int = Field(ge=1)
+    """The length of the base model's replies, its rollouts, on which the cost is measured."""
     max_coefficient: float = Field(gt=0)
-    """Where the search for a method's dose stops."""
-    start: float = Field(default=1 / 64, gt=0)
-    """The first coefficient that the search tries."""
+    """The largest raw coefficient that the search for the unit tries."""
     tolerance: float = Field(default=0.01, gt=0, lt=1)
     """How far from the budget a cost may be, as a share of it."""
 
 
-@torch.no_grad()
-def cost_function(base: Base, steering: Attachable, calibration: Pairs, measure: str) -> Cost:
-    """Return c -> cost (nats per token) at +c and at -c; the base model is run once."""
-    model = base.model
-    # Beside the positive text, so that the shared tokens are those after the persona's place.
-    pairs = Pairs(calibration.neutral, calibration.positive, calibration.neutral)
-    data = pair_tensors(base, pairs, 1)
-    parts = []
-    for start in range(0, len(data.lengths), ROWS):
-        batch = data.batch(list(range(start, min(start + ROWS, len(data.lengths)))))
-        ids, mask = batch.ids[:, 0], batch.mask[:, 0]
-        parts.append((ids, mask, batch.shared, last_hidden(model, ids, mask)))
-    count = sum(data.shared)
+class Cost(NamedTuple):
+    """KL divergence from the base model over all tokens of the rollouts, in nats."""
 
-    def by_token(c: float, ids: Tensor, mask: Tensor, shared: list[int], plain: Tensor) -> Tensor:
-        """Return the cost of each shared token, those at +c first."""
-        twice = ids.repeat(2, 1)
-        both = tails(2 * shared, ids.shape[-1], ids.device)
-        with steering.steer(model, torch.tensor([c, -c]).repeat_interleave(len(ids))):
-            hidden = last_hidden(model, twice, mask.repeat(2, 1))
-        if measure == "kl":
-            return token_kl(model, plain.repeat(2, 1, 1), hidden, both)
-        once = tails(shared, ids.shape[-1], ids.device)
-        own = token_nll(model, plain, ids, once)
-        return token_nll(model, hidden, twice, both) - own.repeat(2)
+    mean: float
+    p95: float
+
+
+Costs = Callable[[list[float]], list[Cost]]
+
+
+class Dose(NamedTuple):
+    """What c = 1 and c = -1 stand for and cost."""
+
+    unit: Unit
+    positive: Cost
+    negative: Cost
+    reached: bool | None
+    """Whether both cost the budget; None where the coefficient has no size."""
+
+    def record(self) -> dict[str, float | bool | None]:
+        """Return the columns of equal_cost.csv."""
+        return {
+            "raw_positive": self.unit.positive, "raw_negative": self.unit.negative,
+            "cost_positive": self.positive.mean, "cost_negative": self.negative.mean,
+            "p95_positive": self.positive.p95, "p95_negative": self.negative.p95,
+            "budget_reached": self.reached,
+        }  # fmt: skip
+
+
+@torch.no_grad()
+def cost_function(base: Base, steering: Attachable, rollouts: Rollouts) -> Costs:
+    """Return a function of raw coefficients to their costs, each once per forward pass.
+
+    The base model is run once, and so are the layers below those that the method touches.
+    """
+    model, pad = base.model, base.pad_id
+    counts = list(map(len, rollouts.replies))
+    ids, mask = pad_left(rollouts.texts(base, steering, 0.0), pad, base.device)
+    hidden = last_hidden(model, ids, mask)
+    plain = log_probs(model, before(hidden, tails(counts, ids.shape[1], base.device)))
+    depth = trunk_depth(model, steering.touched())
+    held = run_trunk(model, depth, lambda: last_hidden(model, ids, mask)) if depth else None
 
     @torch.no_grad()
-    def cost(c: float) -> tuple[float, float]:
-        total = torch.zeros(2, device=model.device)
-        for part in parts:
-            total += by_token(c, *part).view(2, -1).sum(1)
-        up, down = (total / count).tolist()
-        return up, down
+    def costs(coefficients: list[float]) -> list[Cost]:
+        rows = [text for c in coefficients for text in rollouts.texts(base, steering, c)]
+        together, seen = pad_left(rows, pad, base.device)
+        index = torch.arange(len(ids)).repeat(len(coefficients))
+        by_row = torch.tensor(coefficients).repeat_interleave(len(ids))
+        with (
+            steering.steer(model, by_row),
+            nullcontext() if held is None else on_trunk(model, depth, held, index),
+        ):
+            states = last_hidden(model, together, seen)
+        places = tails(len(coefficients) * counts, together.shape[1], base.device)
+        return [cost_of(own) for own in kl_from(model, plain, before(states, places))]
 
-    return cost
+    return costs
 
 
-def calibrate(cost: Cost, params: DoseParams) -> dict[str, float | bool]:
-    """Return the calibrated coefficient, its cost at both signs and whether it reached the budget.
+def cost_of(tokens: Tensor) -> Cost:
+    """Return mean and 95th percentile of the divergences [n] of tokens; infinite where any is."""
+    if not tokens.isfinite().all():
+        return Cost(math.inf, math.inf)  # the model has come apart
+    return Cost(tokens.mean().item(), tokens.quantile(0.95).item())
 
-    A budget that is never reached gives `max_coefficient` and says so.
+
+def calibrate(base: Base, steering: Steering, rollouts: Rollouts, params: DoseParams) -> Dose:
+    """Set the method's unit, and return it with its costs; without sizes ±1 are as they are."""
+    costs = cost_function(base, steering, rollouts)
+    if not steering.graded:
+        positive, negative = costs([1.0, -1.0])
+        return Dose(steering.unit, positive, negative, None)
+    (up, positive), (down, negative) = search(costs, params)
+    steering.unit = Unit(up, down)
+    reached = all(near(cost.mean, params) for cost in (positive, negative))
+    return Dose(steering.unit, positive, negative, reached)
+
+
+def near(cost: float, params: DoseParams) -> bool:
+    return abs(cost - params.budget) <= params.tolerance * params.budget
+
+
+def search(costs: Costs, params: DoseParams) -> list[tuple[float, Cost]]:
+    """Return the size and the cost of c > 0 and of c < 0; both signs share the forward passes."""
+    found: dict[float, tuple[float, Cost]] = {}
+    seen: dict[float, Cost] = {}
+    running = {sign: crossing(params) for sign in (1.0, -1.0)}
+    tried = {sign: sign * next(one) for sign, one in running.items()}
+    while tried:
+        seen |= dict(zip(tried.values(), costs(list(tried.values())), strict=True))
+        for sign, c in list(tried.items()):
+            try:
+                tried[sign] = sign * running[sign].send(seen[c].mean)
+            except StopIteration as end:
+                del tried[sign]
+                found[sign] = end.value, seen[sign * end.value]
+    return [found[1.0], found[-1.0]]
+
+
+def crossing(params: DoseParams) -> Generator[float, float, float]:
+    """Yield sizes to try, receive their costs, return the size that costs the budget.
+
+    A budget that is not reached returns `max_coefficient`; one that the cost leaps over, the
+    largest size below it. The search starts from 1.
     """
+    x, most = min(0.0, math.log(params.max_coefficient)), math.log(params.max_coefficient)
+    low, high, last = -math.inf, math.inf, None
+    for count in range(TRIES):
+        cost = yield math.exp(x)
+        if near(cost, params) or (cost < params.budget and x == most):
+            return math.exp(x)
+        y = math.log(max(cost, 1e-12) / params.budget)
+        low, high = (x, high) if y < 0 else (low, x)
+        if high - low < CLOSED:
+            break
+        aim = x - min(max(y / slope(last, (x, y)), -UP), DOWN)
+        last = x, y
+        inside = low < aim < high and not (count % 3 == 2 and low > -math.inf and high < math.inf)
+        x = min(aim if inside else (low + high) / 2, most)
+    if low == -math.inf:
+        raise InputError(
+            f"even a coefficient of {math.exp(high):.2g} costs more than the budget: fit the "
+            "method again with a lower learning rate"
+        )
+    return math.exp(low)
 
-    def measured(c: float) -> tuple[float, tuple[float, float]]:
-        both = cost(c)
-        mean = sum(both) / 2
-        # NaN: the model has come apart, so the dose is too high.
-        return math.inf if math.isnan(mean) else mean, both
 
-    low, high = 0.0, params.start
-    reached, both = measured(high)
-    while reached < params.budget and high < params.max_coefficient:
-        low, high = high, min(2 * high, params.max_coefficient)
-        reached, both = measured(high)
-    enough = reached >= params.budget
-    allowed = params.tolerance * params.budget
-    while enough and abs(reached - params.budget) > allowed and high - low > 1e-4 * high:
-        middle = (low + high) / 2
-        at_middle, both_at_middle = measured(middle)
-        if at_middle < params.budget:
-            low = middle
-        else:
-            high, reached, both = middle, at_middle, both_at_middle
-    return {"coefficient": high, "cost_up": both[0], "cost_down": both[1], "reached": enough}
+def slope(last: tuple[float, float] | None, now: tuple[float, float]) -> float:
+    """Return the slope of log cost on log c through two points, within its limits."""
+    if last is None or not math.isfinite(last[1] - now[1]) or last[0] == now[0]:
+        return 2.0
+    steep = (now[1] - last[1]) / (now[0] - last[0])
+    return min(max(steep, SLOPES[0]), SLOPES[1])

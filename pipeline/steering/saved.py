@@ -10,15 +10,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline.steering import METHODS
-from pipeline.steering.base import Attachable, Steering, attached, check_acts
+from pipeline.steering.base import Attachable, Steering, Unit, attached, check_acts
 from pipeline.support.errors import InputError
 from pipeline.support.files import new_folder, read_json, write_json
+
+NEEDED = {"weights_sha256", "method", "metadata", "unit"}
 
 
 def save_steering(folder: Path, method: str, steering: Steering, about: dict[str, Any]) -> None:
     """Write a method, whole or not at all; `about` says what it was fitted on."""
     content = {"method": method, **about}
     content |= {"summary": steering.summary, "metadata": steering.metadata()}
+    content["unit"] = steering.unit._asdict()
     tensors = {k: v.detach().cpu().contiguous() for k, v in steering.tensors().items()}
     with new_folder(folder) as new:
         save_file(tensors, new / "steering.safetensors")
@@ -49,7 +52,9 @@ def load_steering(folder: Path, weights_sha256: str, device: torch.device) -> St
     file = f"{folder}/steering.safetensors"
     tensors = read_tensors(folder, device)
     try:
-        return METHODS[about["method"]].load().load(tensors, about["metadata"])
+        steering = METHODS[about["method"]].load().load(tensors, about["metadata"])
+        steering.unit = Unit(**about["unit"])
+        return steering
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise InputError(
             f"{file} and steering.json do not fit together ({shortened(error)}): fit the method "
@@ -63,8 +68,9 @@ def read_about(folder: Path, weights_sha256: str) -> dict[str, Any]:
     if not file.exists():
         raise InputError(f"{folder} holds no steering.json: fit the method first (`dvc repro`)")
     about = read_json(file)
-    if not isinstance(about, dict) or not {"weights_sha256", "method", "metadata"} <= about.keys():
-        raise InputError(f"{file} lacks weights_sha256, method or metadata: fit the method again")
+    if not isinstance(about, dict) or not about.keys() >= NEEDED:
+        lacks = "weights_sha256, method, metadata or unit"
+        raise InputError(f"{file} lacks {lacks}: fit the method again")
     if about["method"] not in METHODS:
         raise InputError(
             f"{folder} holds the method {about['method']!r}, which is none of "

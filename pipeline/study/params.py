@@ -70,7 +70,7 @@ class Params(Section):
     seeds: Annotated[list[Seed], AfterValidator(check_unique), Field(min_length=1)]
     """Seeds of the learned methods."""
     coefficients: Annotated[list[float], AfterValidator(check_unique)]
-    """Where methods are measured: at 0, and at every other one with both signs."""
+    """Where methods are measured, in units: 0, ±1 (which cost dose.budget), and others by pairs."""
     rank: int = Field(ge=2)
     """How many singular triples of each target module an adapter may turn and scale."""
     device: str
@@ -111,8 +111,8 @@ class Params(Section):
     @field_validator("coefficients")
     @classmethod
     def both_arms(cls, values: list[float]) -> list[float]:
-        if len(values) < 3 or 0.0 not in values or {-c for c in values} != set(values):
-            said = "must hold 0 and, for each coefficient, its negative, e.g. [-1, 0, 1]"
+        if not {-1.0, 0.0, 1.0} <= set(values) or {-c for c in values} != set(values):
+            said = "must hold -1, 0, 1 and, for each coefficient, its negative, e.g. [-1, 0, 1]"
             raise ValueError(f"{values} {said}")
         return sorted(values)
 

@@ -16,6 +16,7 @@ SOURCES = Path("data/sources")
 MANIFEST = Path("models/base/manifest.json")
 CODE = Path("models/code")
 CHECKS = Path("models/checks")
+ROLLOUTS = CHECKS / "rollouts.json"
 SVD = Path("models/svd")
 COMPOSITION = Path("models/composition")
 PAIRS = Path("data/pairs")
@@ -55,6 +56,10 @@ def settle_variables() -> None:
 
 def behaviour_file(behaviour: str) -> Path:
     return BEHAVIOURS / f"{behaviour}.yaml"
+
+
+def prompts_file(name: str) -> Path:
+    return PROMPTS / f"{name}.json"
 
 
 def code_file(kind: str, name: str) -> Path:

@@ -25,6 +25,8 @@ class ModelParams(Section):
     """How the base model's linear modules are held: as they are, or in 8 or 4 bits."""
     answer_prefix: str = Field(default="auto", min_length=1)
     """What the reply to a dilemma begins with; auto: that which makes Yes and No likeliest."""
+    prompts: str = Field(default="open", pattern=r"^[a-z0-9_-]+$")
+    """A file data/raw/prompts/<id>.json of open prompts, for doses and coherence."""
 
 
 class PairsParams(Section):
@@ -111,8 +113,6 @@ class GenerationParams(Section):
     """How reasoning begins where the chat template knows no think block: a neutral phrase."""
     coherence_tokens: int = Field(ge=0)
     """Tokens written to each open prompt at every coefficient; 0 leaves coherence out."""
-    coherence_prompts: str = Field(pattern=r"^[a-z0-9_-]+$")
-    """A file data/raw/prompts/<id>.json: open for real models, reference for the bundled one."""
 
 
 class ScoringParams(Section):

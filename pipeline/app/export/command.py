@@ -115,18 +115,18 @@ def write(
     opened = open_adapter(folders, base, "cpu", held, weights=weights)
     manifest, model, adapter = opened.base.manifest, opened.base.model, opened.adapter
     about |= {key: about.get(key, manifest[key]) for key in ("source", "revision")}
-    about["text_only"] = text_only(opened.base)
+    about["text_only"], raw = text_only(opened.base), float(adapter.unit.raw(coefficient))
     match to:
         case "hub":
             copy_adapter(new, folders[0])
         case "vector":
-            found = named(vectors(adapter, coefficient), opened.base)
+            found = named(vectors(adapter, raw), opened.base)
             write_vectors(new / "vector.safetensors", found, described(about, coefficient))
         case "gguf":
-            layers = by_layer(vectors(adapter, coefficient), model)
+            layers = by_layer(vectors(adapter, raw), model)
             write_gguf(new / "vector.gguf", layers, model.config.get_text_config().model_type)
         case "bake":
-            changed = model.state_dict() | baked(adapter, model, coefficient)
+            changed = model.state_dict() | baked(adapter, model, raw)
             # The names of a multimodal checkpoint would fit no text decoder.
             original = not about["text_only"]
             model.save_pretrained(new, state_dict=changed, save_original_format=original)
@@ -134,7 +134,7 @@ def write(
         case "lora":
             from pipeline.app.export.lora import wrapped, write_lora  # peft takes seconds to import
 
-            with wrapped(model, updates(adapter, model, coefficient)) as peft_model:
+            with wrapped(model, updates(adapter, model, raw)) as peft_model:
                 write_lora(new, peft_model, opened.base)
     dtype = str(model.dtype).removeprefix("torch.")
     place = str(folder_of(manifest).resolve())
