@@ -35,7 +35,7 @@ def work(section, base, pairs, study) -> dict:
     """Train and score; what each process has at the end."""
     fitted = METHODS[section.method].load().fit(base, pairs, section, study, seed=0)
     scores = [
-        list(record.values())[1:]
+        [record[name] for name in ("coefficient", "log_odds", "choice_mass", "nll")]
         for record in score(replace(base, batch_size=4), ITEMS, fitted, [-1.0, 1.0])
     ]
     return {
