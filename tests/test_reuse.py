@@ -194,6 +194,27 @@ def test_logits_are_made_in_parts(model, monkeypatch):
     torch.testing.assert_close(few, forward.state_nll(model, states, targets))
 
 
+def test_logits_made_in_parts_are_made_again_for_the_gradient_and_it_is_the_same(
+    model, monkeypatch
+):
+    targets, base = torch.randint(5, 500, (1, 26)), torch.randn(1, 26, 64)
+    places = forward.tails([25], 26, CPU)
+
+    def gradient() -> torch.Tensor:
+        states = torch.randn(1, 26, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        with torch.enable_grad():
+            nll, shift = forward.token_shift(model, states, targets, places, base)
+            (nll.sum() + shift.sum()).backward()
+        return states.grad
+
+    whole, made = gradient(), []
+    monkeypatch.setattr(forward, "LOGITS", 10 * model.config.vocab_size)
+    plain = forward.to_logits
+    monkeypatch.setattr(forward, "to_logits", lambda *given: made.append(1) or plain(*given))
+    torch.testing.assert_close(gradient(), whole)
+    assert len(made) == 12  # three parts of two distributions, twice
+
+
 def test_one_text_per_dilemma_works(base):
     lone = [{"item_id": "a", "prompt": dilemma_prompt("You are a nurse.", "lie to the boss")}]
     assert_equal(*both(base, lone, direction(base.model, [2]), [-1.0, 1.0]))

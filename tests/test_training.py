@@ -36,6 +36,7 @@ def test_training_lowers_the_calibration_loss_and_widens_the_separation(fitted):
     assert held[moved][-1] < held[moved][0]
     assert fitted.summary["calibration_loss"] == pytest.approx(held["loss"].min(), abs=1e-5)
     assert held["step"].to_list() == [0, 3, 6, 9]
+    assert fitted.summary["best_step"] == held["step"][held["loss"].arg_min()]
 
 
 def test_the_history_has_every_step(fitted):

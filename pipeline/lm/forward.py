@@ -129,11 +129,11 @@ def in_chunks(model: PreTrainedModel, count: int, work: Callable[[slice], Tensor
 
 def state_nll(model: PreTrainedModel, states: Tensor, targets: Tensor) -> Tensor:
     """Return -log p (nats) [n] of tokens [n], each predicted from a final hidden state [n, d]."""
-    parts = [
-        F.cross_entropy(to_logits(model, states[part]), targets[part], reduction="none")
-        for part in chunks(model, len(targets))
-    ]
-    return torch.cat(parts)
+
+    def work(part: slice) -> Tensor:
+        return F.cross_entropy(to_logits(model, states[part]), targets[part], reduction="none")
+
+    return in_chunks(model, len(targets), work)
 
 
 def before(hidden: Tensor, places: Places) -> Tensor:
@@ -153,14 +153,16 @@ def token_shift(
     states = before(hidden, places)
     others = before(base, places)
     targets = ids[places.row, places.column]
-    losses, shifts = [], []
-    for part in chunks(model, len(targets)):
+
+    def work(part: slice) -> Tensor:
         log_p = to_logits(model, states[part]).log_softmax(-1)
         with torch.no_grad():
             own = to_logits(model, others[part]).softmax(-1)
-        losses.append(F.nll_loss(log_p, targets[part], reduction="none"))
-        shifts.append((log_p.exp() - own).abs().sum(-1) / 2)
-    return torch.cat(losses), torch.cat(shifts)
+        loss = F.nll_loss(log_p, targets[part], reduction="none")
+        return torch.stack([loss, (log_p.exp() - own).abs().sum(-1) / 2])
+
+    nll, shift = in_chunks(model, len(targets), work)
+    return nll, shift
 
 
 def token_entropy(model: PreTrainedModel, hidden: Tensor, places: Places) -> Tensor:

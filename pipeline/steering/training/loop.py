@@ -79,10 +79,10 @@ def optimise(
     else:
         task = contrasted(base, pairs, steering, loss, index, params)
     partwise = PartwiseObjective(task.objective, params.batch_size)
-    history, best_loss = minimise(partwise, task.splits, params, lr, generator, scratch)
+    history, best = minimise(partwise, task.splits, params, lr, generator, scratch)
     layer, neutral = decoder_layers(base.model)[index], pairs.calibration.neutral
     turned = orientation(base, steering, neutral, layer, task.direction, params.last_tokens, known)
-    return history, {"calibration_loss": best_loss, **turned}
+    return history, {**best, **turned}
 
 
 class Task(NamedTuple):
@@ -163,7 +163,7 @@ def minimise(
     lr: float,
     generator: torch.Generator,
     scratch: Scratch | None = None,
-) -> tuple[pl.DataFrame, float]:
+) -> tuple[pl.DataFrame, dict[str, float]]:
     """Minimise the sum of the loss terms; keep the parameters of the best calibration loss.
 
     With a scratch, an interrupted run goes on from its last checkpoint. There is one at each
@@ -210,7 +210,8 @@ def minimise(
             check_finite(state, lr, file)
             state.save(file)
     assign(parameters, state.best)
-    return history_frame(state.records), state.best_loss
+    best = {"calibration_loss": state.best_loss, "best_step": float(state.best_step)}
+    return history_frame(state.records), best
 
 
 def shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[list[int]]:
