@@ -8,12 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
+from pipeline.app import chat
 from pipeline.app.chat import HELP, Chat, dial
-from pipeline.app.opening import listed
+from pipeline.app.opening import Opened, listed
 from pipeline.cli import app
+from pipeline.steering.base import Sign
+from pipeline.steering.direction import Direction
 from pipeline.steering.methods.prompting import Prompting
 from pipeline.steering.saved import save_steering
 from pipeline.support.errors import InputError
@@ -239,3 +243,14 @@ def test_another_base_is_refused(place, monkeypatch):
     assert (
         "other was fitted on weights aaaaaaaaaaaa of reference, this base model has" in found.stderr
     )
+
+
+def test_an_undecided_sign_is_said_before_anything_is_answered(monkeypatch, capsys):
+    steering = Direction(["layer"], torch.ones(1, 2))
+    opened = Opened(None, steering)
+    monkeypatch.setattr(chat, "open_adapter", lambda *_, **__: opened)
+    chat.open_answer(["a"], None, "cpu", None, [])
+    assert capsys.readouterr().out == ""
+    steering.sign = Sign(False, "the behaviour has no probes")
+    chat.open_answer(["a"], None, "cpu", None, [])
+    assert "the sign is undecided: the behaviour has no probes" in capsys.readouterr().out

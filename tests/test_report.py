@@ -11,7 +11,8 @@ from pipeline.metrics.effects import seed_effects
 from pipeline.metrics.examples import AGAINST, LEAST, MOST, answers, examples, half_changes, pick
 from pipeline.metrics.scores import Evaluation
 from pipeline.report import figures, page
-from pipeline.report.context import ACTIONS, ahead, change, guesses, headline, said
+from pipeline.report.contents import marked
+from pipeline.report.context import ACTIONS, ahead, change, headline, left_out, said
 from pipeline.report.figures.look import stacked
 from pipeline.report.figures.words import name_of
 from pipeline.report.manifest import cells, digest, locked
@@ -217,7 +218,7 @@ def text(tmp_path, dilemmas) -> str:
             "generation": {"reasoning_tokens": 0, "coherence_tokens": 0}, "scoring": {"form": "both"}, "model": "tiny", "methods": ["innerpissa"],
             "statistics": {"nll_budget": 0.2, "coherent_share": 0.8},
         }, "manifest": {"model": "reference"},
-        "synthetic": "All of it.", "target": "Value/honesty", "oracle": [], "unit": 1.0, "n_dilemmas": 6, "budget": Dose, "measure": "KL", "opposite": [], "ahead": 10.0, "unreached": ["S-space"], "guessed": "", "sure": 2.0, "change": change,
+        "synthetic": "All of it.", "target": "Value/honesty", "oracle": [], "unit": 1.0, "n_dilemmas": 6, "budget": Dose, "measure": "KL", "opposite": [], "ahead": 10.0, "unreached": ["S-space"], "undecided": "", "sure": 2.0, "change": change,
         "pair": None, "log_odds_first": False, "n_random": 2, "examples": examples("innerpissa", moved, evaluation(dilemmas), 1.0),
         "headline": headline(planted()["equal"], ["innerpissa"], planted()["seeds"], EVEN, False), "setup": {"Model": "tiny"}, "name_of": name_of,
         "words": ACTIONS, "reproduction": {"commit": "abc"}, "manifest_text": "{}", "params_text": "model: <tiny>",
@@ -257,16 +258,21 @@ def test_the_page_escapes_and_describes(text):
     assert anchors <= set(ids)
 
 
-def test_a_sign_is_a_guess_below_two_standard_errors():
-    """|t| = 2 is the five per cent of a normal test, to which a sign at 1.9 does not come up."""
-    t = {("antipasto", 1): 0.04, ("innerpissa", 0): -40.0, ("lora", 0): -1.9, ("lora", 1): 2.1}
-    results = SimpleNamespace(sign_t=t, params=PARAMS)
-    guessed = Results.guessed.fget(results)
-    assert guessed == [("antipasto", 1), ("lora", 0)]
-    [line] = guesses(guessed, PARAMS.report.sure_sign)
-    assert "(|t| < 2), so that − could as well be +" in line
+def test_a_method_without_a_known_sign_is_named_and_marked_in_every_table():
+    signs = {("antipasto", 1): False, ("innerpissa", 0): True, ("lora", 0): False}
+    adapters = {cell: {"sign": {"decided": decided}} for cell, decided in signs.items()}
+    adapters["mean_diff", 0] = {"sign": None}
+    undecided = Results.undecided.fget(SimpleNamespace(adapters=adapters))
+    assert undecided == [("antipasto", 1), ("lora", 0)]
+    [line] = left_out(undecided)
     assert line.endswith(": AntiPaSTO, seed 1; LoRA, seed 0.")
-    assert guesses([], 2.0) == []
+    assert left_out([]) == []
+    table = pl.DataFrame({"Method": ["LoRA", "LoRA †", "InnerPiSSA"], "LoRA": ["1", "2", "3"]})
+    found = marked(table, ["LoRA", "AntiPaSTO"])
+    assert found.columns == ["Method", "LoRA (sign undecided)"]
+    assert found["Method"].to_list() == [
+        "LoRA (sign undecided)", "LoRA † (sign undecided)", "InnerPiSSA",
+    ]  # fmt: skip
 
 
 def test_the_headline_says_who_stands_out():

@@ -95,7 +95,7 @@ def test_an_edited_definition_changes_exactly_what_uses_it(copy, name, expected)
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        ("reference/world.yaml", {"reference", "composition"}),
+        ("reference/world.yaml", {"reference", "composition", "checks"}),
         ("report/page.html.jinja", {"report"}),
     ],
 )

@@ -14,6 +14,7 @@ from pipeline.report.figures.look import FREE, look_of, methods_of, style
 from pipeline.report.figures.words import name_of, parent
 from pipeline.report.page import ENTRIES
 from pipeline.steering import METHODS
+from pipeline.steering.base import Sign
 from pipeline.support.formats import as_html, latex, markdown
 from tests.test_metrics import make_items
 from tests.test_statistics import ask, study
@@ -166,9 +167,12 @@ def test_tables_render_in_every_form():
     names = ("zero", "restored", "reload", "inverse", "orthogonal", "angle")
     row = dict(zip(names, (0.0, 0.0, 0.0, 1.25e-7, 2e-6, 0.5), strict=True))
     measured = {("innerpissa", 0): row, ("lora", 1): row | dict.fromkeys(names[3:])}
-    sign_t = {("innerpissa", 0): -31.04, ("lora", 1): 0.3}
-    table = certificates(SimpleNamespace(certificates=measured, sign_t=sign_t))
-    assert table["|t| of the sign"].to_list() == ["31.0", "0.3"]
+    signs = [Sign(True, None, 31.04, 2.0, -3.0), Sign(False, "no probes")]
+    adapters = {cell: {"sign": s._asdict()} for cell, s in zip(measured, signs, strict=True)}
+    table = certificates(SimpleNamespace(certificates=measured, adapters=adapters))
+    assert table["t of the sign"].to_list() == ["31.0", "–"]
+    assert table["t at −c"].to_list() == ["-3.0", "–"]
+    assert table["Sign"].to_list() == ["decided", "undecided"]
     assert table["Largest angle (°)"].to_list() == ["28.6", "–"]
     assert table["|R(−c) − R(c)ᵀ|"].to_list() == ["1.2e-07", "–"]
     assert markdown(table).count("\n") == 4

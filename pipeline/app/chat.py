@@ -150,6 +150,8 @@ def open_answer(
 ) -> tuple[Answer, Steering]:
     """Return what answers a chat, and the adapter; `manner` are the last arguments of `answers`."""
     opened = open_adapter(adapters, model, device, quantisation, weights=weights)
+    if (sign := opened.adapter.sign) and not sign.decided:
+        print(f"warning: {sign.said}")
 
     def answer(messages: list[Message], coefficients: list[float]) -> Iterator[list[str]]:
         return answers(opened.base, opened.adapter, messages, coefficients, *manner)

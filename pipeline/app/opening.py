@@ -92,7 +92,9 @@ def composed(adapters: list[Steering], weights: Sequence[float]) -> Steering:
         )
     if len(adapters) == 1 and not weights:
         return adapters[0]
-    return Composed(list(zip(adapters, weights or [1.0] * len(adapters), strict=True)))
+    both = Composed(list(zip(adapters, weights or [1.0] * len(adapters), strict=True)))
+    both.sign = next((one.sign for one in adapters if one.sign and not one.sign.decided), None)
+    return both
 
 
 def attachable(folder: Path, base: Base | PreTrainedModel) -> Steering:

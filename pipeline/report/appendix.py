@@ -63,6 +63,12 @@ ABLATION: Columns = {
     "SD over seeds": show("seed_sd"),
     "Change": change("target_effect", "target_effect_whole"),
 }
+
+
+def statistic(t: float | None) -> str:
+    return NONE if t is None else f"{t:.1f}"
+
+
 CERTIFICATES: Columns = {
     "Adapter": lambda row: f"{method(row)}, seed {row['seed']}",
     "|logits(0) − base|": show("zero", error),
@@ -71,7 +77,10 @@ CERTIFICATES: Columns = {
     "|R(−c) − R(c)ᵀ|": show("inverse", error),
     "|RᵀR − I|": show("orthogonal", error),
     "Largest angle (°)": show("angle", degrees),
-    "|t| of the sign": show("sign_t", lambda t: f"{abs(t):.1f}"),
+    "t of the sign": show("t", statistic),
+    "t at +c": show("up_t", statistic),
+    "t at −c": show("down_t", statistic),
+    "Sign": lambda row: "decided" if row["decided"] else "undecided",
 }
 COMPOSITION: Columns = {
     "Effect": show("effect"),
@@ -139,7 +148,7 @@ def ablation(results: Results) -> pl.DataFrame:
 def certificates(results: Results) -> pl.DataFrame:
     """What was measured on each trained adapter, and how sure its sign is."""
     rows = [
-        {"method": method, "seed": seed, "sign_t": results.sign_t[method, seed], **row}
+        {"method": method, "seed": seed, **results.adapters[method, seed]["sign"], **row}
         for (method, seed), row in results.certificates.items()
     ]
     return build(rows, CERTIFICATES)

@@ -10,6 +10,7 @@ from pipeline.report import appendix, figures, statistics, tables
 from pipeline.report.figures.words import name_of
 from pipeline.report.results import Results
 
+UNDECIDED = " (sign undecided)"
 TABLES = {
     "source": tables.source,
     "equal_cost": tables.equal_cost,
@@ -34,7 +35,18 @@ TABLES = {
 def all_tables(results: Results) -> dict[str, pl.DataFrame]:
     """Return name -> table of strings, without those that have no rows."""
     built = {name: table(results) for name, table in TABLES.items()}
-    return {name: table for name, table in built.items() if table.height}
+    unknown = [name_of(method) for method in dict.fromkeys(m for m, _ in results.undecided)]
+    return {name: marked(table, unknown) for name, table in built.items() if table.height}
+
+
+def marked(table: pl.DataFrame, unknown: list[str]) -> pl.DataFrame:
+    """Mark methods in the rows and columns of a table of strings, where a sign is undecided."""
+
+    def mark(said: str) -> str:
+        return said + UNDECIDED if said.removesuffix(" †") in unknown else said
+
+    rows = [pl.col("Method").map_elements(mark, pl.String)] if "Method" in table.columns else []
+    return table.with_columns(rows).rename(mark)
 
 
 def draw(results: Results, folder: Path) -> dict[str, str]:

@@ -9,6 +9,7 @@ from pipeline.metrics.scores import SUFFIXES
 from pipeline.report.columns import in_log_odds
 from pipeline.report.figures.words import name_of
 from pipeline.report.results import Cell, Results
+from pipeline.steering.sign import SURE
 from pipeline.support.formats import interval, number, with_minus, with_sign
 
 SCORED = {
@@ -126,13 +127,10 @@ def both_ways(rows: pl.DataFrame, even_arms: float) -> str:
     )
 
 
-def guesses(guessed: list[Cell], sure_sign: float) -> list[str]:
-    """Say of which adapters the sign is a guess, so that the effect could be its opposite."""
-    undecided = (
-        f"With a sign that the calibration texts do not decide (|t| < {sure_sign:g}), so that − "
-        "could as well be +"
-    )
-    return [f"{undecided}: {adapters(guessed)}."] if guessed else []
+def left_out(undecided: list[Cell]) -> list[str]:
+    """Say which fits have no known sign: the lines before are not about their methods."""
+    said = "Left out, since the probes do not decide the sign, so that − could as well be +"
+    return [f"{said}: {adapters(undecided)}."] if undecided else []
 
 
 def setup(results: Results) -> dict[str, str]:
@@ -175,17 +173,18 @@ def context(results: Results, reproduction: dict[str, str], params_text: str) ->
     """Return the variables of the page's template and of the texts in page.yaml."""
     equal, params = results.tables["equal_cost"], results.params
     even, first = params.report.even_arms, results.log_odds_first
-    lines = headline(equal, params.methods, results.seed_effects, even, first)
+    unknown = pl.col("method").is_in([method for method, _ in results.undecided])
+    lines = headline(equal.filter(~unknown), params.methods, results.seed_effects, even, first)
     return {
         "params": params, "manifest": results.manifest, "synthetic": results.synthetic,
         "unit": results.unit, "target": results.target.label, "opposite": results.target.opposite,
         "oracle": results.oracle, "n_dilemmas": results.n_dilemmas, "budget": params.dose,
         "measure": MEASURE, "pair": params.composition,
         "examples": results.examples, "ahead": ahead(equal, first),
-        "log_odds_first": first, "guessed": adapters(results.guessed),
+        "log_odds_first": first, "undecided": adapters(results.undecided),
         "n_random": results.n_random,
-        "sure": params.report.sure_sign, "unreached": list(map(name_of, results.unreached)),
-        "headline": lines + guesses(results.guessed, params.report.sure_sign),
+        "sure": SURE, "unreached": list(map(name_of, results.unreached)),
+        "headline": lines + left_out(results.undecided),
         "setup": setup(results), "name_of": name_of, "change": change, "words": ACTIONS,
         "reproduction": reproduction, "manifest_text": json.dumps(results.manifest, indent=2),
         "params_text": params_text,

@@ -104,14 +104,10 @@ class Results:
         return self.tables["equal_cost"].filter(missed)["method"].to_list()
 
     @property
-    def sign_t(self) -> dict[Cell, float]:
-        """The t, over calibration texts, of the movement that decides each adapter's sign."""
-        return {cell: self.adapters[cell]["summary"]["orientation_t"] for cell in self.certificates}
-
-    @property
-    def guessed(self) -> list[Cell]:
-        """Trained adapters whose sign the calibration texts do not decide."""
-        return [cell for cell, t in self.sign_t.items() if abs(t) < self.params.report.sure_sign]
+    def undecided(self) -> list[Cell]:
+        """Fits whose sign is free, and which the probes do not decide."""
+        signs = {cell: adapter["sign"] for cell, adapter in self.adapters.items()}
+        return [cell for cell, sign in signs.items() if sign and not sign["decided"]]
 
     @cached_property
     def seed_effects(self) -> pl.DataFrame:

@@ -10,9 +10,10 @@ from pipeline.lm.base import Base
 from pipeline.lm.load import load_model, load_tokenizer
 from pipeline.steering import METHODS
 from pipeline.steering.base import Steering
-from pipeline.steering.dose import Dose
+from pipeline.steering.dose import Dose, calibrate
 from pipeline.steering.rollouts import Rollouts
 from pipeline.steering.saved import save_steering
+from pipeline.steering.sign import Asked, decide
 from pipeline.study.params import Params
 from pipeline.study.tracking import Run
 from pipeline.support import schemas
@@ -95,6 +96,23 @@ def read_section(method: str, learned: bool) -> Any:
     return section
 
 
+def read_probes() -> Asked | None:
+    """Return what the base makes of the behaviour's probes; None where there are none."""
+    content = read_json(CHECKS / "probes.json", "checks")
+    return Asked(**content) if content else None
+
+
+def place_dial(base: Base, steering: Steering, asked: Asked | None, params: Params) -> Dose:
+    """Return the dose of a fitted method; where its sign is free, let the probes set it there."""
+    dose = calibrate(base, steering, read_rollouts(), params.dose)
+    if steering.free_sign:
+        steering.sign = decide(base, steering, asked)
+        print(steering.sign.said)
+        if steering.sign.flipped:
+            dose = Dose(steering.unit, dose.negative, dose.positive, dose.reached)
+    return dose
+
+
 def save_fit(
     folder: Path, steering: Steering, method: str, base: Base, about: dict[str, Any], dose: Dose
 ) -> None:
@@ -116,4 +134,9 @@ def log_fit(steering: Steering, run: Run, folder: Path, dose: Dose) -> None:
             run.curve(named)
     known = {key: float(value) for key, value in dose.record().items() if value is not None}
     run.log(steering.summary | {f"dose_{key}": value for key, value in known.items()})
+    if steering.sign:
+        figures = {key: value for key, value in steering.sign._asdict().items() if key != "why"}
+        run.log(
+            {f"sign_{key}": float(value) for key, value in figures.items() if value is not None}
+        )
     run.record(folder)

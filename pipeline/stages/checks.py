@@ -2,10 +2,12 @@
 
 `prefix.json` says what the reply to a dilemma begins with. `elicitation.json` says how far
 the personas move the model. `rollouts.json` holds what it writes to open prompts, on which
-doses are measured. Fits depend on the last one, and so run after the checks.
+doses are measured, and `probes.json` how the personas answer. Fits depend on these two, and so
+run after the checks.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from pipeline.lm.base import Base
@@ -18,10 +20,13 @@ from pipeline.stages.base import read_base, read_controls, read_items, read_pair
 from pipeline.stages.stage import stage
 from pipeline.steering.elicitation import FEW, persona_shift
 from pipeline.steering.rollouts import Rollouts
+from pipeline.steering.sign import SURE, Asked
 from pipeline.steering.untouched import Untouched
+from pipeline.study.behaviours import load_behaviour
+from pipeline.study.probes import ask
 from pipeline.support.errors import InputError
 from pipeline.support.files import new_folder, read_json, write_json
-from pipeline.support.paths import CHECKS, PREFIX_QUESTIONS, ROLLOUTS, prompts_file
+from pipeline.support.paths import CHECKS, PREFIX_QUESTIONS, ROLLOUTS, behaviour_file, prompts_file
 from pipeline.support.schemas import ANSWERS
 
 SHIFT_PAIRS = 64  # training pairs whose predictions are compared: some thousand tokens
@@ -44,6 +49,10 @@ def main() -> None:
         prefix, mass = next(iter(masses.items()))
         if ANSWERS in params.scoring.forms:
             judge_mass(params.model, settings.answer_prefix, prefix, mass, params)
+        behaviour = load_behaviour(behaviour_file(params.behaviour))
+        base = replace(base, answer_prefix=prefix)
+        asked = ask(base, behaviour, params.behaviour, params.model)
+        judge_probes(asked)
         some = frame.filter(split="train").head(SHIFT_PAIRS)
         shift = persona_shift(base, some["positive"].to_list(), some["negative"].to_list())
         judge_shift(shift)
@@ -53,6 +62,7 @@ def main() -> None:
             write_json(new / "prefix.json", {"prefix": prefix, "choice_mass": masses})
             write_json(new / "elicitation.json", {"persona_shift": shift, "few": FEW})
             replies.write(new / ROLLOUTS.name)
+            write_json(new / "probes.json", asked._asdict() if asked else None)
             run.record(new)
 
 
@@ -106,6 +116,22 @@ def judge_mass(model: str, asked: str, prefix: str, mass: float, params: Any) ->
         )
     else:
         print(f"warning: {said}: its scores say little; models.{model}.answer_prefix auto may help")
+
+
+def judge_probes(asked: Asked | None) -> None:
+    """Say before any fit whether the probes can decide a sign."""
+    if asked is None:
+        print("warning: the behaviour has no probes, so that no sign will be decided: write some")
+        return
+    print(
+        f"the personas answer {sum(asked.counts)} of {len(asked.counts)} probes as named "
+        f"(t = {asked.t:.1f})"
+    )
+    if not asked.t >= SURE:
+        print(
+            "warning: they do not move the probes as named, so that no sign will be decided: take "
+            "a stronger persona, more probes or a larger model"
+        )
 
 
 def judge_shift(shift: float) -> None:

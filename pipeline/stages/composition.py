@@ -22,6 +22,7 @@ from pipeline.steering.training.adapter import Adapter
 from pipeline.study.behaviours import Behaviour, load_behaviour
 from pipeline.study.pairs import build_pairs, load_suffixes, renderer
 from pipeline.study.params import Params
+from pipeline.study.probes import ask
 from pipeline.support.files import new_file, new_folder
 from pipeline.support.paths import COMPOSITION, REPORTS, SUFFIXES, behaviour_file
 
@@ -68,7 +69,9 @@ def main() -> None:
                     pairs = pairs_of(one, base.tokenizer, params)
                     adapter = fit(base, pairs, section, params, wanted.seed)
                     about = {"behaviour": name, "seed": wanted.seed}
-                    keep(adapter, base, pairs.calibration, section, params, about, folder / name)
+                    asked = ask(base, one, name, params.model)
+                    place = folder / name
+                    keep(adapter, base, pairs.calibration, asked, section, params, about, place)
                     adapters.append(adapter)
                 for name, one in behaviours.items():
                     items = build_items(params.evalsets.reference, name)

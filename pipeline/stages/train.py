@@ -7,9 +7,10 @@ from pipeline.lm import processes
 from pipeline.lm.base import Base
 from pipeline.stages.base import (
     log_fit,
+    place_dial,
     read_base,
     read_pairs,
-    read_rollouts,
+    read_probes,
     read_section,
     save_fit,
 )
@@ -17,8 +18,9 @@ from pipeline.stages.stage import scratch, stage
 from pipeline.steering import METHODS
 from pipeline.steering.base import Pairs, PairSplits
 from pipeline.steering.certificate import certificate, check
-from pipeline.steering.dose import Dose, calibrate
+from pipeline.steering.dose import Dose
 from pipeline.steering.saved import load_steering
+from pipeline.steering.sign import Asked
 from pipeline.steering.training.adapter import Adapter, LearnedParams, TrainingStudy
 from pipeline.study.params import Params
 from pipeline.support.files import new_folder, write_json
@@ -35,7 +37,8 @@ def main(method: str, seed: int) -> None:
         adapter = fit(base, pairs, section, params, seed, kept)
         if processes.is_main():
             about = {"behaviour": params.behaviour, "seed": seed}
-            dose = keep(adapter, base, pairs.calibration, section, params, about, folder)
+            asked = read_probes()
+            dose = keep(adapter, base, pairs.calibration, asked, section, params, about, folder)
             log_fit(adapter, run, folder, dose)
 
 
@@ -57,13 +60,14 @@ def keep(
     adapter: Adapter,
     base: Base,
     calibration: Pairs,
+    asked: Asked | None,
     section: LearnedParams,
     params: Params,
     about: dict[str, Any],
     folder: Path,
 ) -> Dose:
-    """Find the unit, save, certify what was saved; return the dose. A failure leaves no folder."""
-    dose = calibrate(base, adapter, read_rollouts(), params.dose)
+    """Set the dial, save, certify what was saved; return the dose. A failure leaves no folder."""
+    dose = place_dial(base, adapter, asked, params)
     with new_folder(folder) as new:
         save_fit(new, adapter, section.method, base, about, dose)
         loaded = load_steering(new, base.manifest["weights_sha256"], base.model.device)

@@ -81,6 +81,33 @@ class Pairs(NamedTuple):
         return cls(*(part[column].to_list() for column in cls._fields))
 
 
+class Sign(NamedTuple):
+    """Whether +c is known to be the positive persona, asked by probes at the dose."""
+
+    decided: bool
+    why: str | None = None
+    """Why it is not decided."""
+    t: float | None = None
+    """Of the movement from -c to +c, over probes; that of each arm is against c = 0."""
+    up_t: float | None = None
+    down_t: float | None = None
+    flipped: bool = False
+    """Whether the probes turned the sign around."""
+
+    @property
+    def said(self) -> str:
+        """The decision in words."""
+        if not self.decided:
+            return f"the sign is undecided: {self.why}, so +1 may be either persona"
+        one = "" if self.both_ways else ", but one arm goes the wrong way"
+        return f"the probes decide the sign (t = {self.t:.1f}){one}"
+
+    @property
+    def both_ways(self) -> bool:
+        """Whether +c moves the probes up and -c moves them down."""
+        return (self.up_t or 0.0) > 0 > (self.down_t or 0.0)
+
+
 class PairSplits(NamedTuple):
     """All that a method may learn from: pairs to fit on, and held-out ones to choose by."""
 
@@ -177,17 +204,25 @@ class Steering(Hooked):
     """Whether it is trained, and so has seeds."""
     graded: ClassVar[bool] = True
     """Whether the coefficient has a size; if not, only its sign counts."""
+    free_sign: ClassVar[bool] = False
+    """Whether the fit leaves open which sign is the positive persona; if so it has a `flip`."""
 
     def __init__(self) -> None:
         self.history: pl.DataFrame | None = None
         """Training curves, one row per step and split, where there was training."""
         self.summary: dict[str, float] = {}
         """Figures of the fit, from pairs only."""
+        self.sign: Sign | None = None
+        """What probes say of its sign; None where the method itself defines it."""
 
     @classmethod
     def draws(cls, section: Any) -> int:
         """Return how often an untrained method is fitted, with another seed each time."""
         return 1
+
+    def flip(self) -> None:
+        """Exchange the meanings of +c and -c, exactly."""
+        raise NotImplementedError
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all that must be saved besides `metadata`."""

@@ -64,6 +64,9 @@ class Direction(Steering):
             for site, vector in zip(self.sites, self.vectors, strict=True)
         ]
 
+    def flip(self) -> None:
+        self.vectors = -self.vectors
+
     def touched(self) -> list[str]:
         return self.sites
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline.steering import METHODS
-from pipeline.steering.base import Attachable, Steering, Unit, attached, check_acts
+from pipeline.steering.base import Attachable, Sign, Steering, Unit, attached, check_acts
 from pipeline.support.errors import InputError
 from pipeline.support.files import new_folder, read_json, write_json
 
@@ -22,6 +22,7 @@ def save_steering(folder: Path, method: str, steering: Steering, about: dict[str
     content = {"method": method, **about}
     content |= {"summary": steering.summary, "metadata": steering.metadata()}
     content["unit"] = steering.unit._asdict()
+    content["sign"] = steering.sign._asdict() if steering.sign else None
     tensors = {k: v.detach().cpu().contiguous() for k, v in steering.tensors().items()}
     with new_folder(folder) as new:
         save_file(tensors, new / "steering.safetensors")
@@ -54,6 +55,7 @@ def load_steering(folder: Path, weights_sha256: str, device: torch.device) -> St
     try:
         steering = METHODS[about["method"]].load().load(tensors, about["metadata"])
         steering.unit = Unit(**about["unit"])
+        steering.sign = Sign(**about["sign"]) if about.get("sign") else None
         return steering
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise InputError(

@@ -1,9 +1,9 @@
 """A behaviour: two personas in words, and the label that is its effect on each evaluation set."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.support.errors import InputError
 from pipeline.support.files import visible
@@ -29,7 +29,14 @@ def differ(personas: tuple[str, str]) -> tuple[str, str]:
     return personas
 
 
+def questions(side: list[str]) -> list[str]:
+    if odd := [one for one in side if not one.endswith("?")]:
+        raise ValueError(f"{odd[0]!r} is no question: end it with a question mark")
+    return side
+
+
 Persona = Annotated[str, Field(pattern=r"\S")]
+Questions = Annotated[list[Persona], AfterValidator(questions), Field(min_length=2)]
 
 
 class Target(Section):
@@ -46,6 +53,24 @@ class Engineered(Section):
     """The long prompt for c = -1."""
 
 
+class Probes(Section):
+    """General Yes-or-No questions that tell the poles apart; none is an evaluation item."""
+
+    yes: Questions
+    """Those to which the positive persona says Yes and the negative one No."""
+    no: Questions
+    """Those to which it says No: as many, so that saying Yes to everything decides nothing."""
+
+    @model_validator(mode="after")
+    def balanced(self) -> Self:
+        if len(self.yes) != len(self.no):
+            said = f"{len(self.yes)} questions under yes and {len(self.no)} under no"
+            raise ValueError(f"{said}: write equally many")
+        if len({*self.yes, *self.no}) < 2 * len(self.yes):
+            raise ValueError("a question occurs twice: write another one")
+        return self
+
+
 class Behaviour(Section):
     template: Annotated[str, AfterValidator(has_persona)]
     """The sentence that a persona is put into, at {persona}."""
@@ -53,8 +78,10 @@ class Behaviour(Section):
     """Wordings of the positive and the negative persona; contrast pairs take them in turn."""
     engineered: Engineered | None = None
     """Two long prompts, for prompting with wording: engineered."""
-    targets: dict[str, Target]
-    """What counts as the effect, by the id of the evaluation set."""
+    probes: Probes | None = None
+    """Questions that decide which sign of c is the positive persona; without them none is."""
+    targets: dict[str, Target] = {}
+    """What counts as the effect, by the id of the evaluation set; without it, free texts alone."""
 
     def sentences(self) -> list[tuple[str, str]]:
         """Return the persona sentences (positive, negative)."""

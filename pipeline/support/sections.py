@@ -145,7 +145,5 @@ class StatisticsParams(Section):
 
 
 class ReportParams(Section):
-    sure_sign: float = Field(gt=0)
-    """An adapter's sign whose |t| over calibration texts is smaller is called a guess."""
     even_arms: float = Field(ge=0, le=1)
     """A method moves both ways if its weaker arm is at least this share of the stronger one."""

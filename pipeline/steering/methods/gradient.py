@@ -55,6 +55,7 @@ class Gradient(Direction):
     label = "gradient direction"
     source = "InnerPiSSA, M. J. Clark, https://github.com/wassname/InnerPiSSA"
     look = Look("#332288", "*")
+    free_sign = True
 
     @classmethod
     def fit(

@@ -3,7 +3,8 @@
     v = the first right singular vector of D [n, d], D_i = h+_i - h-_i (less their mean if centred)
 
 Centring, as sklearn does it, removes the mean difference, the direction common to all pairs. So it
-is an option and not the default. The sign is the majority vote of the training pairs.
+is an option and not the default. The sign is the majority vote of the training pairs, until the
+probes have been asked (steering/sign.py).
 
 Source: RepE (Zou et al., arXiv 2310.01405) and repeng (github.com/vgel/repeng).
 """
@@ -25,6 +26,7 @@ class Pca(PairDirection):
     label = "PCA"
     source = "repeng, T. Vogel, https://github.com/vgel/repeng"
     look = Look("#56B4E9", "P")
+    free_sign = True
 
     @classmethod
     def unit_directions(cls, differences: Tensor, section: PcaParams, seed: int) -> Tensor:

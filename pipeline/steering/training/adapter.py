@@ -101,6 +101,7 @@ class Adapter(Steering):
     """`LearnedModule`s by the target's dotted name. Subclasses say how they are built."""
 
     learned = True
+    free_sign = True
     section: ClassVar[type[LearnedParams]] = LearnedParams
     shape_fields: ClassVar[tuple[str, ...]] = ()
     """The fields of the section that a saved adapter needs besides its tensors."""
