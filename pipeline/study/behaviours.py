@@ -81,7 +81,7 @@ class Behaviour(Section):
     probes: Probes | None = None
     """Questions that decide which sign of c is the positive persona; without them none is."""
     targets: dict[str, Target] = {}
-    """What counts as the effect, by the id of the evaluation set; without it, free texts alone."""
+    """What counts as the effect, by the id of the evaluation set; a set without one is refused."""
 
     def sentences(self) -> list[tuple[str, str]]:
         """Return the persona sentences (positive, negative)."""
