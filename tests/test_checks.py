@@ -16,9 +16,9 @@ from pipeline.scoring.coherence import free_texts
 from pipeline.scoring.reasoning import reason
 from pipeline.scoring.score import score
 from pipeline.scoring.wording import dilemma_prompt
-from pipeline.steering.base import PairSplits
 from pipeline.steering.dose import cost_function
 from pipeline.steering.elicitation import persona_shift
+from pipeline.steering.rollouts import Rollouts
 from pipeline.steering.untouched import Untouched
 from pipeline.support.sections import ModelParams
 from tests.architectures import GROUPED, SIZES, WIDTH
@@ -128,14 +128,14 @@ def test_whoever_runs_a_text_refuses_one_that_is_too_long(config, options, token
     item = {"item_id": "0", "prompt": dilemma_prompt("The lamp is broken. " * 8, "Say so.")}
     chat = [{"role": "user", "content": item["prompt"]}]
     texts = frame["positive"].to_list(), frame["negative"].to_list()
+    replies = Rollouts([item["prompt"]], [[1, 2]], {})
     for said, call, *arguments in (
         ("too long for the 24 positions", score, base, [item], Untouched(), [0.0]),
         ("than the model's 24", reason, base, [item], Untouched(), [0.0], 4, "Well."),
         ("than the model's 24", free_texts, base, [item["prompt"]], Untouched(), [0.0], 4),
         ("than the model's 24", next, answers(base, Untouched(), chat, [0.0], 4)),
         ("too long for the 24 positions", persona_shift, base, *texts),
-        ("too long for the 24 positions", cost_function, base, Untouched(),
-         PairSplits.of(frame).calibration, "kl"),
+        ("too long for the 24 positions", cost_function, base, Untouched(), replies),
     ):  # fmt: skip
         refused(said, call, *arguments)
 
