@@ -6,8 +6,20 @@ ACTIVE = PATH="$$PWD/$(BIN):$$PATH"
 PORT ?= 5000
 READY := .venv/.ready
 
+# Independent cells run side by side: JOBS of them, by default one per GPU or, on a CPU, per core.
 repro: $(READY)
-	$(ACTIVE) dvc repro
+	$(ACTIVE) python -m pipeline repro $(if $(JOBS),--jobs $(JOBS))
+
+# Named studies in workspaces of their own (.dvc/tmp/studies): a quick look, and all methods and seeds.
+quick: $(READY)
+	$(BIN)/python -m pipeline study quick $(if $(JOBS),--jobs $(JOBS))
+
+study: $(READY)
+	$(BIN)/python -m pipeline study full --keep reports/full $(if $(JOBS),--jobs $(JOBS))
+
+# Renews models/bundled, the trained adapter that `chat` opens where models/adapters has none.
+bundle: repro
+	$(BIN)/python -m pipeline bundle
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow"
@@ -73,4 +85,4 @@ $(READY): pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[dev]"
 	touch $(READY)
 
-.PHONY: repro test test-all lint ablations variants smollm2 ui
+.PHONY: repro quick study bundle test test-all lint ablations variants smollm2 ui

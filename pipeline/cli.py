@@ -23,7 +23,8 @@ SAVED = "A saved adapter: a folder such as models/adapters/innerpissa/seed0, or 
 Method = Annotated[str, typer.Argument(help="A method id of params.yaml.")]
 Seed = Annotated[int, typer.Argument(help="A seed of params.yaml.")]
 Adapter = Annotated[
-    list[str], typer.Option("--adapter", help=SAVED + " Repeat for several at once.")
+    list[str],
+    typer.Option("--adapter", help=SAVED + " Repeat for several at once; else the trained one."),
 ]
 Weights = Annotated[
     list[float],
@@ -114,6 +115,7 @@ plain(
     "doctor", "app.doctor", "Say what is wrong with this set-up and what to do; exits with 1 then."
 )
 plain("readme", "app.readme", "Fill the blocks of README.md: results, methods, the tree.")
+plain("bundle", "app.bundled", "Keep the trained adapter of the bundled model in the repository.")
 plain(
     "null-studies",
     "bench.null_page",
@@ -144,7 +146,7 @@ def compare(
 @app.command()
 def steer(
     prompt: Annotated[str, typer.Argument(help="What to ask.")],
-    adapter: Adapter,
+    adapter: Adapter = [],  # noqa: B006
     coefficients: Annotated[
         list[float], typer.Option("-c", help="A coefficient; repeat for several.")
     ] = [-1.0, 0.0, 1.0],  # noqa: B006
@@ -165,7 +167,7 @@ def steer(
 
 @app.command()
 def chat(
-    adapter: Adapter,
+    adapter: Adapter = [],  # noqa: B006
     coefficients: Annotated[
         list[float],
         typer.Option("-c", help="One sets the dial: -c, 0 and c; several are shown as they are."),
@@ -235,6 +237,27 @@ def bench(
     and 1 backward on the same rows, modules and rank; decoding against the base model.
     """
     call("bench.command", "main", model, layers, width, device, repeats, dilemmas, tokens, out)
+
+
+@app.command()
+def repro(
+    jobs: Annotated[
+        int | None,
+        typer.Option(help="How many cells run at once; by default one per GPU, else per core."),
+    ] = None,
+) -> None:
+    """Run the study by `dvc repro`, independent cells side by side."""
+    call("app.repro", "main", jobs)
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="A file studies/<name>.yaml.")],
+    jobs: Annotated[int | None, typer.Option(help="How many cells run at once.")] = None,
+    keep: Annotated[str | None, typer.Option(help="A folder for copies of the tables.")] = None,
+) -> None:
+    """Run a named study in a workspace of its own and print its table."""
+    call("app.study", "main", name, jobs, keep)
 
 
 @app.command()

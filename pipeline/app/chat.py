@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.app.answers import answers
+from pipeline.app.bundled import default_adapter
 from pipeline.app.opening import open_adapter
 from pipeline.lm.prompts import Message
 from pipeline.steering.base import Steering
@@ -149,7 +150,9 @@ def open_answer(
     *manner,
 ) -> tuple[Answer, Steering]:
     """Return what answers a chat, and the adapter; `manner` are the last arguments of `answers`."""
-    opened = open_adapter(adapters, model, device, quantisation, weights=weights)
+    opened = open_adapter(
+        adapters or [default_adapter()], model, device, quantisation, weights=weights
+    )
     if (sign := opened.adapter.sign) and not sign.decided:
         print(f"warning: {sign.said}")
 

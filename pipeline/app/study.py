@@ -1,0 +1,77 @@
+"""A named study in a workspace of its own: params.yaml and the results of the checkout stay."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pipeline.study.params import Params
+from pipeline.support.errors import InputError
+from pipeline.support.files import new_folder
+from pipeline.support.paths import REPORTS
+from pipeline.support.section import parse, read_yaml
+
+STUDIES = Path("studies")
+WORKSPACES = Path(".dvc/tmp/studies")
+SOURCES = ("pipeline", "data/raw", "models/reference", ".dvc/config", ".dvcignore", "dvc.yaml")
+SHOWN = Path("tables/source.md")
+KEPT = ("arms.csv", "equal_cost.csv", "tables")
+
+
+def main(name: str, jobs: int | None, keep: str | None) -> None:
+    """Run studies/<name>.yaml, print its table, copy its tables to the folder `keep`.
+
+    Raises InputError for a study that is not there or not valid. What a killed run had stays.
+    """
+    known = sorted(file.stem for file in STUDIES.glob("*.yaml"))
+    if name not in known:
+        raise InputError(f"there is no study {name!r} in {STUDIES}: take {', '.join(known)}")
+    params = merged(read_yaml("params.yaml"), read_yaml(STUDIES / f"{name}.yaml"))
+    parse(Params, params, STUDIES / f"{name}.yaml")
+    folder = prepare(WORKSPACES / name, params)
+    command = [sys.executable, "-m", "pipeline", "repro"] + (["--jobs", str(jobs)] if jobs else [])
+    plain = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
+    plain["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{plain.get('PATH', '')}"
+    code = subprocess.run(
+        command, cwd=folder, env={"INNERPISSA_TRACKING": "off"} | plain
+    ).returncode
+    if code:
+        sys.exit(code)
+    print((folder / REPORTS / SHOWN).read_text(encoding="utf-8"))
+    print(f"the whole page: {folder / REPORTS / 'report.html'}")
+    if keep:
+        with new_folder(Path(keep)) as new:
+            for each in KEPT:
+                copy(folder / REPORTS / each, new / each)
+
+
+def merged(whole: Any, changes: Any) -> Any:
+    """Return a tree with some values replaced; mappings are merged, all else is replaced."""
+    if not (isinstance(whole, dict) and isinstance(changes, dict)):
+        return changes
+    return whole | {key: merged(whole.get(key), value) for key, value in changes.items()}
+
+
+def prepare(folder: Path, params: dict[str, Any]) -> Path:
+    """Bring the code, the inputs and params.yaml to a workspace; results of before stay there."""
+    for source in SOURCES:
+        if Path(source).is_dir():
+            shutil.rmtree(folder / source, ignore_errors=True)
+        copy(Path(source), folder / source)
+    local = folder / ".dvc/config.local"
+    local.write_text("[core]\n    no_scm = true\n", encoding="utf-8")
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        YAML(typ="safe").dump(params, file)
+    return folder
+
+
+def copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, target)
