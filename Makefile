@@ -17,6 +17,16 @@ quick: $(READY)
 study: $(READY)
 	$(BIN)/python -m pipeline study full --keep reports/full $(if $(JOBS),--jobs $(JOBS))
 
+# Real weights: SmolLM2 on `everyday`, and on MoralChoice where MORALCHOICE=<folder of its two files>.
+real: $(READY) smollm2
+	$(BIN)/python -m pipeline study smollm2 --keep reports/smollm2/everyday $(if $(JOBS),--jobs $(JOBS))
+ifdef MORALCHOICE
+	MORALCHOICE="$(abspath $(MORALCHOICE))" $(BIN)/python -m pipeline study smollm2_moralchoice \
+	  --keep reports/smollm2/moralchoice $(if $(JOBS),--jobs $(JOBS))
+else
+	@echo 'MoralChoice is left out: name the folder of its two CSV files, make real MORALCHOICE=<folder>'
+endif
+
 # Renews models/bundled, the trained adapter that `chat` opens where models/adapters has none.
 bundle: repro
 	$(BIN)/python -m pipeline bundle
@@ -85,4 +95,4 @@ $(READY): pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[dev]"
 	touch $(READY)
 
-.PHONY: repro quick study bundle test test-all lint ablations variants smollm2 ui
+.PHONY: repro quick study real bundle test test-all lint ablations variants smollm2 ui

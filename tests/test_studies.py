@@ -19,12 +19,20 @@ def in_root(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-@pytest.mark.parametrize("name", ["quick", "full"])
+@pytest.mark.parametrize("name", sorted(file.stem for file in STUDIES.glob("*.yaml")))
 def test_each_study_is_valid_and_all_its_keys_are_params(name):
     whole, changes = read_yaml("params.yaml"), read_yaml(STUDIES / f"{name}.yaml")
     parsed = parse(Params, merged(whole, changes), name)
     assert parsed.methods == changes["methods"] and parsed.seeds == changes["seeds"]
-    assert parsed.model == whole["model"]
+    assert parsed.model == changes.get("model", whole["model"])
+
+
+def test_a_workspace_sees_a_local_model(tmp_path):
+    params = read_yaml("params.yaml")
+    prepare(tmp_path, params | {"models": {"reference": {"source": "data/raw/prompts"}}})
+    assert (tmp_path / "data/raw/prompts/open.json").exists()
+    prepare(tmp_path, params | {"models": {"reference": {"source": "tests/conftest.py"}}})
+    assert (tmp_path / "tests/conftest.py").samefile(ROOT / "tests/conftest.py")
 
 
 def test_mappings_are_merged_and_all_else_is_replaced():

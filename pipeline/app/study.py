@@ -15,15 +15,15 @@ from pipeline.support.files import new_folder
 from pipeline.support.paths import REPORTS
 from pipeline.support.section import parse, read_yaml
 
-STUDIES = Path("studies")
+STUDIES = Path("data/studies")
 WORKSPACES = Path(".dvc/tmp/studies")
 SOURCES = ("pipeline", "data/raw", "models/reference", ".dvc/config", ".dvcignore", "dvc.yaml")
 SHOWN = Path("tables/equal_cost.md")  # effects with their intervals
-KEPT = ("arms.csv", "equal_cost.csv", "tables")
+KEPT = ("arms.csv", "equal_cost.csv", "metrics.json", "report.html", "figures", "tables")
 
 
 def main(name: str, jobs: int | None, keep: str | None) -> None:
-    """Run studies/<name>.yaml, print its table, copy its tables to the folder `keep`.
+    """Run data/studies/<name>.yaml, print its table, copy its results to the folder `keep`.
 
     Raises InputError for a study that is not there or not valid. What a killed run had stays.
     """
@@ -62,11 +62,22 @@ def prepare(folder: Path, params: dict[str, Any]) -> Path:
         if Path(source).is_dir():
             shutil.rmtree(folder / source, ignore_errors=True)
         copy(Path(source), folder / source)
+    link_sources(folder, params)
     local = folder / ".dvc/config.local"
     local.write_text("[core]\n    no_scm = true\n", encoding="utf-8")
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         YAML(typ="safe").dump(params, file)
     return folder
+
+
+def link_sources(folder: Path, params: dict[str, Any]) -> None:
+    """Let the workspace see the local model and evaluation set that the parameters name."""
+    named = params["models"][params["model"]], params["evalsets"].get(params["evalset"], {})
+    for source in filter(None, (section.get("source") for section in named)):
+        link = folder / source
+        if Path(source).exists() and not link.exists():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(Path(source).resolve())
 
 
 def copy(source: Path, target: Path) -> None:
