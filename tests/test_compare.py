@@ -109,6 +109,20 @@ def test_several_differences_give_places_and_the_workspace_counts(repository):
     assert "prompting" not in Path("out/comparison.md").read_text()
 
 
+def test_a_folder_that_a_named_study_has_kept_counts_too(repository):
+    study(32, 0.07)
+    kept = Path("reports/full")
+    kept.mkdir()
+    Path("params.yaml").rename(kept / "params.yaml")
+    Path("reports/equal_cost.csv").rename(kept / "equal_cost.csv")
+    main(["reports/full", "rank-16"], "out", ["innerpissa"])
+    rows = pl.read_csv("out/results.csv")
+    assert rows.select("experiment", "x", "target_effect").rows() == [
+        ("reports/full", 32, 0.07),
+        ("rank-16", 16, 0.02),
+    ]
+
+
 def test_nothing_else_in_the_folder_is_touched(repository):
     main(["HEAD", "rank-16"], "reports", [])
     assert Path("reports/equal_cost.csv").exists()

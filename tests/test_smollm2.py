@@ -2,18 +2,28 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 
 from pipeline.app.answers import answers
 from pipeline.app.use import load_base
+from pipeline.evalsets.everyday import build_items
 from pipeline.lm.base import Base
 from pipeline.lm.prompts import chat_text
 from pipeline.scoring.answer_prefix import AUTO, choice_masses
+from pipeline.scoring.score import score
+from pipeline.steering.base import PairSplits, Study
+from pipeline.steering.methods.mean_diff import MeanDiff
 from pipeline.steering.untouched import Untouched
-from pipeline.support.paths import PREFIX_QUESTIONS
+from pipeline.study.behaviours import load_behaviour
+from pipeline.study.pairs import build_pairs, load_suffixes, renderer
+from pipeline.study.params import load_params
+from pipeline.support.paths import BEHAVIOURS, EVERYDAY, PREFIX_QUESTIONS, SUFFIXES
+from pipeline.support.sections import EverydayParams
 from tests.conftest import ROOT
 
 FILE = ROOT / "models/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -48,3 +58,26 @@ def test_the_base_model_knows_the_capital_of_france(base):
     chat = [{"role": "user", "content": "What is the capital of France?"}]
     said = list(answers(base, Untouched(), chat, [0.0], 20))
     assert said[-1][0] == "The capital of France is Paris."
+
+
+@torch.no_grad()
+def test_the_mean_difference_turns_honest_choices_both_ways(base):
+    behaviour = load_behaviour(ROOT / BEHAVIOURS / "honesty.yaml")
+    suffixes = load_suffixes(ROOT / SUFFIXES)
+    params = load_params(ROOT / "params.yaml")
+    few = params.pairs.model_copy(update={"max_pairs": 96})
+    pairs = build_pairs(behaviour, suffixes, few, renderer(base.tokenizer, {}))
+    section = params.steering["mean_diff"]
+    study = Study(modules=params.modules, svd=ROOT)
+    fitted = MeanDiff.fit(base, PairSplits.of(pairs), section, study, 0)
+    tune = EverydayParams(split="tune", max_dilemmas=None)
+    items = build_items(tune, "honesty", ROOT / EVERYDAY)
+    label = "label_Virtue/Truthfulness"
+    asked = items.filter(items[label] != 0).sort("dilemma_id").head(48)
+    rows = asked.select("item_id", "prompt").to_dicts()
+    base = replace(base, answer_prefix="Answer:")
+    records = pl.DataFrame(score(base, rows, fitted, [-5.0, 0.0, 5.0]))
+    signed = records.join(asked.select("item_id", label), on="item_id")
+    means = signed.group_by("coefficient").agg((pl.col("log_odds") * pl.col(label)).mean())
+    low, zero, high = means.sort("coefficient")["log_odds"]
+    assert low < zero < high

@@ -1,4 +1,4 @@
-"""Results of other revisions: experiments and commits from git, the workspace from disk."""
+"""Results of experiments and commits from git, of the workspace and of kept folders from disk."""
 
 import io
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from pipeline.report.manifest import cells
 from pipeline.study.store import flatten
 from pipeline.support.errors import InputError
 from pipeline.support.git import git
+from pipeline.support.paths import REPORTS
 
 WORKSPACE = "workspace"
 NEEDED = {"target_effect", f"target_effect{LOG_ODDS}", "budget_reached"}
@@ -50,6 +51,10 @@ def resolve(name: str) -> str:
 
 
 def read_text(name: str, path: str) -> str | None:
+    """Return a file of a result; a folder is one that a named study has kept, such as reports/full."""
+    folder = Path(name)
+    if folder.is_dir():
+        return read_text(WORKSPACE, str(folder / path.removeprefix(f"{REPORTS}/")))
     if name != WORKSPACE:
         return git("show", f"{resolve(name)}:{path}")
     return Path(path).read_text(encoding="utf-8") if Path(path).exists() else None

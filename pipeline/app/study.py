@@ -47,6 +47,7 @@ def main(name: str, jobs: int | None, keep: str | None) -> None:
         with new_folder(Path(keep)) as new:
             for each in KEPT:
                 copy(folder / REPORTS / each, new / each)
+            copy(folder / "params.yaml", new / "params.yaml")
 
 
 def merged(whole: Any, changes: Any) -> Any:
