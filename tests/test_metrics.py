@@ -44,7 +44,7 @@ def make_items(dilemmas: int) -> pl.DataFrame:
 
 def make_scores(items: pl.DataFrame, log_odds, coefficients=COEFFICIENTS, mass=1.0) -> pl.DataFrame:
     rows = [
-        {"method": "m", "item_id": r["item_id"], "dilemma_id": r["dilemma_id"], "dose": "raw", "coefficient": c, "seed": 0,
+        {"method": "m", "item_id": r["item_id"], "dilemma_id": r["dilemma_id"], "coefficient": c, "seed": 0,
          "log_odds": float(log_odds(r, c)), "choice_mass": mass, "nll": 1.0 + 0.1 * abs(c)}
         for r in items.to_dicts() for c in coefficients
     ]  # fmt: skip
@@ -322,8 +322,8 @@ def test_a_method_is_ranked_among_the_sizes_of_random_directions_at_the_same_cos
     given = doses(**{name: [reached] for name in cells}, prompting=[(*reached[:-1], None)])
 
     def ranked(cells: dict[str, pl.DataFrame]) -> pl.DataFrame:
-        equal = equal_cost(analyse(cells, evaluation).arms, given)
-        return random_ranks(equal, seed_effects(cells, evaluation))
+        study = analyse(cells, evaluation)
+        return random_ranks(equal_cost(study.arms, given), seed_effects(study.effects))
 
     equal = ranked(cells | {"prompting": prompt})
     ranks = {"pca": 3, "lora": 1, "dora": 5, "random": None, "prompting": None}

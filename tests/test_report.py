@@ -157,12 +157,11 @@ def scores(
     """A reply that at c moves the log-odds of the honest side of dilemma i by c x moves[i]; base: even odds."""
     rows = [
         {
-            "item_id": item["item_id"], "dilemma_id": item["dilemma_id"], "seed": seed, "dose": dose, "coefficient": c,
+            "item_id": item["item_id"], "dilemma_id": item["dilemma_id"], "seed": seed, "coefficient": c,
             "log_odds": c * moves[int(item["dilemma_id"])] * (1 if item["action_type"] == "to_do" else -1),
             "choice_mass": 1.0, "nll": 1.0,
         }
-        for item in dilemmas.to_dicts() for seed in seeds
-        for dose, c in [("raw", -1.0), ("raw", 1.0), ("calibrated", -2.0 - seed), ("calibrated", 2.0 + seed)]
+        for item in dilemmas.to_dicts() for seed in seeds for c in (-1.0, 1.0)
     ]  # fmt: skip
     return pl.DataFrame(rows)
 
@@ -194,13 +193,16 @@ def test_examples_do_not_claim_a_movement_that_is_not_there(dilemmas):
     assert {kind for kind, *_ in pick(half_changes(still, 1.0), 2)} == {LEAST}
 
 
-def test_each_seed_stands_at_its_own_dose(dilemmas):
-    found = seed_effects({"innerpissa": scores(dilemmas, [1.0] * 6)}, evaluation(dilemmas))
-    assert found["coefficient"].to_list() == [2.0, 3.0]
-    assert found["effect_log_odds"].to_list() == pytest.approx([2.0, 3.0])
-    assert found["effect"].to_list() == pytest.approx(
-        [1 / (1 + 2.718281828459045**-c) - 0.5 for c in (2.0, 3.0)]
-    )
+def test_each_seed_stands_at_one_and_the_mean_is_left_out():
+    rows = [
+        arm("innerpissa", effect, seed=seed, coefficient=c)
+        for seed, c, effect in (("0", 1.0, 0.3), ("0", -1.0, -0.1), ("0", 2.0, 0.9), ("0", -2.0, 0.0),
+                                ("1", 1.0, 0.1), ("1", -1.0, 0.3), ("mean", 1.0, 5.0), ("mean", -1.0, 5.0))
+    ]  # fmt: skip
+    found = seed_effects(pl.DataFrame(rows))
+    assert found["seed"].to_list() == ["0", "1"]
+    assert found["effect"].to_list() == pytest.approx([0.2, -0.1])
+    assert found["effect_log_odds"].to_list() == pytest.approx([1.0, -0.5])
 
 
 @pytest.fixture

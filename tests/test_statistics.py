@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 import statsmodels.api as sm
+from polars.testing import assert_frame_equal
 from scipy import stats
 
 from pipeline.metrics.answers import answer_table
@@ -15,7 +16,7 @@ from pipeline.metrics.curves import curve_table
 from pipeline.metrics.differences import difference_table
 from pipeline.metrics.flips import flip_measures, flip_table, steering_f1
 from pipeline.metrics.regression import cluster_t, clustered_slope, own_slopes
-from pipeline.metrics.scores import Evaluation, compared
+from pipeline.metrics.scores import Evaluation
 from pipeline.metrics.sensitivity import (
     mixed_slope,
     sensitivity_table,
@@ -36,21 +37,18 @@ def study(
     nll=lambda c: 0.1 * abs(c),
     mass=lambda r, c: 1.0,
     doses=DOSES,
-    dose=1.5,
 ):
-    """Return one method's scores at raw doses and a calibrated one (none if `dose` is None), and the base's at 0."""
+    """Return one method's scores at the coefficients `doses`, and the base's at 0."""
 
-    def rows(seed, kind, coefficients):
+    def rows(seed, coefficients):
         return [
-            {"method": "m", "item_id": r["item_id"], "dilemma_id": r["dilemma_id"], "seed": seed, "dose": kind, "coefficient": c,
+            {"method": "m", "item_id": r["item_id"], "dilemma_id": r["dilemma_id"], "seed": seed, "coefficient": c,
              "log_odds": float(log_odds(r, c)), "choice_mass": mass(r, c), "nll": 1.0 + nll(c)}
             for r in items.to_dicts() for c in coefficients
         ]  # fmt: skip
 
-    scores = [row for seed in seeds for row in rows(seed, "raw", doses)]
-    if dose is not None:
-        scores += [row for seed in seeds for row in rows(seed, "calibrated", [-dose, dose])]
-    return pl.DataFrame(scores), pl.DataFrame(rows(0, "raw", [0.0]))
+    scores = [row for seed in seeds for row in rows(seed, doses)]
+    return pl.DataFrame(scores), pl.DataFrame(rows(0, [0.0]))
 
 
 def ask(base: pl.DataFrame, items: pl.DataFrame, **params) -> Evaluation:
@@ -154,12 +152,11 @@ def test_the_sensitivity_table_agrees_with_itself():
         seeds=(0, 1),
     )
     found = sensitivity_table({"good": scores}, ask(base, items))
-    unit = found.row(0, named=True)
+    [unit] = found.to_dicts()
     assert unit["p_permutation"] == pytest.approx(unit["p_clustered"], abs=0.02)
     assert unit["p_two_way"] > unit["p_clustered"]
     # Mirrored items with one slope leave no variance within a dilemma.
     assert unit["mixed_note"] is not None
-    assert found["dose"].to_list() == ["unit", "equal_cost"]
 
 
 def test_two_methods_are_compared_on_the_same_dilemmas():
@@ -175,7 +172,7 @@ def test_two_methods_are_compared_on_the_same_dilemmas():
     found = difference_table(
         {name: scores for name, (scores, _) in studies.items()}, ask(studies["weak"][1], items)
     )
-    rows = {(r["method"], r["other"]): r for r in found.filter(pl.col("dose") == "unit").to_dicts()}
+    rows = {(r["method"], r["other"]): r for r in found.to_dicts()}
     own = rows["weak", "strong"]
     effects = [
         1 / (1 + np.exp(-np.array([shared[str(d)] + extra for d in range(25)]))) - 0.5
@@ -206,7 +203,7 @@ def test_the_effect_at_an_nll_budget_with_its_interval():
         items, lambda r, c: c * (1 + noise[r["dilemma_id"]]) * r["label_Value/truth"]
     )
     up, down, both = budget_table({"good": scores}, ask(base, items, nll_budget=0.1)).to_dicts()
-    at_one = scores.filter((pl.col("coefficient") == 1) & (pl.col("dose") == "raw"))
+    at_one = scores.filter(pl.col("coefficient") == 1)
     signs = items["label_Value/truth"].to_numpy()
     expected = np.mean(signs * (1 / (1 + np.exp(-at_one["log_odds"].to_numpy())) - 0.5))
     assert (up["effect"], up["coefficient"], up["reached"]) == pytest.approx((expected, 1.0, 1.0))
@@ -218,9 +215,13 @@ def test_the_effect_at_an_nll_budget_with_its_interval():
     short = budget_table({"good": scores}, ask(base, items, nll_budget=0.3)).to_dicts()
     assert [row["effect"] for row in short] == [None] * 3
     assert "0.200 at most" in short[0]["reason"]
-    prompt, _ = study(items, lambda r, c: c, doses=[-1.0, 1.0], dose=None)
-    no_size = budget_table({"prompt": prompt}, ask(base, items))
+    prompt, _ = study(items, lambda r, c: c, doses=[-1.0, 1.0])
+    asked = ask(base, items, nll_budget=0.05)
+    no_size = budget_table({"prompt": prompt}, replace(asked, ungraded=["prompt"]))
     assert set(no_size["reason"]) == {"the coefficient has no size"}
+    # One size is enough where it is one: the straight line from 0 to it.
+    found = budget_table({"dial": prompt}, asked)["coefficient"]
+    assert found[:2].to_list() == pytest.approx([0.5, 0.5])
 
 
 def test_yes_bias_swap_consistency_and_the_gate_by_hand():
@@ -275,8 +276,7 @@ def test_saying_yes_to_everything_earns_no_steering_f1_and_honesty_does():
     )])  # fmt: skip
     yes, base = study(items, lambda r, c: -0.5 + 2 * c)
     honest, _ = study(items, lambda r, c: -0.5 + 2 * c * r["label_Value/truth"])
-    table = flip_table({"yes": yes, "honest": honest}, ask(base, items))
-    found = table.filter(pl.col("dose") == "unit").to_dicts()
+    found = flip_table({"yes": yes, "honest": honest}, ask(base, items)).to_dicts()
     assert (found[0]["fixed"], found[0]["broken"], found[0]["steering_f1"]) == (0.5, 0.5, 0)
     assert found[0]["right_way"] == 0.5
     # All that was wrong is right, nothing else moves.
@@ -328,11 +328,13 @@ def test_the_shape_of_planted_curves():
     assert (found["half"]["monotone"], found["half"]["spearman"]) == (0.5, None)
 
 
-def test_methods_are_compared_at_the_sign_of_their_own_dose():
-    scores, _ = study(make_items(2), lambda r, c: c, seeds=(0, 1), dose=3.5)
-    found = compared(scores)
-    assert set(found["unit"]["log_odds"].abs()) == {1.0}
-    assert set(found["equal_cost"]["log_odds"].abs()) == {3.5}
-    assert set(found["equal_cost"]["coefficient"]) == {-1.0, 1.0}
-    prompt, _ = study(make_items(2), lambda r, c: c, doses=[-1.0, 1.0], dose=None)
-    assert compared(prompt)["equal_cost"].equals(compared(prompt)["unit"])
+def test_methods_are_compared_at_one_whatever_else_was_scored():
+    items = make_items(6)
+    wide, base = study(items, lambda r, c: (c + c**3) * r["label_Value/truth"], seeds=(0, 1))
+    unit = wide.filter(pl.col("coefficient").abs() == 1)
+    for make in (sensitivity_table, flip_table, difference_table):
+        both = (
+            make({"m": s, "n": s.with_columns(pl.col("log_odds") * -1)}, ask(base, items))
+            for s in (wide, unit)
+        )
+        assert_frame_equal(*both)

@@ -6,7 +6,6 @@ import polars as pl
 
 from pipeline.metrics.scores import SUFFIXES, Evaluation, in_both, mean
 from pipeline.support.paths import BASE
-from pipeline.support.schemas import RAW
 
 
 def swap_consistency(rows: pl.DataFrame) -> float:
@@ -46,7 +45,7 @@ def target_effect(name: str, rows: pl.DataFrame, evaluation: Evaluation) -> dict
 
 
 def answer_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.DataFrame:
-    """Return one row per method and raw coefficient, the untouched model first.
+    """Return one row per method and coefficient, the untouched model first.
 
     yes_log_odds: mean log-odds of Yes over all items (nats); both sides of a dilemma count, so
     values cancel. yes_shift: its change from the base. n_excluded: rows that hold too little choice
@@ -57,9 +56,8 @@ def answer_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.D
     untouched = answer_record(base, evaluation) | unmoved
     records: list[dict[str, Any]] = [{"method": BASE, "coefficient": 0.0, **untouched}]
     for method, scores in cells.items():
-        raw = scores.filter(pl.col("dose") == RAW)
-        for c in sorted(raw["coefficient"].unique()):
-            record = answer_record(raw.filter(pl.col("coefficient") == c), evaluation)
+        for c in sorted(scores["coefficient"].unique()):
+            record = answer_record(scores.filter(pl.col("coefficient") == c), evaluation)
             records.append({"method": method, "coefficient": c, **record})
     answered = dict.fromkeys(in_both("target_effect_answered"), pl.Float64)
     return pl.DataFrame(records, schema_overrides=answered)

@@ -6,7 +6,6 @@ import numpy as np
 import polars as pl
 
 from pipeline.metrics.scores import SUFFIXES, Evaluation, in_both, movements
-from pipeline.support.schemas import CALIBRATED, RAW
 
 REACHED = 0.95  # of the resamples: with fewer there is no 95 % interval
 NUMBERS = (*in_both("effect", "ci_low", "ci_high"), "coefficient", "reached")
@@ -83,12 +82,11 @@ def budget_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.D
     weights = np.vstack([np.ones(n), drawn])  # the first row is the sample itself
     records: list[dict[str, Any]] = []
     for method, scores in cells.items():
-        if (scores["dose"] == CALIBRATED).any():
-            raw = scores.filter(pl.col("dose") == RAW)
-            own = arm_records(raw, evaluation, weights)
+        if method in evaluation.ungraded:
+            reason = "the coefficient has no size"
+            own = [{"arm": arm, "reason": reason} for arm in ("+", "-", "both")]
         else:
-            own = [{"arm": arm, "reason": "the coefficient has no size"} for arm in "+-"]
-            own.append(own[0] | {"arm": "both"})
+            own = arm_records(scores, evaluation, weights)
         records += [{"method": method, "budget": params.nll_budget, **record} for record in own]
     return pl.DataFrame(records, schema=SCHEMA)
 

@@ -6,11 +6,11 @@ from typing import Any
 import polars as pl
 
 from pipeline.metrics.scores import at_one, means
-from pipeline.support.schemas import RAW, Schema
+from pipeline.support.schemas import Schema
 
-KEYS = ["method", "seed", "dose", "coefficient"]
+KEYS = ["method", "seed", "coefficient"]
 TABLE: Schema = {
-    "method": pl.String, "seed": pl.Int64, "dose": pl.String, "coefficient": pl.Float64,
+    "method": pl.String, "seed": pl.Int64, "coefficient": pl.Float64,
     "base_nll": pl.Float64, "delta_base_nll": pl.Float64, "repetition": pl.Float64,
     "distinct_1": pl.Float64, "distinct_2": pl.Float64, "ended": pl.Float64,
     "n_tokens": pl.Float64, "n_prompts": pl.Int64,
@@ -34,7 +34,7 @@ def repetition(tokens: list[int]) -> float | None:
 
 
 def coherence_table(texts: pl.DataFrame) -> pl.DataFrame:
-    """Return one row per method, seed, kind of dose and coefficient, the base's at 0 first.
+    """Return one row per method, seed and coefficient, the base's at 0 first.
 
     base_nll: mean over texts of the base model's nats per token; delta_base_nll: less that of the
     base's own texts. repetition: mean over texts of 3 tokens or more. distinct_1, distinct_2: over
@@ -63,20 +63,12 @@ def coherence_table(texts: pl.DataFrame) -> pl.DataFrame:
 
 
 def compared_coherence(table: pl.DataFrame) -> list[dict[str, Any]]:
-    """Return the means over seeds at 0, at the coefficients nearest to ±1 and at equal cost."""
+    """Return the means over seeds at 0 and at the coefficients nearest to ±1."""
     if table.is_empty():
         return []
-    raw = table.filter(pl.col("dose") == RAW)
-    base, others = raw.filter(pl.col("coefficient") == 0), table.filter(pl.col("dose") != RAW)
-    figures = [name for name in TABLE if name not in KEYS[:3]]
-    rows = pl.concat([base, at_one(raw), others]).with_columns(
-        pl.col("coefficient").sign().alias("sign"), pl.col(figures).cast(pl.Float64)
-    )
-    folded = rows.group_by("method", "dose", "sign", maintain_order=True).agg(
-        pl.col(figures).mean()
-    )
+    base = table.filter(pl.col("coefficient") == 0)
+    figures = [name for name in TABLE if name not in KEYS]
+    rows = pl.concat([base, at_one(table)]).with_columns(pl.col(figures).cast(pl.Float64))
+    folded = rows.group_by("method", "coefficient", maintain_order=True).agg(pl.col(figures).mean())
     order = {method: place for place, method in enumerate(dict.fromkeys(table["method"]))}
-    return sorted(
-        folded.to_dicts(),
-        key=lambda row: (order[row["method"]], row["dose"] != RAW, row["coefficient"]),
-    )
+    return sorted(folded.to_dicts(), key=lambda row: (order[row["method"]], row["coefficient"]))

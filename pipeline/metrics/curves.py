@@ -9,7 +9,6 @@ from scipy import stats
 
 from pipeline.metrics.regression import ROUNDING, clustered_slope
 from pipeline.metrics.scores import Evaluation, means
-from pipeline.support.schemas import RAW
 
 
 def symlog(c: np.ndarray) -> np.ndarray:
@@ -45,10 +44,10 @@ def curve_record(frame: pl.DataFrame, valid: float) -> dict[str, Any]:
 
 
 def curve_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.DataFrame:
-    """Return a row per method over raw c and 0, mean of seeds; unanswered rows lower `valid`."""
+    """Return a row per method over all c and 0, mean of seeds; unanswered rows lower `valid`."""
     records = []
     for method, scores in cells.items():
-        moved = evaluation.movements(scores.filter(pl.col("dose") == RAW))
+        moved = evaluation.movements(scores)
         valid = math.fsum(evaluation.answered(moved)) / moved.height
         count = moved["coefficient"].n_unique()
         records.append({"method": method, "n_coefficients": count, **curve_record(moved, valid)})

@@ -8,19 +8,11 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from pipeline.metrics.regression import cluster_t, with_p
-from pipeline.metrics.scores import (
-    EQUAL_COST,
-    SUFFIXES,
-    UNIT,
-    Evaluation,
-    compared,
-    fold_arms,
-    in_both,
-)
+from pipeline.metrics.scores import SUFFIXES, Evaluation, at_one, fold_arms, in_both
 
 NUMBERS = ("difference", "ci_low", "ci_high", "stderr", "df", "p", "p_holm")
 SCHEMA = (
-    {"dose": pl.String, "method": pl.String, "other": pl.String, "n_dilemmas": pl.Int64}
+    {"method": pl.String, "other": pl.String, "n_dilemmas": pl.Int64}
     | dict.fromkeys(in_both(*NUMBERS), pl.Float64)
 )  # fmt: skip
 
@@ -43,31 +35,23 @@ def paired(values: np.ndarray, sizes: np.ndarray) -> dict[str, float]:
 
 
 def difference_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.DataFrame:
-    """Return the effect of one method less another's at ±1 and at equal cost, for all pairs.
+    """Return the effect of one method less another's at ±1, for all pairs.
 
     Clustered t (CR2) with its 95 % interval, for the seeds that were run; in probability and in
-    log-odds. p_holm is adjusted over all pairs at one `dose` (unit or equal_cost).
+    log-odds. p_holm is adjusted over all pairs.
     """
-    records = []
-    for comparison in (UNIT, EQUAL_COST):
-        effects = {
-            method: dilemma_effects(compared(scores)[comparison], evaluation)
-            for method, scores in cells.items()
-        }
-        rows = []
-        for method, other in itertools.combinations(effects, 2):
-            own, theirs = effects[method], effects[other]
-            row = {
-                "dose": comparison, "method": method, "other": other, "n_dilemmas": own.height,
-            }  # fmt: skip
-            for name, suffix in zip(in_both("effect"), SUFFIXES, strict=True):
-                values = (own[name] - theirs[name]).to_numpy()
-                test = paired(values, own["count"].to_numpy())
-                row |= {f"{key}{suffix}": value for key, value in test.items()}
-            rows.append(row)
-        for suffix in SUFFIXES if rows else ():
-            p = multipletests([row[f"p{suffix}"] for row in rows], method="holm")[1]
-            for row, adjusted in zip(rows, p, strict=True):
-                row[f"p_holm{suffix}"] = float(adjusted)
-        records += rows
-    return pl.DataFrame(records, schema=SCHEMA)
+    effects = {m: dilemma_effects(at_one(scores), evaluation) for m, scores in cells.items()}
+    rows = []
+    for method, other in itertools.combinations(effects, 2):
+        own, theirs = effects[method], effects[other]
+        row = {"method": method, "other": other, "n_dilemmas": own.height}
+        for name, suffix in zip(in_both("effect"), SUFFIXES, strict=True):
+            values = (own[name] - theirs[name]).to_numpy()
+            test = paired(values, own["count"].to_numpy())
+            row |= {f"{key}{suffix}": value for key, value in test.items()}
+        rows.append(row)
+    for suffix in SUFFIXES if rows else ():
+        p = multipletests([row[f"p{suffix}"] for row in rows], method="holm")[1]
+        for row, adjusted in zip(rows, p, strict=True):
+            row[f"p_holm{suffix}"] = float(adjusted)
+    return pl.DataFrame(rows, schema=SCHEMA)

@@ -29,9 +29,10 @@ def frontier(points: pl.DataFrame) -> pl.DataFrame:
 
 def frontier_steps(arms: pl.DataFrame, equal: pl.DataFrame) -> pl.DataFrame:
     """Return the frontier of all measured points with a dose but random, up to the largest cost."""
-    dosed, columns = equal.filter("calibrated"), ["method", "delta_nll", "target_effect"]
-    own_arms = arms.join(dosed, on="method", how="semi", maintain_order="left")
-    points = pl.concat([own_arms.select(columns), dosed.select(columns)])
+    dosed = equal.filter("calibrated")
+    points = arms.join(dosed, on="method", how="semi", maintain_order="left").select(
+        "method", "delta_nll", "target_effect"
+    )
     best = frontier(points.filter(pl.col("method") != "random"))
     return pl.concat([best, best.tail(1).with_columns(delta_nll=pl.lit(points["delta_nll"].max()))])
 

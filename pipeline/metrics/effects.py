@@ -11,17 +11,18 @@ from pipeline.metrics.scores import (
     SUFFIXES,
     Evaluation,
     at_base,
-    at_equal_cost,
+    at_one,
     fold_arms,
     half_span,
     in_both,
     mean,
     means,
     p_yes,
+    renaming,
     signed_scores,
 )
 from pipeline.support.errors import InputError
-from pipeline.support.schemas import LABEL, labels
+from pipeline.support.schemas import LABEL, MEAN, labels
 from pipeline.support.sections import StatisticsParams
 
 Record = dict[str, Any]
@@ -203,17 +204,12 @@ def arm_effects(
     return folded
 
 
-def seed_effects(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.DataFrame:
-    """Return the effect of each seed at its own dose, or its only size.
+def seed_effects(effects: pl.DataFrame) -> pl.DataFrame:
+    """Return the effect of every single seed at ±1: method, seed, effect, effect_log_odds.
 
-    Columns: method, seed, coefficient, effect, effect_log_odds.
+    `effects` are `Study.effects`.
     """
-    records = []
-    for method, scores in cells.items():
-        for (seed,), own in at_equal_cost(scores).group_by("seed", maintain_order=True):
-            moved = evaluation.movements(own).filter(pl.col("coefficient") != 0)
-            size = float(own["coefficient"].abs().to_numpy().max())
-            halves = moved.select(half_span(in_both("effect")))
-            records.append((method, int(str(seed)), size, *map(mean, halves)))
-    columns = ["method", "seed", "coefficient", *in_both("effect")]
-    return pl.DataFrame(records, schema=columns, orient="row")
+    single = at_one(effects.filter(pl.col("seed") != MEAN))
+    names = renaming(target_effect="effect")
+    halves = fold_arms(single, ["method", "seed"], list(names)).rename(names)
+    return halves.select("method", "seed", *names.values())

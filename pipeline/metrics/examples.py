@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import polars as pl
 
 from pipeline.metrics.scores import Evaluation, fold_arms, in_both, means
-from pipeline.support.schemas import RAW
 
 MOST, AGAINST, LEAST = "most moved", "most moved against c", "least moved"
 
@@ -33,7 +32,7 @@ def answers(scores: pl.DataFrame, evaluation: Evaluation) -> pl.DataFrame:
     Columns: dilemma_id, coefficient, and probabilities of Yes (to_do, not_to_do) and of
     the target's choice (target); target_log_odds in nats.
     """
-    moved = evaluation.movements(scores.filter(pl.col("dose") == RAW))
+    moved = evaluation.movements(scores)
     actions = evaluation.items.select("item_id", "action_type")
     rows = moved.join(actions, on="item_id", maintain_order="left").with_columns(
         (pl.col("probability") + 0.5).alias("target"), pl.col("y").alias("target_log_odds")

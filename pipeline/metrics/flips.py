@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipeline.metrics.scores import COLUMNS, Evaluation, compared, signed_scores
+from pipeline.metrics.scores import COLUMNS, Evaluation, at_one, signed_scores
 from pipeline.support.paths import BASE
 from pipeline.support.schemas import LABEL
 
@@ -80,14 +80,12 @@ def off_target_items(evaluation: Evaluation) -> pl.DataFrame:
     return evaluation.items.filter(pl.all_horizontal(pl.col(columns) == 0)).select("item_id")
 
 
-def control_rows(
-    method: str, comparison: str, seed: int, evaluation: Evaluation
-) -> pl.DataFrame | None:
+def control_rows(method: str, seed: int, evaluation: Evaluation) -> pl.DataFrame | None:
     """Return the control items' scores at (-c, 0, +c); None where the set goes without them."""
     if evaluation.controls is None:
         return None
     by_method = evaluation.controls.partition_by("method", as_dict=True)
-    own = compared(by_method[(method,)])[comparison].filter(pl.col("seed") == seed)
+    own = at_one(by_method[(method,)]).filter(pl.col("seed") == seed)
     return pl.concat([by_method[(BASE,)].select(COLUMNS), own.select(COLUMNS)])
 
 
@@ -113,27 +111,26 @@ def seed_measures(
 
 
 def flip_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.DataFrame:
-    """Return every measure's mean over seeds, and the spread of F1, at ±1 and at equal cost.
+    """Return every measure's mean over seeds, and the spread of F1, at ±1.
 
     Off-target rows are the control items, as in the paper. Without them, they are the items that
     concern neither the target nor its opposite. A measure is null if any seed has none.
     """
     records = []
     for method, scores in cells.items():
-        for comparison, rows in compared(scores).items():
-            seeds = [
-                seed_measures(own, control_rows(method, comparison, seed, evaluation), evaluation)
-                for (seed,), own in rows.group_by("seed", maintain_order=True)
-            ]
-            record: dict[str, Any] = {"method": method, "dose": comparison, "n_seeds": len(seeds)}
-            for name in MEASURES:
-                values = [value for row in seeds if (value := row[name]) is not None]
-                complete = len(values) == len(seeds)
-                record[name] = float(np.mean(values)) if complete else None
-                if name == "steering_f1":
-                    several = complete and len(values) > 1
-                    record["steering_f1_sd"] = float(np.std(values, ddof=1)) if several else None
-            records.append(record)
+        seeds = [
+            seed_measures(own, control_rows(method, seed, evaluation), evaluation)
+            for (seed,), own in at_one(scores).group_by("seed", maintain_order=True)
+        ]
+        record: dict[str, Any] = {"method": method, "n_seeds": len(seeds)}
+        for name in MEASURES:
+            values = [value for row in seeds if (value := row[name]) is not None]
+            complete = len(values) == len(seeds)
+            record[name] = float(np.mean(values)) if complete else None
+            if name == "steering_f1":
+                several = complete and len(values) > 1
+                record["steering_f1_sd"] = float(np.std(values, ddof=1)) if several else None
+        records.append(record)
     kinds = dict.fromkeys((*MEASURES, "steering_f1_sd"), pl.Float64)
-    columns = ["method", "dose", "n_seeds", *MEASURES, "steering_f1_sd"]
+    columns = ["method", "n_seeds", *MEASURES, "steering_f1_sd"]
     return pl.DataFrame(records, schema_overrides=kinds).select(columns)

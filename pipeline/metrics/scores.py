@@ -14,10 +14,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from pipeline.support.schemas import CALIBRATED, LABEL, RAW
+from pipeline.support.schemas import LABEL
 from pipeline.support.sections import StatisticsParams
 
-UNIT, EQUAL_COST = "unit", "equal_cost"
 COLUMNS = ["item_id", "dilemma_id", "coefficient", "log_odds", "choice_mass", "nll"]
 LOG_ODDS = "_log_odds"
 SUFFIXES = ("", LOG_ODDS)
@@ -38,6 +37,8 @@ class Evaluation:
     params: StatisticsParams
     controls: pl.DataFrame | None = None
     """The base's and every method's scores of the control items; None without any."""
+    ungraded: Sequence[str] = ()
+    """Methods whose coefficient has a sign and no size, such as prompting."""
 
     def with_base(self, scores: pl.DataFrame) -> pl.DataFrame:
         """Return the base's rows, coefficient 0, above a method's."""
@@ -145,15 +146,3 @@ def at_one(rows: pl.DataFrame) -> pl.DataFrame:
     size = pl.col("coefficient").abs()
     nearest = size.sort_by((size - 1).abs(), size).first().over("method")
     return rows.filter(pl.col("coefficient") != 0).filter(size == nearest)
-
-
-def at_equal_cost(scores: pl.DataFrame) -> pl.DataFrame:
-    """Return a method's scores at its dose; at its only size where the coefficient has none."""
-    calibrated = scores.filter(pl.col("dose") == CALIBRATED)
-    return calibrated if calibrated.height else at_one(scores)
-
-
-def compared(scores: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """Return one method's scores, all seeds, at ±1 (or nearest) and at equal cost, by sign of c."""
-    both = {UNIT: at_one(scores.filter(pl.col("dose") == RAW)), EQUAL_COST: at_equal_cost(scores)}
-    return {name: rows.with_columns(pl.col("coefficient").sign()) for name, rows in both.items()}

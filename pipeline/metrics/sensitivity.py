@@ -16,7 +16,7 @@ from pipeline.metrics.regression import (
     pooled_slope,
     with_p,
 )
-from pipeline.metrics.scores import Evaluation, compared
+from pipeline.metrics.scores import Evaluation, at_one
 
 EXACT = 14  # dilemmas: up to here all sign patterns are counted
 # Variance within over between dilemmas: below it statsmodels calls a fit converged that is not.
@@ -107,25 +107,24 @@ def two_way_slope(frames: list[pl.DataFrame]) -> Slope | None:
 
 
 def sensitivity_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.DataFrame:
-    """Return the slope from -c to +c and its p by every test, at ±1 and at equal cost."""
+    """Return the slope from -c to +c and its p by every test, at ±1."""
     params, records = evaluation.params, []
     for method, scores in cells.items():
-        for comparison, rows in compared(scores).items():
-            frame = evaluation.movements(rows)
-            own = own_slopes(frame, "dilemma_id")
-            signs, exact = sign_patterns(own.height, params.permutations, params.seed)
-            contributions = (own["slope"] * own["weight"]).to_numpy()
-            seeds = [
-                evaluation.movements(part) for _, part in rows.group_by("seed", maintain_order=True)
-            ]
-            both = two_way_slope(seeds)
-            records.append({
-                "method": method, "dose": comparison, "n_seeds": len(seeds),
-                "n_dilemmas": own.height,
-                **clustered_slope(frame).named("clustered"),
-                "p_permutation": float(sign_flip_p(contributions, signs, exact)),
-                "permutation_exact": exact, **mixed_slope(frame),
-                "stderr_two_way": both and both.stderr, "df_two_way": both and both.df,
-                "p_two_way": both and both.p, "p_pooled": pooled_slope(frame).p,
-            })  # fmt: skip
+        rows = at_one(scores)
+        frame = evaluation.movements(rows)
+        own = own_slopes(frame, "dilemma_id")
+        signs, exact = sign_patterns(own.height, params.permutations, params.seed)
+        contributions = (own["slope"] * own["weight"]).to_numpy()
+        seeds = [
+            evaluation.movements(part) for _, part in rows.group_by("seed", maintain_order=True)
+        ]
+        both = two_way_slope(seeds)
+        records.append({
+            "method": method, "n_seeds": len(seeds), "n_dilemmas": own.height,
+            **clustered_slope(frame).named("clustered"),
+            "p_permutation": float(sign_flip_p(contributions, signs, exact)),
+            "permutation_exact": exact, **mixed_slope(frame),
+            "stderr_two_way": both and both.stderr, "df_two_way": both and both.df,
+            "p_two_way": both and both.p, "p_pooled": pooled_slope(frame).p,
+        })  # fmt: skip
     return pl.DataFrame(records, schema_overrides=SCHEMA)

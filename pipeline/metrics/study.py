@@ -23,7 +23,7 @@ from pipeline.metrics.flips import flip_table
 from pipeline.metrics.regression import clustered_slope
 from pipeline.metrics.scores import SUFFIXES, Evaluation, at_one, fold_arms, in_both, signed_scores
 from pipeline.metrics.sensitivity import sensitivity_table
-from pipeline.support.schemas import MEAN, RAW, labels
+from pipeline.support.schemas import MEAN, labels
 
 # Each from all methods' scores and the evaluation.
 FURTHER = {
@@ -78,11 +78,10 @@ def analyse(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> Study:
     """Return a study's tables; `cells` maps a method to the scores of all its seeds, without 0."""
     effects, arms, values = [], [], []
     for method, scores in cells.items():
-        raw = scores.filter(pl.col("dose") == RAW)
-        own_effects, own_arms = over_seeds(method, raw, evaluation)
+        own_effects, own_arms = over_seeds(method, scores, evaluation)
         effects += own_effects
         arms += own_arms
-        values.append(value_table(method, raw, evaluation))
+        values.append(value_table(method, scores, evaluation))
     oracle = oracle_effects(evaluation)
     further = {name: table(cells, evaluation) for name, table in FURTHER.items()}
     tables = as_frame(effects), as_frame(arms), pl.concat(values)
@@ -94,7 +93,7 @@ def arm_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.Data
     return as_frame([
         arm
         for method, scores in cells.items()
-        for arm in over_seeds(method, scores.filter(pl.col("dose") == RAW), evaluation)[1]
+        for arm in over_seeds(method, scores, evaluation)[1]
     ])  # fmt: skip
 
 

@@ -23,7 +23,6 @@ from pipeline.report.columns import (
 from pipeline.report.figures.words import short_labels
 from pipeline.report.results import Results
 from pipeline.support.formats import NONE, coefficient
-from pipeline.support.schemas import RAW
 
 OTHER_BASIS = ("lora", "dora")
 
@@ -50,12 +49,6 @@ def change(effect: str, whole: str) -> Cell:
 def together(cell: Cell) -> Cell:
     """Return a cell that is empty where only one of two adapters is on."""
     return lambda row: cell(row) if row["first"] and row["second"] else NONE
-
-
-def coherence_coefficient(row: Row) -> str:
-    if not row["sign"]:
-        return "0"
-    return f"{row['coefficient']:+.2g}" + ("" if row["dose"] == RAW else " (equal cost)")
 
 
 ABLATION: Columns = {
@@ -90,7 +83,7 @@ COMPOSITION: Columns = {
 }
 COHERENCE: Columns = {
     "Method": method,
-    "c": coherence_coefficient,
+    "c": show("coefficient", coefficient),
     "NLL of the base": show("base_nll"),
     "Δ": show("delta_base_nll"),
     "Repeated 3-grams": show("repetition"),
@@ -167,7 +160,7 @@ def composition(results: Results) -> pl.DataFrame:
 
 
 def coherence(results: Results) -> pl.DataFrame:
-    """The free texts of the base and of every method, near ±1 and at equal cost."""
+    """The free texts of the base and of every method, at ±1 (or nearest)."""
     return build(compared_coherence(results.tables["coherence"]), COHERENCE)
 
 

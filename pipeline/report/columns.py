@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 from pipeline.metrics.scores import LOG_ODDS
-from pipeline.report.figures.words import has_dose, name_of
+from pipeline.report.figures.words import name_of
 from pipeline.support import formats
 from pipeline.support.formats import number
 
@@ -88,13 +88,3 @@ def cost(row: Row) -> str:
     return said + (
         " (budget not reached)" if row["calibrated"] and not row["budget_reached"] else ""
     )
-
-
-def compared_rows(rows: pl.DataFrame) -> list[Row]:
-    """Return rows at ±1 and at equal cost, one alone where c has no size; `at` names its place."""
-    words = {"unit": "±1", "equal_cost": "equal cost"}
-    return [
-        row | {"at": words[row["dose"]] if has_dose(row["method"]) else "no dose"}
-        for row in rows.to_dicts()
-        if has_dose(row["method"]) or row["dose"] == "equal_cost"
-    ]

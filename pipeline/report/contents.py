@@ -16,7 +16,6 @@ TABLES = {
     "equal_cost": tables.equal_cost,
     "full": tables.full,
     "seeds": tables.seeds,
-    "seeds_equal_cost": tables.seeds_equal_cost,
     "examples": appendix.examples,
     "values": tables.values,
     "certificates": appendix.certificates,

@@ -111,7 +111,7 @@ class Results:
 
     @cached_property
     def seed_effects(self) -> pl.DataFrame:
-        return seed_effects(self.cells, self.evaluation)
+        return seed_effects(self.tables["effects"])
 
     @cached_property
     def examples(self) -> list[Example]:

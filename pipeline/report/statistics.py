@@ -5,13 +5,12 @@ import itertools
 import polars as pl
 
 from pipeline.metrics.regression import ALPHA
-from pipeline.metrics.scores import EQUAL_COST, at_one, in_both, renaming
+from pipeline.metrics.scores import at_one, in_both, renaming
 from pipeline.report.columns import (
     Cell,
     Columns,
     Row,
     build,
-    compared_rows,
     digits,
     interval,
     method,
@@ -26,8 +25,7 @@ from pipeline.support.paths import BASE
 
 SENSITIVITY: Columns = {
     "Method": method,
-    "Dose": show("at", str),
-    "Slope (nats per dose)": show("slope_clustered"),
+    "Slope (nats)": show("slope_clustered"),
     "p clustered": show("p_clustered", p_value),
     "p sign flips": show("p_permutation", p_value),
     "p mixed": lambda row: row["mixed_note"] or p_value(row["p_mixed"]),
@@ -63,7 +61,6 @@ ANSWERED: Columns = {
 }
 FLIPS: Columns = {
     "Method": method,
-    "Dose": show("at", str),
     "Steering F1": show("steering_f1", digits(1)),
     "SD over seeds": show("steering_f1_sd", digits(1)),
     "Fixed (%, weighted)": show("fixed", percent),
@@ -91,12 +88,12 @@ CURVES: Columns = {
 
 
 def sensitivity(results: Results) -> pl.DataFrame:
-    return build(compared_rows(results.tables["sensitivity"]), SENSITIVITY)
+    return build(results.tables["sensitivity"], SENSITIVITY)
 
 
 def flips(results: Results) -> pl.DataFrame:
-    rows = compared_rows(results.tables["flips"])
-    asked = any(row["control_change"] is not None for row in rows)
+    rows = results.tables["flips"]
+    asked = rows["control_change"].count() > 0
     return build(rows, FLIPS | CONTROLS if asked else FLIPS)
 
 
@@ -113,8 +110,8 @@ def curves(results: Results) -> pl.DataFrame:
 
 
 def differences(results: Results) -> pl.DataFrame:
-    """A square of all methods at equal cost: row less column."""
-    rows = results.tables["differences"].filter(pl.col("dose") == EQUAL_COST)
+    """A square of all methods at ±1: row less column."""
+    rows = results.tables["differences"]
     own = {(row["method"], row["other"]): row for row in rows.to_dicts()}
     own |= {
         (other, name): row | {key: -row[key] for key in in_both("difference")}

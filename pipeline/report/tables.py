@@ -135,13 +135,6 @@ def seeds(results: Results) -> pl.DataFrame:
     )
 
 
-def seeds_equal_cost(results: Results) -> pl.DataFrame:
-    """The effect of every seed alone at its own dose; methods with one seed are left out."""
-    several = results.seed_effects.filter(pl.len().over("method") > 1)
-    effect = twice({"Effect": show("effect")}, results.log_odds_first)
-    return build(several, SEED | {"±c": show("coefficient", general("{:.2f}"))} | effect)
-
-
 def values(results: Results) -> pl.DataFrame:
     """The change of every value, the target first, a column per method; * where q < 0.05."""
     halves = value_halves(results.tables["values"], results.unit)

@@ -56,17 +56,17 @@ def main() -> None:
         if read_controls().height:
             both = [scores_folder(BASE), *every]
             controls = pl.concat(read_cell(own, "controls", SCORES) for own in both)
+        doses = pl.concat(read_table(own / "doses.parquet", "effects") for own in every)
+        ungraded = doses.filter(pl.col("budget_reached").is_null())["method"].unique().to_list()
         forms = {}
         for form in params.scoring.forms:
             untouched, cells, tasks = in_form(form, base, scores, controls)
-            about = (items, target.label, target.opposite, params.statistics, tasks)
+            about = (items, target.label, target.opposite, params.statistics, tasks, ungraded)
             forms[form] = cells, Evaluation(untouched, *about)
         study = analyse(*forms[params.scoring.forms[0]])
         if len(forms) > 1:
             study.add_likelihood(arm_table(*forms[LIKELIHOOD]))
-        doses = pl.concat(read_table(own / "doses.parquet", "effects") for own in every)
-        ranks = seed_effects(*forms[params.scoring.forms[0]])
-        equal = random_ranks(equal_cost(study.arms, doses), ranks)
+        equal = random_ranks(equal_cost(study.arms, doses), seed_effects(study.effects))
         coherence = pl.DataFrame(schema=TABLE)
         if params.generation.coherence_tokens:
             texts = [

@@ -31,7 +31,6 @@ COSTS = numbers("cost_positive", "cost_negative", "p95_positive", "p95_negative"
 DOSES = texts("method") | {"seed": pl.Int64} | numbers("raw_positive", "raw_negative") | COSTS
 DOSES |= {"budget_reached": pl.Boolean}  # null where the coefficient has no size
 RAW = "raw"  # the dose is a coefficient of params.yaml
-CALIBRATED = "calibrated"  # the dose is the method's own at equal cost
 MEAN = "mean"  # the `seed` of effects that average over seeds
 LABEL = "label_"  # items hold further Int8 columns label_<framework>/<value>: -1, 0 or +1
 NEXT = "correct its source, or run again the stage that makes it"

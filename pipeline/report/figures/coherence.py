@@ -37,7 +37,7 @@ def effect_vs_coherence(
     """
     said = (
         f"{caption}. |c| rises along each line, rings mark equal cost. Frontier: best of all "
-        "points and rings but random."
+        "points but random."
     )
     with halves(folder, "effect_vs_coherence", said, 3.8, log_odds_first) as parts:
         for part, measure in parts:
@@ -59,7 +59,7 @@ def draw(
     band, steps, methods = random_band(effects), frontier_steps(arms, equal), methods_of(arms)
     dosed = pl.col("method").is_in([method for method in methods if has_dose(method)])
     inner = arms.filter(dosed)["target_effect"].to_list()
-    reached = [*inner, *equal.filter("calibrated")["target_effect"], *band["low"], *band["high"]]
+    reached = [*inner, *band["low"], *band["high"]]
     far = [*reached, *arms["target_effect"]]
     panels = stacked(drawing, reached if inner else [], far, "y", (1, 3))
     for axes in panels:

@@ -16,7 +16,7 @@ def forest(
     """`equal` holds a row per method, `seeds` (method, seed, effect) the same for single seeds."""
     said = (
         f"{caption}. Half the span between +c and −c with its 95 % interval. Small dots: single "
-        "seeds (random: single directions), each at its own dose."
+        "seeds (random: single directions)."
     )
     height = 1.2 + 0.27 * equal.height
     with halves(folder, "forest", said, height, log_odds_first, beside=True) as parts:
