@@ -7,7 +7,7 @@ import pytest
 from typer.main import get_command
 
 from pipeline import cli
-from pipeline.app.readme import BLOCKS, filled, headline
+from pipeline.app.readme import BLOCKS, filled, headline, results
 from pipeline.support.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -25,8 +25,15 @@ def test_every_block_is_up_to_date():
 
 
 def test_a_block_that_nobody_fills_is_refused():
-    with pytest.raises(InputError, match="rename it to one of results, methods, tree"):
+    with pytest.raises(InputError, match="rename it to one of results, real, methods, tree"):
         filled("<!-- news -->\n<!-- /news -->")
+
+
+def test_results_that_are_not_there_say_which_command_makes_them(tmp_path):
+    file = tmp_path / "summary.md"
+    assert results(file, "make real") == "No results yet: `make real` makes them."
+    file.write_text("| a |\n", encoding="utf-8")
+    assert results(file, "make real") == "| a |"
 
 
 def test_it_has_at_most_120_lines():

@@ -208,7 +208,9 @@ def test_each_seed_stands_at_one_and_the_mean_is_left_out():
 @pytest.fixture
 def text(tmp_path, dilemmas) -> str:
     table = pl.DataFrame({"Method": ["<b>InnerPiSSA</b>"], "Effect": ["0.1"]})
-    shown = {name: table for name in ("source", "full", "values", "a_new_one", "examples")}
+    shown = {
+        name: table for name in ("source", "full", "values", "a_new_one", "examples", "summary")
+    }
     moved = scores(dilemmas, [0.1, 3.0, -0.5, 0.0, 2.0, 1.0])
 
     class Dose:
@@ -244,6 +246,7 @@ def test_the_page_stands_alone_and_every_table_names_its_source(text):
         text.count('<p class="from">Computed from') == 5
     )  # three tables, one figure, the examples
     assert "Further tables" in text
+    assert "table-summary" not in text  # the page has it in full
     assert "A new one" in text
 
 

@@ -10,7 +10,7 @@ import pytest
 from pipeline.metrics.study import FURTHER, analyse
 from pipeline.report import tables
 from pipeline.report.appendix import ablation, certificates, whole_methods
-from pipeline.report.contents import TABLES
+from pipeline.report.contents import TABLES, marked
 from pipeline.report.figures.look import FREE, look_of, methods_of, style
 from pipeline.report.figures.words import name_of, parent
 from pipeline.report.page import ENTRIES
@@ -123,6 +123,15 @@ def test_the_results_table_is_at_equal_cost_and_says_where_the_budget_is_not_rea
     assert source["at +c"].to_list() == ["0.400", "0.040", "0.030"]
     assert source["at −c"].to_list() == ["-0.400", "-0.040", "-0.030"]
     assert source["at +c (log-odds)"].to_list() == ["2.000", "0.200", "0.150"]
+    summary = tables.summary(found)
+    assert summary.columns == [
+        "Method", "Effect (log-odds)", "95 % interval", "at +c", "at −c", "Effect (probability)",
+        "Rank among 20 random directions", "p (clustered)", "Δ NLL", "Choice mass",
+    ]  # fmt: skip
+    assert summary.row(2)[:6] == (
+        "LoRA (budget not reached)", "0.150", "[0.100, 0.200]", "0.150", "-0.150", "0.030",
+    )  # fmt: skip
+    assert marked(summary, ["LoRA"])["Method"][2] == "LoRA (budget not reached) (sign undecided)"
     equal_cost = tables.equal_cost(found)
     assert equal_cost["Rank among 20 random directions"].to_list() == ["–", "3", "4"]
     assert equal_cost["95 % interval (log-odds)"][1] == "[0.150, 0.250]"

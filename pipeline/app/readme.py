@@ -5,6 +5,8 @@ A block is `<!-- name -->` to `<!-- /name -->`; whatever stands between is repla
 
 import ast
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pipeline.steering import METHODS
@@ -12,7 +14,10 @@ from pipeline.support.errors import InputError
 from pipeline.support.files import new_file
 
 README = Path("README.md")
-RESULTS = Path("reports/tables/equal_cost.md")
+RESULTS, REAL = (
+    Path("reports/tables/summary.md"),
+    Path("reports/smollm2/everyday/tables/summary.md"),
+)
 BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 
 
@@ -38,12 +43,19 @@ def methods() -> str:
     return "\n".join(lines)
 
 
-def results() -> str:
-    """Return the table of the committed default study."""
-    return RESULTS.read_text(encoding="utf-8").strip()
+def results(file: Path, command: str) -> str:
+    """Return the table of a committed study, or by which command it comes."""
+    if not file.exists():
+        return f"No results yet: `{command}` makes them."
+    return file.read_text(encoding="utf-8").strip()
 
 
-BLOCKS = {"results": results, "methods": methods, "tree": tree}
+BLOCKS: dict[str, Callable[[], str]] = {
+    "results": partial(results, RESULTS, "make repro"),
+    "real": partial(results, REAL, "make real"),
+    "methods": methods,
+    "tree": tree,
+}
 
 
 def filled(text: str) -> str:

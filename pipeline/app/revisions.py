@@ -51,7 +51,7 @@ def resolve(name: str) -> str:
 
 
 def read_text(name: str, path: str) -> str | None:
-    """Return a file of a result; a folder is one that a named study has kept, such as reports/full."""
+    """Return a file of a result; a folder is one that a named study kept, as reports/full."""
     folder = Path(name)
     if folder.is_dir():
         return read_text(WORKSPACE, str(folder / path.removeprefix(f"{REPORTS}/")))

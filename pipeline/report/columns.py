@@ -13,6 +13,7 @@ from pipeline.support.formats import number
 Row = dict[str, Any]
 Cell = Callable[[Row], str]
 Columns = dict[str, Cell]
+MISSED = " (budget not reached)"
 
 
 def build(rows: pl.DataFrame | Iterable[Row], columns: Columns) -> pl.DataFrame:
@@ -27,13 +28,14 @@ def in_log_odds(row: Row) -> Row:
     return row | {name.removesuffix(LOG_ODDS): value for name, value in ours.items()}
 
 
+def nats(cell: Cell) -> Cell:
+    """Return a cell that writes in log-odds what another one writes in probability."""
+    return lambda row: cell(in_log_odds(row))
+
+
 def twice(columns: Columns, log_odds_first: bool) -> Columns:
     """Return columns of effects twice: in probability, and in log-odds (nats)."""
-
-    def translated(cell: Cell) -> Cell:
-        return lambda row: cell(in_log_odds(row))
-
-    again = {f"{head} (log-odds)": translated(cell) for head, cell in columns.items()}
+    again = {f"{head} (log-odds)": nats(cell) for head, cell in columns.items()}
     return again | columns if log_odds_first else columns | again
 
 
@@ -75,6 +77,11 @@ def marked_method(row: Row) -> str:
     return method(row) + ("" if row["coherent"] else " †")
 
 
+def missed(row: Row) -> str:
+    """Return the mark of a row of equal_cost whose ±1 cost less than the budget, else nothing."""
+    return MISSED if row["calibrated"] and not row["budget_reached"] else ""
+
+
 def raw(row: Row) -> str:
     """Return the raw coefficients that c = 1 and c = -1 stand for in a row of equal_cost."""
     if not row["calibrated"]:
@@ -84,7 +91,4 @@ def raw(row: Row) -> str:
 
 def cost(row: Row) -> str:
     """Return what c = 1 and c = -1 cost in a row of equal_cost, and whether that is the budget."""
-    said = f"{number(row['cost_positive'])} / {number(row['cost_negative'])}"
-    return said + (
-        " (budget not reached)" if row["calibrated"] and not row["budget_reached"] else ""
-    )
+    return f"{number(row['cost_positive'])} / {number(row['cost_negative'])}{missed(row)}"

@@ -7,6 +7,7 @@ import polars as pl
 
 from pipeline.metrics import drawn
 from pipeline.report import appendix, figures, statistics, tables
+from pipeline.report.columns import MISSED
 from pipeline.report.figures.words import name_of
 from pipeline.report.results import Results
 
@@ -14,6 +15,7 @@ UNDECIDED = " (sign undecided)"
 TABLES = {
     "source": tables.source,
     "equal_cost": tables.equal_cost,
+    "summary": tables.summary,
     "full": tables.full,
     "seeds": tables.seeds,
     "examples": appendix.examples,
@@ -42,7 +44,7 @@ def marked(table: pl.DataFrame, unknown: list[str]) -> pl.DataFrame:
     """Mark methods in the rows and columns of a table of strings, where a sign is undecided."""
 
     def mark(said: str) -> str:
-        return said + UNDECIDED if said.removesuffix(" †") in unknown else said
+        return said + UNDECIDED if said.removesuffix(MISSED).removesuffix(" †") in unknown else said
 
     rows = [pl.col("Method").map_elements(mark, pl.String)] if "Method" in table.columns else []
     return table.with_columns(rows).rename(mark)

@@ -13,7 +13,7 @@ from pipeline.support.section import read_yaml
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 MANY = 12  # columns: from here on a table is set smaller
-EXAMPLES = "examples"  # a table whose rows the page shows with their texts instead
+ELSEWHERE = {"examples", "summary"}  # tables that the page shows with texts, or in full, instead
 SHORT = 16  # rows: up to here a table is printed on one page
 
 
@@ -66,7 +66,7 @@ def arrange(
     tables: dict[str, pl.DataFrame], figures: dict[str, str], context: dict[str, Any]
 ) -> dict[str, list[Shown]]:
     """Return group -> what stands in it, in the order of ENTRIES; unnamed tables in the last."""
-    known = {entry.name for entry in ENTRIES} | {EXAMPLES}
+    known = {entry.name for entry in ENTRIES} | ELSEWHERE
     others = [
         Entry(name, list(GROUPS)[-1], name.replace("_", " ").capitalize())
         for name in tables

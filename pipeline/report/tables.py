@@ -13,6 +13,8 @@ from pipeline.report.columns import (
     interval,
     marked_method,
     method,
+    missed,
+    nats,
     pair,
     raw,
     show,
@@ -86,12 +88,32 @@ def source(results: Results) -> pl.DataFrame:
     )
 
 
+def rank(n_random: int) -> Columns:
+    """Return the column of places among random directions, where there are some."""
+    place = show("random_rank", lambda place: NONE if place is None else str(place))
+    return {f"Rank among {n_random} random directions": place} if n_random else {}
+
+
+def summary(results: Results) -> pl.DataFrame:
+    """The table `equal_cost` for a narrow page: interval and arms are in log-odds (nats)."""
+    return build(
+        results.tables["equal_cost"].sort("target_effect_log_odds", descending=True),
+        {
+            "Method": lambda row: marked_method(row) + missed(row),
+            "Effect (log-odds)": nats(EFFECT["Effect"]),
+            **{head: nats(cell) for head, cell in EFFECT.items() if head != "Effect"},
+            "Effect (probability)": EFFECT["Effect"],
+            **rank(results.n_random),
+            "p (clustered)": FULL["p (clustered)"],
+            "Δ NLL": FULL["Δ NLL"],
+            "Choice mass": FULL["Choice mass"],
+        },
+    )
+
+
 def equal_cost(results: Results) -> pl.DataFrame:
     """Every method at ±1, best effect first."""
     rows = results.tables["equal_cost"]
-    n_random = results.n_random
-    rank = show("random_rank", lambda place: NONE if place is None else str(place))
-    ranked = {f"Rank among {n_random} random directions": rank} if n_random else {}
     first = SUFFIXES[results.log_odds_first]
     return build(
         rows.sort(f"target_effect{first}", descending=True),
@@ -99,7 +121,7 @@ def equal_cost(results: Results) -> pl.DataFrame:
             "Method": marked_method,
             **twice(EFFECT | SPREAD, results.log_odds_first),
             "p (clustered)": show("p_clustered", p_value),
-            **ranked,
+            **rank(results.n_random),
             **likelihood(rows),
             "Δ NLL": show("delta_nll"),
             "Share of oracle": show("oracle_share", digits(2)),
