@@ -38,7 +38,7 @@ from tests.test_evalsets import write_hub
     (lambda p: p["models"].update({"qwen3-0.6b": p["models"]["reference"]}), r"'qwen3-0\.6b' is not an id: use lower-case letters"),
     (lambda p: p.update(coefficients=[-1, 0, 2]), r"coefficients: .*for each coefficient, its negative"),
     (lambda p: p.update(coefficients=[-1, 0, "a"]), r"coefficients\.2: .*found 'a'"),
-    (lambda p: p.update(coefficients=[-1, 1]), r"coefficients: .*must hold 0"),
+    (lambda p: p.update(coefficients=[-1, 1]), r"coefficients: .*must hold -1, 0, 1"),
     (lambda p: p["svd"].update(max_rank=16), r"rank is 64, above svd\.max_rank 16: lower rank, or raise svd\.max_rank"),
     (lambda p: p["svd"].update(max_rank=0), r"svd\.max_rank: .*greater than or equal to 2 \(found 0\)"),
     (lambda p: p["evalsets"]["daily_dilemmas"].update(max_dilemmas=0), r"evalsets\.daily_dilemmas\.max_dilemmas: .*\(found 0\)"),

@@ -13,6 +13,7 @@ from pipeline.study.declared import stage_params
 from pipeline.study.pairs import build_pairs, load_suffixes, mix
 from pipeline.study.params import load_params
 from pipeline.support.errors import InputError
+from pipeline.support.section import read_yaml
 from pipeline.support.sections import PairsParams
 from tests.conftest import BASELINES, LEARNED
 
@@ -32,7 +33,8 @@ def test_the_shipped_file_is_valid_and_complete():
     params = load_params(ROOT / "params.yaml")
     assert set(METHODS) <= set(params.steering)
     assert {section.method for section in params.steering.values()} == set(METHODS)
-    assert set(METHODS) <= set(params.methods + params.baselines) <= set(params.steering)
+    full = read_yaml(ROOT / "data/studies/full.yaml")
+    assert set(METHODS) <= {*full["methods"], *full["baselines"]} <= set(params.steering)
     assert set(LEARNED) | set(BASELINES) == set(METHODS)
 
 

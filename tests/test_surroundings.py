@@ -53,7 +53,11 @@ def test_every_text_is_read_and_written_in_utf_8_whatever_the_locale():
 def test_programs_are_called_by_a_list_of_words_and_git_in_one_place():
     calls = [(file, call) for file, call in sources() if "subprocess." in ast.unparse(call.func)]
     assert not [call for _, call in calls if "shell=" in ast.unparse(call)]
-    programs = {file.name for file, call in calls if ast.unparse(call.args[0]).startswith("['git'")}
+    programs = {
+        file.name
+        for file, call in calls
+        if call.args and ast.unparse(call.args[0]).startswith("['git'")
+    }
     assert programs == {"git.py", "doctor.py"}
 
 

@@ -7,14 +7,18 @@ A token attends to the beginning and to its own end, at distances counted in pos
 text is computed as if alone.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
 
 from pipeline.support.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 WORTH = 0.9  # of the tokens one by one: with more than these, sharing a row is no gain
 KINDS = {False: "full_attention", True: "sliding_attention"}  # transformers' names
@@ -28,7 +32,7 @@ class Bundle:
     ends: list[list[int]]
 
     @classmethod
-    def of(cls, texts: list[list[int]]) -> "Bundle":
+    def of(cls, texts: list[list[int]]) -> Bundle:
         """Return texts on what they share; a single one shares nothing."""
         shared = min((common_length(texts[0], other) for other in texts[1:]), default=0)
         return cls(texts[0][:shared], [ids[shared:] for ids in texts])
@@ -92,7 +96,7 @@ class Rows(NamedTuple):
     last: Tensor
     """[b, k]: the column of each text's last token, or the row's last column for no text."""
 
-    def take(self, index: Tensor) -> "Rows":
+    def take(self, index: Tensor) -> Rows:
         return Rows(*(tensor[index] for tensor in self))
 
     def of_text(self, number: int) -> Tensor:
@@ -182,6 +186,8 @@ def attention_mask(model: PreTrainedModel, rows: Rows) -> Tensor | dict[str, Ten
             f"{type(model).__name__} has {min(others)} layers, where texts cannot share a row: set "
             "scoring.reuse false"
         )
+    from transformers import DynamicCache
+
     layers = DynamicCache(config=config).layers  # transformers' account of who sees how far
     windows = {bool(layer.is_sliding): getattr(layer, "sliding_window", None) for layer in layers}
     dtype = model.get_input_embeddings().weight.dtype

@@ -141,7 +141,7 @@ def ablation(results: Results) -> pl.DataFrame:
 def certificates(results: Results) -> pl.DataFrame:
     """What was measured on each trained adapter, and how sure its sign is."""
     rows = [
-        {"method": method, "seed": seed, **results.adapters[method, seed]["sign"], **row}
+        {"method": method, "seed": seed, **(results.adapters[method, seed]["sign"] or {}), **row}
         for (method, seed), row in results.certificates.items()
     ]
     return build(rows, CERTIFICATES)
