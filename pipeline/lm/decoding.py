@@ -1,14 +1,19 @@
 """Decoding with a KV cache: rows of a batch grow token by token until each is closed."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.lm.forward import position_limit, token_positions
 from pipeline.support.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TAIL = 4  # prompt tokens decoded along with a reply, for tokenizers that drop a text's first space
 
