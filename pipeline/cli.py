@@ -132,6 +132,17 @@ def params(
 
 
 @app.command()
+def behaviour(
+    name: Annotated[str, typer.Argument(help="Its id, such as humour.")],
+    positive: Annotated[str, typer.Option(help='The persona of c = +1, such as "a funny".')],
+    negative: Annotated[str, typer.Option(help='The persona of c = -1, such as "a serious".')],
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+) -> None:
+    """Write a behaviour from two words: data/raw/behaviours/NAME.yaml."""
+    call("app.behaviour", "main", name, positive, negative, force)
+
+
+@app.command()
 def compare(
     revisions: Annotated[
         list[str], typer.Argument(help="DVC experiments, git revisions, or `workspace`.")

@@ -93,7 +93,6 @@ def test_behaviour_files(tmp_path, text, said):
 
 
 @pytest.mark.parametrize(("evalset", "labels", "said"), [
-    ("mmlu", ["Value/honesty"], r"has no target for 'mmlu': add one under targets"),
     ("reference", ["Value/kindness", "WVS/x"], r"'Value/honesty' under targets is no label of 'reference': take one of Value/kindness$"),
     ("reference", ["Value/honesty"], r"'Value/deception' under targets is no label"),
 ])  # fmt: skip

@@ -141,10 +141,25 @@ def other_model(folder: Path) -> None:
 
 
 def charm(folder: Path) -> None:
-    shutil.copy(
-        folder / "data/raw/behaviours/honesty.yaml", folder / "data/raw/behaviours/charm.yaml"
+    file = folder / "data/raw/behaviours/charm.yaml"
+    shutil.copy(folder / "data/raw/behaviours/honesty.yaml", file)
+    edit(file, lambda b: b.pop("targets"))
+
+
+def charm_alone(folder: Path) -> None:
+    charm(folder)
+    edit(
+        folder / "params.yaml",
+        lambda p: (
+            p.update(behaviour="charm"),
+            p["evalsets"]["reference"].update(other_dilemmas=0),
+        ),
     )
-    edit(folder / "params.yaml", lambda p: p.update(behaviour="charm"))
+
+
+def charm_with_honesty(folder: Path) -> None:
+    charm(folder)
+    edit(folder / "params.yaml", lambda p: p["composition"].update(behaviours=["honesty", "charm"]))
 
 
 def hub(**changes):
@@ -186,9 +201,9 @@ CASES = [
     ("svd", params(lambda p: p["modules"].update(n_modules=500)), r"n_modules 500 is above the \d+ modules that match: lower it"),
     ("svd", params(lambda p: p.update(device="abacus")), r"device 'abacus' cannot be used here: take auto"),
     ("svd", other_model, r"the weights in models/reference are now \w+, the manifest says \w+: run `dvc repro`"),
-    ("evalset", charm, r"behaviour 'charm' is no persona of the reference world: "),
+    ("evalset", charm_alone, r"behaviour 'charm' is no persona of the reference world: "),
     ("evalset", hub(source="nowhere/at/all"), r"'nowhere/at/all' is neither a folder nor reachable on the hub: connect"),
-    ("evalset", change("data/raw/behaviours/honesty.yaml", lambda b: b["targets"].pop("reference")), r"has no target for 'reference': add"),
+    ("composition", charm_with_honesty, r"composition\.behaviours: .*charm\.yaml has no target for 'reference', so no"),
     ("evalset", change("data/raw/behaviours/honesty.yaml", lambda b: b["targets"]["reference"].update(label="Value/candour")), r"'Value/candour' under targets is no label of 'reference': take one of Value/"),
     ("train", delete(PAIRS), r"pairs\.parquet does not exist: run `dvc repro pairs`"),
     ("train", cut(PAIRS), r"pairs\.parquet cannot be read as a table \(.*: run `dvc repro pairs`"),

@@ -70,6 +70,11 @@ def read_result(name: str) -> Result:
 
     params = YAML(typ="safe").load(read("params.yaml"))
     equal_cost = pl.read_csv(io.StringIO(read("reports/equal_cost.csv")))
+    if equal_cost.is_empty():
+        raise InputError(
+            f"{name} measures no effect, as its behaviour has no target for its evaluation set: "
+            "leave it out"
+        )
     if not set(equal_cost.columns) >= NEEDED:
         raise InputError(
             f"{name} lacks effects in log-odds or a common unit of c, so an older version of this "

@@ -23,7 +23,7 @@ from pipeline.metrics.flips import flip_table
 from pipeline.metrics.regression import clustered_slope
 from pipeline.metrics.scores import SUFFIXES, Evaluation, at_one, fold_arms, in_both, signed_scores
 from pipeline.metrics.sensitivity import sensitivity_table
-from pipeline.support.schemas import MEAN, labels
+from pipeline.support.schemas import MEAN, labels, numbers, texts
 
 # Each from all methods' scores and the evaluation.
 FURTHER = {
@@ -34,6 +34,10 @@ FURTHER = {
     "flips": flip_table,
     "curves": curve_table,
 }
+# Of a study without a target: the columns, without rows, that DVC's plots read.
+UNMEASURED = pl.DataFrame(
+    schema=texts("method") | numbers("coefficient", *in_both("target_effect"), "delta_nll")
+)
 HEADLINE = (
     *in_both("target_effect", "ci_low", "ci_high", "side_effect"), "delta_nll", "normalized_gain",
     "oracle_share",
@@ -86,6 +90,12 @@ def analyse(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> Study:
     further = {name: table(cells, evaluation) for name, table in FURTHER.items()}
     tables = as_frame(effects), as_frame(arms), pl.concat(values)
     return Study(*tables, oracle, further)
+
+
+def untargeted(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> Study:
+    """Return the tables of a study without a target: the change of every value, and no effects."""
+    values = pl.concat(value_table(method, rows, evaluation) for method, rows in cells.items())
+    return Study(UNMEASURED, UNMEASURED, values, [], dict.fromkeys(FURTHER, UNMEASURED))
 
 
 def arm_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.DataFrame:

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from pipeline.metrics import drawn
-from pipeline.report import appendix, figures, statistics, tables
+from pipeline.report import appendix, figures, statistics, tables, untargeted
 from pipeline.report.columns import MISSED
 from pipeline.report.figures.words import name_of
 from pipeline.report.results import Results
@@ -31,11 +31,18 @@ TABLES = {
     "flips": statistics.flips,
     "curves": statistics.curves,
 }
+# Of a study without a target: what it can show.
+UNTARGETED = {
+    "texts": untargeted.texts,
+    "doses": untargeted.doses,
+    **{name: TABLES[name] for name in ("certificates", "composition", "coherence", "values")},
+}
 
 
 def all_tables(results: Results) -> dict[str, pl.DataFrame]:
     """Return name -> table of strings, without those that have no rows."""
-    built = {name: table(results) for name, table in TABLES.items()}
+    shown = UNTARGETED if results.unmeasured else TABLES
+    built = {name: table(results) for name, table in shown.items()}
     unknown = [name_of(method) for method in dict.fromkeys(m for m, _ in results.undecided)]
     return {name: marked(table, unknown) for name, table in built.items() if table.height}
 
@@ -52,6 +59,20 @@ def marked(table: pl.DataFrame, unknown: list[str]) -> pl.DataFrame:
 
 def draw(results: Results, folder: Path) -> dict[str, str]:
     """Draw every figure into a folder; return name -> SVG in base64."""
+    if not results.unmeasured:
+        draw_effects(results, folder)
+    if results.histories:
+        of_pairs = f"n = {results.n_pairs('train')} training and {results.n_pairs('calibration')}"
+        said = f"{results.study}; {of_pairs} calibration pairs; {results.seeds}"
+        figures.training_curves(folder, results.histories, said)
+    return {
+        file.stem: base64.b64encode(file.read_bytes()).decode()
+        for file in sorted(folder.glob("*.svg"))
+    }
+
+
+def draw_effects(results: Results, folder: Path) -> None:
+    """Draw the figures of the effects."""
     read, unit, params = results.tables, results.unit, results.params.statistics
     effects, arms, equal = read["effects"], read["arms"], read["equal_cost"]
     random = f"; {results.n_random} random directions" if results.n_random else ""
@@ -66,14 +87,6 @@ def draw(results: Results, folder: Path) -> dict[str, str]:
     n_items = results.items.height
     counts = drawn.excluded_counts(effects, n_items)
     figures.choice_mass(folder, effects, counts, n_items, params.min_choice_mass, caption)
-    if results.histories:
-        of_pairs = f"n = {results.n_pairs('train')} training and {results.n_pairs('calibration')}"
-        said = f"{results.study}; {of_pairs} calibration pairs; {results.seeds}"
-        figures.training_curves(folder, results.histories, said)
-    return {
-        file.stem: base64.b64encode(file.read_bytes()).decode()
-        for file in sorted(folder.glob("*.svg"))
-    }
 
 
 def unreached(results: Results) -> str:

@@ -135,8 +135,9 @@ def left_out(undecided: list[Cell]) -> list[str]:
 
 def setup(results: Results) -> dict[str, str]:
     """Return what was done, name -> words."""
-    params, model, arms = results.params, results.manifest, results.tables["arms"]
-    coefficients = ", ".join(f"±{c:g}" for c in sorted(arms["coefficient"].unique()))
+    params, model = results.params, results.manifest
+    sizes = {abs(c) for scores in results.cells.values() for c in scores["coefficient"]}
+    coefficients = ", ".join(f"±{c:g}" for c in sorted(sizes))
     cost = f"{params.dose.budget:g} nats per token ({MEASURE})"
     positive, negative = results.behaviour.sentences()[0]
     packed = "" if model["quantisation"] == "none" else f", {model['quantisation']}"
@@ -151,7 +152,7 @@ def setup(results: Results) -> dict[str, str]:
         "Contrast pairs": f"{results.n_pairs('train')} to train on, "
         f"{results.n_pairs('calibration')} for sign and checkpoint",
         "Dilemmas": f"{results.items['dilemma_id'].n_unique()} of {params.evalset}, "
-        f"{results.n_dilemmas} of them on {results.target.label}; each is asked from both sides",
+        f"{on_target(results)}; each is asked from both sides",
         "Scores": "; and ".join(SCORED[form] for form in params.scoring.forms),
         "Trained methods": f"{'; '.join(trained)}. {results.seeds.capitalize()}"
         if trained
@@ -163,6 +164,12 @@ def setup(results: Results) -> dict[str, str]:
     }
 
 
+def on_target(results: Results) -> str:
+    if results.unmeasured:
+        return f"none of them on {results.params.behaviour}"
+    return f"{results.n_dilemmas} of them on {results.target.label}"
+
+
 def trained_method(results: Results, method: str) -> str:
     summary = results.adapters[method, results.params.seeds[0]]["summary"]
     parameters = f"{summary['parameters']:,.0f} parameters".replace(",", " ")
@@ -171,21 +178,27 @@ def trained_method(results: Results, method: str) -> str:
 
 def context(results: Results, reproduction: dict[str, str], params_text: str) -> dict[str, Any]:
     """Return the variables of the page's template and of the texts in page.yaml."""
+    shared = {
+        "params": results.params, "manifest": results.manifest, "synthetic": results.synthetic,
+        "unmeasured": results.unmeasured, "unit": results.unit, "target": results.target.label,
+        "opposite": results.target.opposite, "budget": results.params.dose, "measure": MEASURE,
+        "pair": results.params.composition, "log_odds_first": results.log_odds_first, "sure": SURE,
+        "setup": setup(results), "name_of": name_of, "change": change, "words": ACTIONS,
+        "reproduction": reproduction, "manifest_text": json.dumps(results.manifest, indent=2),
+        "params_text": params_text,
+    }  # fmt: skip
+    return shared | ({"examples": []} if results.unmeasured else of_effects(results))
+
+
+def of_effects(results: Results) -> dict[str, Any]:
+    """Return the variables about effects, which a study without a target lacks."""
     equal, params = results.tables["equal_cost"], results.params
     even, first = params.report.even_arms, results.log_odds_first
     unknown = pl.col("method").is_in([method for method, _ in results.undecided])
     lines = headline(equal.filter(~unknown), params.methods, results.seed_effects, even, first)
     return {
-        "params": params, "manifest": results.manifest, "synthetic": results.synthetic,
-        "unit": results.unit, "target": results.target.label, "opposite": results.target.opposite,
-        "oracle": results.oracle, "n_dilemmas": results.n_dilemmas, "budget": params.dose,
-        "measure": MEASURE, "pair": params.composition,
-        "examples": results.examples, "ahead": ahead(equal, first),
-        "log_odds_first": first, "undecided": adapters(results.undecided),
-        "n_random": results.n_random,
-        "sure": SURE, "unreached": list(map(name_of, results.unreached)),
+        "oracle": results.oracle, "n_dilemmas": results.n_dilemmas, "examples": results.examples,
+        "ahead": ahead(equal, first), "undecided": adapters(results.undecided),
+        "n_random": results.n_random, "unreached": list(map(name_of, results.unreached)),
         "headline": lines + left_out(results.undecided),
-        "setup": setup(results), "name_of": name_of, "change": change, "words": ACTIONS,
-        "reproduction": reproduction, "manifest_text": json.dumps(results.manifest, indent=2),
-        "params_text": params_text,
     }  # fmt: skip

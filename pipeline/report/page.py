@@ -100,6 +100,8 @@ def environment() -> jinja2.Environment:
 
 def limitations(context: dict[str, Any]) -> list[Markup]:
     """Return those limitations that concern this study, in its words."""
+    if not context["target"]:
+        return []
     return [said for text in CONTENT["limitations"] if (said := fill(text, context))]
 
 

@@ -9,8 +9,9 @@ import polars as pl
 from pipeline.metrics.effects import seed_effects
 from pipeline.metrics.examples import Example, examples
 from pipeline.metrics.scores import SUFFIXES, Evaluation, at_one
-from pipeline.study.behaviours import Behaviour, Target
+from pipeline.study.behaviours import UNTARGETED, Behaviour, Target, unmeasured
 from pipeline.study.params import Params
+from pipeline.support.paths import behaviour_file
 
 SYNTHETIC = {
     "model": "The bundled reference model is a small network trained on a generated world.",
@@ -45,10 +46,18 @@ class Results:
     """Of the learned methods."""
     adapters: dict[Cell, dict[str, Any]]
     """What each fitted method says of itself in steering.json."""
+    texts: pl.DataFrame | None
+    """The free texts of the base and of every method; None where none were asked for."""
 
     @property
     def target(self) -> Target:
-        return self.behaviour.targets[self.params.evalset]
+        return self.behaviour.targets.get(self.params.evalset, UNTARGETED)
+
+    @property
+    def unmeasured(self) -> str:
+        """What the study says instead of effects; empty where it measures them."""
+        file = behaviour_file(self.params.behaviour)
+        return "" if self.target.label else unmeasured(file, self.params.evalset)
 
     @property
     def evaluation(self) -> Evaluation:
@@ -58,7 +67,7 @@ class Results:
     @property
     def unit(self) -> float:
         """The coefficient of tables at ±1, or the nearest to it that was run."""
-        return at_one(self.tables["arms"])["coefficient"][0]
+        return abs(at_one(next(iter(self.cells.values())))["coefficient"][0])
 
     @property
     def n_dilemmas(self) -> int:

@@ -19,12 +19,14 @@ from pipeline.stages.train import fit, keep
 from pipeline.steering.base import PairSplits
 from pipeline.steering.compose import Composed
 from pipeline.steering.training.adapter import Adapter
-from pipeline.study.behaviours import Behaviour, load_behaviour
+from pipeline.study.behaviours import Behaviour, load_behaviour, target_of, unmeasured
 from pipeline.study.pairs import build_pairs, load_suffixes, renderer
 from pipeline.study.params import Params
 from pipeline.study.probes import ask
+from pipeline.support.errors import InputError
 from pipeline.support.files import new_file, new_folder
 from pipeline.support.paths import COMPOSITION, REPORTS, SUFFIXES, behaviour_file
+from pipeline.support.schemas import labels
 
 COEFFICIENTS = (-1.0, 0.0, 1.0)
 COLUMNS = {"target": pl.String, "first": pl.Float64, "second": pl.Float64}
@@ -36,6 +38,15 @@ def pairs_of(behaviour: Behaviour, tokenizer, params: Params) -> PairSplits:
         behaviour, load_suffixes(SUFFIXES, params.model), params.pairs, renderer(tokenizer, options)
     )
     return PairSplits.of(frame)
+
+
+def target_label(name: str, items: pl.DataFrame) -> str:
+    """Return a behaviour's target in the reference world, or refuse one without any."""
+    file = behaviour_file(name)
+    target = target_of(file, "reference", labels(items))
+    if not target.label:
+        raise InputError(f"composition.behaviours: {unmeasured(file, 'reference')}")
+    return target.label
 
 
 def score_grid(
@@ -63,6 +74,10 @@ def main() -> None:
                 behaviours = {
                     name: load_behaviour(behaviour_file(name)) for name in wanted.behaviours
                 }
+                dilemmas = {
+                    name: build_items(params.evalsets.reference, name) for name in behaviours
+                }
+                targets = {name: target_label(name, items) for name, items in dilemmas.items()}
                 run.usage.watch(base.model)
                 adapters = []
                 for name, one in behaviours.items():
@@ -73,12 +88,9 @@ def main() -> None:
                     place = folder / name
                     keep(adapter, base, pairs.calibration, asked, section, params, about, place)
                     adapters.append(adapter)
-                for name, one in behaviours.items():
-                    items = build_items(params.evalsets.reference, name)
+                for name, items in dilemmas.items():
                     scores = score_grid(base, adapters, items, params)
-                    rows += composition_table(
-                        scores, items, one.targets["reference"].label, params.statistics
-                    )
+                    rows += composition_table(scores, items, targets[name], params.statistics)
             run.log(
                 {f"{r['target']}_at_{r['first']:+g}_{r['second']:+g}": r["effect"] for r in rows}
             )

@@ -9,10 +9,10 @@ from pipeline.metrics.coherence import TABLE, coherence_table
 from pipeline.metrics.doses import equal_cost, random_ranks
 from pipeline.metrics.effects import seed_effects
 from pipeline.metrics.scores import Evaluation
-from pipeline.metrics.study import analyse, arm_table, headline
+from pipeline.metrics.study import analyse, arm_table, headline, untargeted
 from pipeline.stages.base import read_controls, read_items
 from pipeline.stages.stage import stage
-from pipeline.study.behaviours import target_of
+from pipeline.study.behaviours import target_of, unmeasured
 from pipeline.support.files import new_file, read_json, write_json
 from pipeline.support.paths import BASE, REPORTS, behaviour_file, cell_folders, scores_folder
 from pipeline.support.schemas import (
@@ -47,7 +47,8 @@ def in_form(
 def main() -> None:
     with stage("effects") as (params, run):
         items = read_items()
-        target = target_of(behaviour_file(params.behaviour), params.evalset, labels(items))
+        file = behaviour_file(params.behaviour)
+        target = target_of(file, params.evalset, labels(items))
         folders = cell_folders(params.methods, params.baselines, params.seeds)
         every = list(itertools.chain(*folders.values()))
         scores = {method: pl.concat(map(read_scores, own)) for method, own in folders.items()}
@@ -63,10 +64,16 @@ def main() -> None:
             untouched, cells, tasks = in_form(form, base, scores, controls)
             about = (items, target.label, target.opposite, params.statistics, tasks, ungraded)
             forms[form] = cells, Evaluation(untouched, *about)
-        study = analyse(*forms[params.scoring.forms[0]])
-        if len(forms) > 1:
-            study.add_likelihood(arm_table(*forms[LIKELIHOOD]))
-        equal = random_ranks(equal_cost(study.arms, doses), seed_effects(study.effects))
+        main_form = forms[params.scoring.forms[0]]
+        if target.label:
+            study = analyse(*main_form)
+            if len(forms) > 1:
+                study.add_likelihood(arm_table(*forms[LIKELIHOOD]))
+            equal = random_ranks(equal_cost(study.arms, doses), seed_effects(study.effects))
+        else:
+            print(unmeasured(file, params.evalset))
+            study = untargeted(*main_form)
+            equal = study.arms
         coherence = pl.DataFrame(schema=TABLE)
         if params.generation.coherence_tokens:
             texts = [
@@ -74,10 +81,11 @@ def main() -> None:
             ]
             coherence = coherence_table(pl.concat(texts))
         for name, table in (study.tables | {"equal_cost": equal, "coherence": coherence}).items():
-            with new_file(REPORTS / f"{name}.csv") as file:
-                table.write_csv(file)
+            with new_file(REPORTS / f"{name}.csv") as new:
+                table.write_csv(new)
         write_json(REPORTS / "oracle.json", study.oracle)
-        adapters = {k: v for own in every for k, v in read_json(own / "adapters.json").items()}
+        measured = every if target.label else []
+        adapters = {k: v for own in measured for k, v in read_json(own / "adapters.json").items()}
         write_json(REPORTS / "adapters.json", {"evalset": params.evalset, "adapters": adapters})
         figures = headline(study.arms)
         write_json(REPORTS / "metrics.json", figures)

@@ -4,7 +4,7 @@ from importlib import import_module
 
 from pipeline.evalsets.controls import build_controls
 from pipeline.stages.stage import stage
-from pipeline.study.behaviours import target_of
+from pipeline.study.behaviours import target_of, unmeasured
 from pipeline.support.files import new_folder, write_json
 from pipeline.support.paths import ITEMS, behaviour_file
 from pipeline.support.schemas import check_items, labels
@@ -19,7 +19,9 @@ def main() -> None:
         items = check_items(items, f"evaluation set {name}")
         controls = build_controls(section.controls)
         # Before anything is trained for it.
-        target_of(behaviour_file(params.behaviour), name, labels(items))
+        file = behaviour_file(params.behaviour)
+        if not target_of(file, name, labels(items)).label:
+            print(f"warning: {unmeasured(file, name)}")
         found = {
             "items": items.height,
             "dilemmas": items["dilemma_id"].n_unique(),

@@ -61,6 +61,13 @@ def read_cells(params: Params) -> dict[str, pl.DataFrame]:
     }
 
 
+def read_texts(params: Params) -> pl.DataFrame:
+    """Return the free texts of the base model and of all cells."""
+    cells = cell_folders(params.methods, params.baselines, params.seeds)
+    folders = [scores_folder(BASE), *(folder for own in cells.values() for folder in own)]
+    return pl.concat([read_table(f / "coherence.parquet", "effects") for f in folders])
+
+
 def read_adapters(cells: list[Cell], name: str, made_by: str) -> dict[Cell, dict[str, Any]]:
     return {cell: read_json(adapter_folder(*cell) / name, made_by) for cell in cells}
 
@@ -94,6 +101,7 @@ def read_results(params: Params) -> Results:
         certificates=read_adapters(learned, "certificate.json", "train"),
         adapters=read_adapters(learned, "steering.json", "train")
         | read_adapters(others, "steering.json", "baselines"),
+        texts=read_texts(params) if params.generation.coherence_tokens else None,
     )
 
 
@@ -122,13 +130,16 @@ def main() -> None:
             used = Path("params.yaml").read_text(encoding="utf-8")
             page = render(tables, figures, context(results, made_by, used))
             file.write_text(page, encoding="utf-8")
-        publish(run, results.tables["effects"])
+        publish(run, results)
         run.complete(stage_records(params))
 
 
-def publish(run: Run, effects: pl.DataFrame) -> None:
+def publish(run: Run, results: Results) -> None:
     """Show the study and all of reports/ on the MLflow parent run."""
-    overview.show(run, REPORTS, effects)
+    if results.unmeasured:
+        run.describe(results.unmeasured)
+    else:
+        overview.show(run, REPORTS, results.tables["effects"])
     files = ("report.html", *(f"{table}.csv" for table in TABLES), "metrics.json")
     for name in (*files, "figures", "tables"):
         run.artifact(REPORTS / name, name if (REPORTS / name).is_dir() else None, parent=True)

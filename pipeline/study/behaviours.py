@@ -46,6 +46,9 @@ class Target(Section):
     """Labels that are the target's mere opposite, so no side effect."""
 
 
+UNTARGETED = Target(label="", opposite=[])  # of a behaviour whose effect a set cannot show
+
+
 class Engineered(Section):
     positive: Persona
     """The long prompt for c = +1."""
@@ -81,7 +84,7 @@ class Behaviour(Section):
     probes: Probes | None = None
     """Questions that decide which sign of c is the positive persona; without them none is."""
     targets: dict[str, Target] = {}
-    """What counts as the effect, by the id of the evaluation set; a set without one is refused."""
+    """What counts as the effect, by the evaluation set's id; without one none is measured."""
 
     def sentences(self) -> list[tuple[str, str]]:
         """Return the persona sentences (positive, negative)."""
@@ -100,13 +103,21 @@ def load_behaviour(path: Path) -> Behaviour:
 
 
 def target_of(path: Path, evalset: str, labels: list[str]) -> Target:
-    """Return the effect of a behaviour on an evaluation set that has these labels."""
-    target = load_behaviour(path).targets.get(evalset)
-    if target is None:
-        raise InputError(f"{path} has no target for {evalset!r}: add one under targets")
+    """Return the effect of a behaviour on a set that has these labels; UNTARGETED without any."""
+    target = load_behaviour(path).targets.get(evalset, UNTARGETED)
+    if target is UNTARGETED:
+        return target
     if unknown := [label for label in (target.label, *target.opposite) if label not in labels]:
         kind = unknown[0].partition("/")[0] + "/"
         near = ", ".join([label for label in labels if label.startswith(kind)] or labels)
         said = f"{path}: {unknown[0]!r} under targets is no label of {evalset!r}"
         raise InputError(f"{said}: take one of {near}")
     return target
+
+
+def unmeasured(path: Path, evalset: str) -> str:
+    """Return what a study of a behaviour without a target for the set says instead of effects."""
+    return (
+        f"{path} has no target for {evalset!r}, so no effect is measured: judge by the free texts "
+        "at −1, 0 and +1, or add one under targets"
+    )
