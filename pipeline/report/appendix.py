@@ -73,9 +73,8 @@ CERTIFICATES: Columns = {
     "t of the sign": show("t", statistic),
     "t at +c": show("up_t", statistic),
     "t at −c": show("down_t", statistic),
-    "Sign": lambda row: row.get("known") or ("decided" if row["decided"] else "undecided"),
+    "Sign": lambda row: "decided" if row["decided"] else "undecided",
 }
-KNOWN_SIGN = {"t": None, "up_t": None, "down_t": None, "known": "by construction"}
 COMPOSITION: Columns = {
     "Effect": show("effect"),
     "95 % interval": interval("effect_low", "effect_high"),
@@ -142,9 +141,7 @@ def ablation(results: Results) -> pl.DataFrame:
 def certificates(results: Results) -> pl.DataFrame:
     """What was measured on each trained adapter, and how sure its sign is."""
     rows = [
-        {"method": method, "seed": seed}
-        | (results.adapters[method, seed]["sign"] or KNOWN_SIGN)
-        | row
+        {"method": method, "seed": seed, **results.adapters[method, seed]["sign"], **row}
         for (method, seed), row in results.certificates.items()
     ]
     return build(rows, CERTIFICATES)

@@ -204,7 +204,7 @@ class Steering(Hooked):
     """Whether it is trained, and so has seeds."""
     graded: ClassVar[bool] = True
     """Whether the coefficient has a size; if not, only its sign counts."""
-    free_sign: bool = False
+    free_sign: ClassVar[bool] = False
     """Whether the fit leaves open which sign is the positive persona; if so it has a `flip`."""
 
     def __init__(self) -> None:

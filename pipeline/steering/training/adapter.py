@@ -129,7 +129,6 @@ class Adapter(Steering):
         draw = torch.Generator().manual_seed(seed)
         modules, last_layer = cls.build(base, pairs.train, section, study, draw)
         steering = cls(modules, section.model_dump(include=set(cls.shape_fields)))
-        steering.free_sign = not isinstance(section.loss, DistilParams)
         loss = section.loss.build(steering.outputs())
         training = section.schedule(study.training)
         steering.history, steering.summary = optimise(

@@ -18,7 +18,8 @@ what both poles share, such as that somebody asks for a role at all, and one dia
 at both signs. Half the difference of the logarithms is what remains when the shared part of
 log p_pos - log p and log p_neg - log p is taken out: with d = (a_pos - a_neg) / 2 and
 e = (a_pos + a_neg) / 2 of these two, it is d, odd under the exchange of the personas. The gain g
-amplifies d. By construction c = +1 is the positive persona, so no sign is guessed.
+amplifies d. By construction c = +1 is what the positive persona says after such texts. What it
+chooses is another matter, so the probes decide the dial's sign as for every learned method.
 
 Limits: it teaches what the personas say after the pairs' texts, and the budget holds on their
 continuations, not on every text. Source: ours; context distillation (Askell et al.,
