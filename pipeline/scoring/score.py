@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from pipeline.lm.base import Base
 from pipeline.lm.batches import in_batches
 from pipeline.lm.forward import check_length, state_nll, to_logits
-from pipeline.lm.prefixes import Rows
+from pipeline.lm.prefixes import Rows, rounding
 from pipeline.lm.prompts import answer_tokens
 from pipeline.lm.trunk import trunk_depth
 from pipeline.scoring.rows import (
@@ -125,14 +125,13 @@ def check_reuse(base: Base, steering: Attachable, part: list[ForwardRow], depth:
             f"{type(model).__name__} cannot run texts that share their beginning ({said}): set "
             "scoring.reuse false"
         ) from None
-    exact = model.dtype == torch.float32 and not getattr(model, "is_quantized", False)
     for i, row in enumerate(part):
         for number, alone in enumerate(row.apart(), start=1):
             own = lay_out_rows([alone], base.pad_id, base.device)
             expected = final_states(model, steering, [alone], *own, depth=0)[0].float()
             states = together[i, rows.of_text(number)[i]].float()
             error = ((states - expected).norm() / expected.norm()).item()
-            if not error < (1e-3 if exact else 0.05) and expected.isfinite().all():
+            if not error < rounding(model) and expected.isfinite().all():
                 raise InputError(
                     f"{type(model).__name__} computes other states (by {error:.2g}) when texts "
                     "share their beginning and layers are run once for all coefficients: set "
