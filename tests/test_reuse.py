@@ -171,7 +171,7 @@ def test_a_model_whose_shared_states_differ_is_refused(base, items, monkeypatch)
     other = SimpleNamespace(
         layers=[SimpleNamespace(is_sliding=False)]
     )  # as if its layers saw everything
-    monkeypatch.setattr("pipeline.lm.prefixes.DynamicCache", lambda config: other)
+    monkeypatch.setattr("transformers.DynamicCache", lambda config: other)
     with pytest.raises(InputError, match="scoring.reuse false"):
         score(base, items, Untouched(), [0.0])
 
