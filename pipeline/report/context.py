@@ -150,7 +150,7 @@ def setup(results: Results) -> dict[str, str]:
         "Model": f"{params.model}: {shape}{packed}",
         "Behaviour": f"{params.behaviour}; +1 stands for “{positive}”, −1 for “{negative}”",
         "Contrast pairs": f"{results.n_pairs('train')} to train on, "
-        f"{results.n_pairs('calibration')} for sign and checkpoint",
+        f"{results.n_pairs('calibration')} for the checkpoint",
         "Dilemmas": f"{results.items['dilemma_id'].n_unique()} of {params.evalset}, "
         f"{on_target(results)}; each is asked from both sides",
         "Scores": "; and ".join(SCORED[form] for form in params.scoring.forms),
@@ -159,7 +159,8 @@ def setup(results: Results) -> dict[str, str]:
         else "none",
         "Without training": "; ".join(baselines) or "none",
         "Coefficients": f"{coefficients}, ±1 cost {cost} on replies of the base model",
-        "Signs, checkpoints": "from contrast pairs alone",
+        "Checkpoints": "from contrast pairs alone",
+        "Signs": "from Yes-or-No probes for trained methods, PCA and gradient; else from pairs",
         "Defaults": "some were chosen on dilemmas of another value, kindness: docs/lab_notes.md",
     }
 
