@@ -96,6 +96,7 @@ def shrink(file: Path, methods: list[str], baselines: list[str]) -> None:
     )
     params["pairs"]["max_pairs"], params["training"]["epochs"] = 24, 2
     params["statistics"].update(bootstrap=100, min_items=2)
+    params["composition"]["behaviours"] = ["honesty", "kindness"]
     params["evalsets"]["reference"].update(target_dilemmas=6, other_dilemmas=1)
     yaml.dump(params, file)
 

@@ -105,7 +105,7 @@ def project(tmp_path_factory) -> Project:
     project = make_project(
         tmp_path_factory.mktemp("stopped") / "project", ["innerpissa"], ["mean_diff"]
     )
-    names = ("code", "model", "pairs", "svd")
+    names = ("code", "sources", "model", "pairs", "svd", "evalset", "checks")
     code = f"from importlib import import_module\nfor name in {names}: import_module('pipeline.stages.' + name).main()"
     project.run("python", "-c", code, PYTHONPATH=str(project.folder), **UNTRACKED)
     return project

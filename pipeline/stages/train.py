@@ -31,13 +31,12 @@ from pipeline.support.scratch import Scratch
 def main(method: str, seed: int) -> None:
     cell: dict[str, str | int] = {"method": method, "seed": seed}
     with stage("train", **cell) as (params, run), scratch("train", **cell) as kept:
-        base, pairs = read_base(params), PairSplits.of(read_pairs())
+        base, pairs, asked = read_base(params), PairSplits.of(read_pairs()), read_probes()
         section, folder = read_section(method, learned=True), adapter_folder(method, seed)
         run.usage.watch(base.model)
         adapter = fit(base, pairs, section, params, seed, kept)
         if processes.is_main():
             about = {"behaviour": params.behaviour, "seed": seed}
-            asked = read_probes()
             dose = keep(adapter, base, pairs.calibration, asked, section, params, about, folder)
             log_fit(adapter, run, folder, dose)
 
