@@ -37,6 +37,9 @@ Held = Annotated[
     ),
 ]
 Penalty = Annotated[float, typer.Option(help="Above 1, tokens already written become less likely.")]
+Raw = Annotated[
+    bool, typer.Option("--raw", help="Coefficients as trained or extracted, not in units of cost.")
+]
 Base = Annotated[
     str | None,
     typer.Option(
@@ -169,10 +172,11 @@ def steer(
     quantisation: Held = None,
     weights: Weights = [],  # noqa: B006
     repetition_penalty: Penalty = 1.0,
+    raw: Raw = False,
 ) -> None:
     """Answer one prompt side by side at several coefficients."""
     opened = adapter, model, device, quantisation, weights
-    manner = max_new_tokens, temperature, seed, repetition_penalty
+    manner = max_new_tokens, temperature, seed, repetition_penalty, raw
     call("app.chat", "main_steer", prompt, coefficients, *opened, *manner)
 
 
@@ -191,10 +195,11 @@ def chat(
     quantisation: Held = None,
     weights: Weights = [],  # noqa: B006
     repetition_penalty: Penalty = 1.0,
+    raw: Raw = False,
 ) -> None:
     """Talk to the steered model in the terminal."""
     opened = adapter, model, device, quantisation, weights
-    manner = max_new_tokens, temperature, seed, repetition_penalty
+    manner = max_new_tokens, temperature, seed, repetition_penalty, raw
     call("app.chat", "main_chat", coefficients, *opened, *manner)
 
 

@@ -245,6 +245,20 @@ def test_another_base_is_refused(place, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("raw", [False, True])
+def test_the_unit_and_the_raw_coefficient(raw, monkeypatch):
+    steering = Direction(["layer"], torch.ones(1, 2))
+    steering.budget_reached = False
+    monkeypatch.setattr(chat, "open_adapter", lambda *_, **__: Opened(None, steering))
+    asked = []
+    monkeypatch.setattr(chat, "answers", lambda *given: asked.append(given) or iter([["yes"]]))
+    arguments = ["steer", "Hello", "--adapter", "a", "-c", "2", *(["--raw"] if raw else [])]
+    found = CliRunner().invoke(app, arguments)
+    assert found.exit_code == 0
+    assert asked[0][3:] == ([2.0], 64, 0.0, 0, 1.0, raw)
+    assert "c = 1 or c = -1 does not cost the budget" in found.stdout
+
+
 def test_an_undecided_sign_is_said_before_anything_is_answered(monkeypatch, capsys):
     steering = Direction(["layer"], torch.ones(1, 2))
     opened = Opened(None, steering)

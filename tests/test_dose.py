@@ -137,9 +137,13 @@ def test_one_costs_the_budget_at_both_signs(fit, base, replies):
         assert cost.mean == pytest.approx(0.005, rel=0.011)
 
 
-def test_a_budget_that_is_not_reached_is_said(fit, base, replies):
+def test_a_budget_that_is_not_reached_is_said(fit, base, replies, tmp_path, manifest):
     params = KL.model_copy(update={"budget": 1e3})
-    dose = calibrate(base, fit("mean_diff"), replies, params)
+    fitted = fit("mean_diff")
+    dose = calibrate(base, fitted, replies, params)
+    save_steering(tmp_path / "it", "mean_diff", fitted, manifest | {"dose": dose.record()})
+    loaded = load_steering(tmp_path / "it", manifest["weights_sha256"], torch.device("cpu"))
+    assert loaded.budget_reached is False
     assert dose.reached is False
     assert dose.record()["budget_reached"] is False
     assert dose.unit == pytest.approx((64, 64))

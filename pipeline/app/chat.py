@@ -155,6 +155,8 @@ def open_answer(
     )
     if (sign := opened.adapter.sign) and not sign.decided:
         print(f"warning: {sign.said}")
+    if opened.adapter.budget_reached is False:
+        print("warning: c = 1 or c = -1 does not cost the budget: their effects are of other costs")
 
     def answer(messages: list[Message], coefficients: list[float]) -> Iterator[list[str]]:
         return answers(opened.base, opened.adapter, messages, coefficients, *manner)

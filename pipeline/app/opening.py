@@ -93,6 +93,7 @@ def composed(adapters: list[Steering], weights: Sequence[float]) -> Steering:
     if len(adapters) == 1 and not weights:
         return adapters[0]
     both = Composed(list(zip(adapters, weights or [1.0] * len(adapters), strict=True)))
+    both.budget_reached = not any(one.budget_reached is False for one in adapters)
     both.sign = next((one.sign for one in adapters if one.sign and not one.sign.decided), None)
     return both
 

@@ -214,6 +214,8 @@ class Steering(Hooked):
         """Figures of the fit, from pairs only."""
         self.sign: Sign | None = None
         """What probes say of its sign; None where the method itself defines it."""
+        self.budget_reached: bool | None = None
+        """Whether c = 1 and c = -1 both cost the budget; None where the coefficient has no size."""
 
     @classmethod
     def draws(cls, section: Any) -> int:

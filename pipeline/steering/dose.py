@@ -117,8 +117,8 @@ def calibrate(base: Base, steering: Steering, rollouts: Rollouts, params: DosePa
         return Dose(steering.unit, positive, negative, None)
     (up, positive), (down, negative) = search(costs, params)
     steering.unit = Unit(up, down)
-    reached = all(near(cost.mean, params) for cost in (positive, negative))
-    return Dose(steering.unit, positive, negative, reached)
+    steering.budget_reached = all(near(cost.mean, params) for cost in (positive, negative))
+    return Dose(steering.unit, positive, negative, steering.budget_reached)
 
 
 def near(cost: float, params: DoseParams) -> bool:

@@ -56,6 +56,7 @@ def load_steering(folder: Path, weights_sha256: str, device: torch.device) -> St
         steering = METHODS[about["method"]].load().load(tensors, about["metadata"])
         steering.unit = Unit(**about["unit"])
         steering.sign = Sign(**about["sign"]) if about.get("sign") else None
+        steering.budget_reached = (about.get("dose") or {}).get("budget_reached")
         return steering
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise InputError(
