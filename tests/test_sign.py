@@ -112,6 +112,15 @@ def test_what_cannot_be_decided_is_left_as_it_is(monkeypatch, given, said):
     assert torch.equal(steering.vectors, torch.ones(1, 2))
 
 
+def test_an_adapter_that_training_never_improved_has_no_sign(monkeypatch):
+    rising = [1.0, 2.0, 1.0, 2.0, -1.0, -2.0, -1.0, -2.0]
+    steering = answering(monkeypatch, rising, [-value for value in rising])
+    for step, decided in ((48.0, True), (0.0, False)):
+        steering.summary = {"best_step": step}
+        assert decide(None, steering, asked()).decided is decided
+    assert "no step of its training lowered" in decide(None, steering, asked()).said
+
+
 def test_what_the_personas_share_makes_no_probe_count(monkeypatch, base):
     moved = torch.tensor([-1.0, -2.0, -1.5, -9.0, -5.0, -6.0, -5.5, -1.0])
     answers = torch.stack([moved, torch.zeros(8)])

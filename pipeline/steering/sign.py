@@ -94,7 +94,12 @@ def ask_personas(base: Base, probes: list[Probe], personas: list[tuple[str, str]
 
 
 def decide(base: Base, steering: Steering, asked: Asked | None) -> Sign:
-    """Return what the probes say of `steering` at c = ±1; flip it where they say the opposite."""
+    """Return what the probes say of `steering` at c = ±1; flip it where they say the opposite.
+
+    Of an adapter that its training never improved, no sign is decided.
+    """
+    if steering.summary.get("best_step") == 0:
+        return Sign(False, "no step of its training lowered the loss on calibration pairs")
     if asked is None:
         return Sign(False, "the behaviour has no probes")
     if not asked.t >= SURE:
