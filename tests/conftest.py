@@ -13,6 +13,7 @@ os.environ.setdefault(
 import pytest
 import torch
 from jaxtyping import install_import_hook
+from torch.func import functional_call
 
 # Shapes in annotations are checked in these modules; first of all, since they must not be imported.
 SHAPED = ("rotation", "svd", "dimensions", "states", "direction", "methods.gradient")
@@ -54,6 +55,12 @@ def make_tiny(folder: Path, seed: int = 0) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@torch.no_grad()
+def plain_logits(model, inputs, changed=None) -> torch.Tensor:
+    """Logits [b, t, v], with some parameters exchanged for this call alone."""
+    return functional_call(model, changed or {}, args=(), kwargs=inputs).logits
 
 
 @pytest.fixture(scope="session")

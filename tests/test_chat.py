@@ -249,7 +249,7 @@ def test_another_base_is_refused(place, monkeypatch):
 def test_the_unit_and_the_raw_coefficient(raw, monkeypatch):
     steering = Direction(["layer"], torch.ones(1, 2))
     steering.budget_reached = False
-    monkeypatch.setattr(chat, "open_adapter", lambda *_, **__: Opened(None, steering))
+    monkeypatch.setattr(chat, "load_adapter", lambda *_, **__: Opened(None, steering))
     asked = []
     monkeypatch.setattr(chat, "answers", lambda *given: asked.append(given) or iter([["yes"]]))
     arguments = ["steer", "Hello", "--adapter", "a", "-c", "2", *(["--raw"] if raw else [])]
@@ -262,7 +262,7 @@ def test_the_unit_and_the_raw_coefficient(raw, monkeypatch):
 def test_an_undecided_sign_is_said_before_anything_is_answered(monkeypatch, capsys):
     steering = Direction(["layer"], torch.ones(1, 2))
     opened = Opened(None, steering)
-    monkeypatch.setattr(chat, "open_adapter", lambda *_, **__: opened)
+    monkeypatch.setattr(chat, "load_adapter", lambda *_, **__: opened)
     chat.open_answer(["a"], None, "cpu", None, [])
     assert capsys.readouterr().out == ""
     steering.sign = Sign(False, "the behaviour has no probes")

@@ -9,7 +9,6 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from pipeline.app.export.command import plain_logits
 from pipeline.app.export.lora import wrapped, write_lora
 from pipeline.app.export.weights import baked, updates
 from pipeline.lm.base import Base
@@ -22,7 +21,7 @@ from pipeline.steering.methods.s_space import SSpace
 from pipeline.steering.svd import decompose
 from pipeline.support.errors import InputError
 from tests.architectures import load_family
-from tests.conftest import LEARNED
+from tests.conftest import LEARNED, plain_logits
 
 NAMES = ("model.layers.0.self_attn.o_proj", "model.layers.1.mlp.down_proj")
 INPUTS = {"input_ids": torch.arange(24).view(2, 12) + 30}

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from pipeline.app.export import command, reload
-from pipeline.app.export.command import main, plain_logits
+from pipeline.app.export.command import main
 from pipeline.app.export.vectors import by_layer, vectors
 from pipeline.app.opening import load_adapter
 from pipeline.app.use import steer
@@ -25,6 +25,7 @@ from pipeline.steering.methods.prompting import Prompting
 from pipeline.steering.methods.s_space import SSpace
 from pipeline.steering.saved import adapter_hash, load_steering, save_steering
 from pipeline.support.errors import InputError
+from tests.conftest import plain_logits
 from tests.test_export import INPUTS, SHAPES, planted_svd
 
 CPU = torch.device("cpu")

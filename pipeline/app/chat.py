@@ -12,7 +12,7 @@ from rich.text import Text
 
 from pipeline.app.answers import answers
 from pipeline.app.bundled import default_adapter
-from pipeline.app.opening import open_adapter
+from pipeline.app.opening import load_adapter
 from pipeline.lm.prompts import Message
 from pipeline.steering.base import Steering
 from pipeline.support.errors import InputError
@@ -38,11 +38,7 @@ def main_chat(coefficients: list[float], *opening) -> None:
     answer, adapter = open_answer(*opening)
     console = Console()
     size = "" if adapter.graded else "; of this adapter's coefficient only the sign counts"
-    console.print(
-        f"coefficients {named(first)}{size}; /help lists the commands",
-        markup=False,
-        highlight=False,
-    )
+    console.print(Text(f"coefficients {named(first)}{size}; /help lists the commands"))
     Chat(answer, console, first).run(typed())
     console.print()
 
@@ -78,7 +74,7 @@ class Chat:
                     elif line:
                         self.say(line)
                 except InputError as error:
-                    self.console.print(str(error), markup=False, highlight=False)
+                    self.console.print(Text(str(error)))
 
     def say(self, line: str) -> None:
         """Answer a line; an answer that fails leaves the conversation as it was."""
@@ -101,7 +97,7 @@ class Chat:
             said = HELP
         else:
             raise InputError(f"there is no command {name}: /help lists them")
-        self.console.print(said, markup=False, highlight=False)
+        self.console.print(Text(said))
 
 
 def show(console: Console, stream: Iterator[list[str]], coefficients: list[float]) -> list[str]:
@@ -125,14 +121,13 @@ def table(texts: list[str], coefficients: list[float]) -> Table:
 
 def dial(words: tuple[str, ...]) -> list[float]:
     """Return the coefficients to show: -c, 0 and c for one number c, several as they are."""
+    wrong = f"not {' '.join(words)}: say /c -1, or /c -1 0 1"
     try:
         numbers = [float(word) for word in words]
     except ValueError:
-        raise InputError(
-            f"/c takes numbers, not {' '.join(words)}: say /c -1, or /c -1 0 1"
-        ) from None
+        raise InputError(f"/c takes numbers, {wrong}") from None
     if not all(map(math.isfinite, numbers)):
-        raise InputError(f"/c takes finite numbers, not {' '.join(words)}: say /c -1, or /c -1 0 1")
+        raise InputError(f"/c takes finite numbers, {wrong}")
     shown = [-numbers[0], 0.0, numbers[0]] if len(numbers) == 1 else numbers
     return list(dict.fromkeys(c + 0.0 for c in shown))  # + 0.0 makes nought of minus nought
 
@@ -150,15 +145,11 @@ def open_answer(
     *manner,
 ) -> tuple[Answer, Steering]:
     """Return what answers a chat, and the adapter; `manner` are the last arguments of `answers`."""
-    opened = open_adapter(
-        adapters or [default_adapter()], model, device, quantisation, weights=weights
-    )
-    if (sign := opened.adapter.sign) and not sign.decided:
+    sources = adapters or [default_adapter()]
+    found = load_adapter(sources, model, None, quantisation, None, device, weights)
+    base, adapter = found.base, found.adapter
+    if (sign := adapter.sign) and not sign.decided:
         print(f"warning: {sign.said}")
-    if opened.adapter.budget_reached is False:
+    if adapter.budget_reached is False:
         print("warning: c = 1 or c = -1 does not cost the budget: their effects are of other costs")
-
-    def answer(messages: list[Message], coefficients: list[float]) -> Iterator[list[str]]:
-        return answers(opened.base, opened.adapter, messages, coefficients, *manner)
-
-    return answer, opened.adapter
+    return lambda messages, shown: answers(base, adapter, messages, shown, *manner), adapter

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-import torch
 from transformers import PreTrainedModel
 
 from pipeline.app.use import fingerprint, load_base
@@ -66,21 +65,23 @@ def load_adapter(
 ) -> Steering | Opened:
     """Return a saved adapter, from a folder or a hub id; of a list all at once, by `weights`.
 
-    With a loaded base it is the adapter alone, on the model's device. Else its own base is loaded,
-    or the one whose folder or hub id is given: `model, tokenizer, adapter = load_adapter(folder)`.
-    `quantisation` (also spelt `quantization`) and `dtype` are those of `load_base`; without them
-    they are as in the fit.
+    With a loaded base it is the adapter alone, on the model's device. Else its own base is loaded
+    (of several adapters the first's), or the one that is named: an id of params.yaml, a folder or a
+    hub id. So `model, tokenizer, adapter = load_adapter(folder)`. `quantisation` (also spelt
+    `quantization`) and `dtype` are those of `load_base`; without them they are as in the fit.
     Raises InputError where something cannot be found or read, and for another base than its own.
     """
-    if base is None or isinstance(base, str):
-        held = quantisation or quantization
-        return open_adapter(source, base, device, held, revision, dtype, weights)
-    folders = [find_adapter(one, revision) for one in several(source)]
-    return composed([attachable(folder, base) for folder in folders], weights)
+    sources = [source] if isinstance(source, str | Path) else source
+    folders = [find_adapter(one, revision) for one in sources]
+    if base is not None and not isinstance(base, str):
+        return composed([attachable(folder, base) for folder in folders], weights)
+    own = open_base(folders[0], base, device, quantisation or quantization, dtype)
+    return Opened(own, composed([attachable(folder, own) for folder in folders], weights))
 
 
-def several(source: Source) -> list[str | Path]:
-    return [source] if isinstance(source, str | Path) else list(source)
+def find_adapter(source: str | Path, revision: str | None = None) -> Path:
+    """Return an adapter's folder; from the hub only its JSON and tensors are downloaded."""
+    return locate(str(source), revision, FILES, "adapter")
 
 
 def composed(adapters: list[Steering], weights: Sequence[float]) -> Steering:
@@ -102,58 +103,33 @@ def attachable(folder: Path, base: Base | PreTrainedModel) -> Steering:
     """Return a saved adapter on the model's device; refuse another base than its own."""
     model = base.model if isinstance(base, Base) else base
     own = base.fingerprint if isinstance(base, Base) else fingerprint(base)
-    steering = read_adapter(folder, own, model.device)
-    check_fits(model, steering, folder)
-    return steering
-
-
-def read_adapter(folder: Path, weights_sha256: str, device: torch.device) -> Steering:
-    """Return a saved adapter of the base with these weights; refuse what is none."""
     try:
-        return load_steering(folder, weights_sha256, device)
+        steering = load_steering(folder, own, model.device)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{folder} was not saved by this version of the project ({error!r}): fit the method "
             "again"
         ) from None
-
-
-def find_adapter(source: str | Path, revision: str | None = None) -> Path:
-    """Return an adapter's folder; from the hub only its JSON and tensors are downloaded."""
-    return locate(str(source), revision, FILES, "adapter")
-
-
-def open_adapter(
-    adapter: Source,
-    model: str | None,
-    device: str,
-    quantisation: str | None = None,
-    revision: str | None = None,
-    dtype: str | None = None,
-    weights: Sequence[float] = (),
-) -> Opened:
-    """Load an adapter, a folder or a hub id, and the base it was made for; of several, the first's.
-
-    `model` is an id of params.yaml, a folder or a hub id; without one it is the base recorded with
-    the adapter. Without `quantisation` the base is held as it was when the adapter was fitted.
-    """
-    folders = [find_adapter(one, revision) for one in several(adapter)]
-    base = open_base(folders[0], model, device, quantisation, dtype)
-    return Opened(base, composed([attachable(folder, base) for folder in folders], weights))
+    check_fits(model, steering, folder)
+    return steering
 
 
 def open_base(
-    folder: Path, model: str | None, device: str, quantisation: str | None, dtype: str | None
+    folder: Path, named: str | None, device: str, quantisation: str | None, dtype: str | None
 ) -> Base:
     """Load the base of a saved adapter, with its template options where params.yaml lists it."""
     about = read_about(folder)
     held = quantisation or about.get("quantisation", "none")
-    name = model or recorded_model(folder, about)
-    if entry := listed(name):
+    if not named and "model" not in about:
+        raise InputError(
+            f"{folder}/steering.json does not say which model it was made for: name the base with "
+            "--model"
+        )
+    if entry := listed(named or about["model"]):
         given = entry.source, dtype or entry.dtype, device, entry.revision, held
         return load_base(*given, entry.template_options)
-    if model:
-        return load_base(model, dtype, device, quantisation=held)
+    if named:
+        return load_base(named, dtype, device, quantisation=held)
     source, commit = about.get("source"), about.get("revision")
     if not source or not (commit or resolve_source(source)):
         raise InputError(
@@ -172,16 +148,6 @@ def read_about(folder: Path) -> dict[str, Any]:
         return dict(read_json(file))
     except (TypeError, ValueError, InputError):
         raise InputError(f"{file} is not valid JSON of an adapter: fit the method again") from None
-
-
-def recorded_model(folder: Path, about: dict[str, Any]) -> str:
-    try:
-        return about["model"]
-    except KeyError:
-        raise InputError(
-            f"{folder}/steering.json does not say which model it was made for: name the base with "
-            "--model"
-        ) from None
 
 
 def listed(model: str) -> ModelParams | None:

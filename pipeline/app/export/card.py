@@ -1,17 +1,48 @@
-"""The model card of an export, from what is recorded with the adapter and measured with it."""
+"""The model card of an export: what is recorded and measured, and code that uses it as it stands.
 
+The code runs once its placeholders, HERE and BASE, are folders or hub ids.
+"""
+
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import polars as pl
 
-from pipeline.app.export.usage import FORMS, usage
 from pipeline.steering import METHODS
 from pipeline.steering.saved import adapter_hash, base_name
 from pipeline.support.errors import InputError
-from pipeline.support.files import new_file, read_json
+from pipeline.support.files import read_json
 from pipeline.support.paths import REPORTS
+
+HERE, BASE = "this/repository", "path/to/base"
+FORMS = {
+    "bake": "a checkpoint of the steered model",
+    "lora": "an exact LoRA",
+    "hub": "an adapter with a dial",
+    "vector": "a control vector",
+    "gguf": "a control vector for llama.cpp",
+}
+NEEDS = {
+    "bake": ("torch", "transformers"),
+    "lora": ("torch", "transformers", "peft"),
+    "vector": ("torch", "transformers", "safetensors", "huggingface_hub"),
+}
+
+
+def install(to: str) -> str:
+    """Return how to install what the code needs, in the versions that the export was checked in."""
+    if to == "hub":
+        return "pip install ./innerpissa  # a checkout of the project that made this"
+    pinned = (f"{name}=={version(name).split('+')[0]}" for name in NEEDS.get(to, ()))
+    return f"pip install {' '.join(pinned)}"
+
+
+def base_arguments(about: dict[str, Any]) -> str:
+    """Return the arguments that name the base: hub id and commit, or a placeholder for a folder."""
+    revision = about.get("revision")
+    return f'"{about["source"]}", revision="{revision}"' if revision else f'"{BASE}"'
 
 
 def evaluation(adapter: Path, reports: Path = REPORTS) -> dict[str, Any]:
@@ -31,10 +62,9 @@ def evaluation(adapter: Path, reports: Path = REPORTS) -> dict[str, Any]:
     frame = pl.read_csv(table, infer_schema_length=None)
     if "target_effect_log_odds" not in frame.columns:
         raise InputError(f"{table} has no effects in log-odds: run `dvc repro effects` again")
-    rows = frame.filter(pl.col("method") == method, pl.col("seed").cast(pl.String) == seed).sort(
-        "coefficient"
-    )
-    return {"cell": cell, "evalset": known["evalset"], "rows": rows.to_dicts()}
+    own_rows = frame.filter(pl.col("method") == method, pl.col("seed").cast(pl.String) == seed)
+    rows = own_rows.sort("coefficient").to_dicts()
+    return {"cell": cell, "evalset": known["evalset"], "rows": rows}
 
 
 def synthetic(about: dict[str, Any], evalset: str | None) -> str | None:
@@ -47,42 +77,32 @@ def synthetic(about: dict[str, Any], evalset: str | None) -> str | None:
     return "the evaluation set is of a generated world" if evalset == "reference" else None
 
 
-def write_card(
-    folder: Path,
+def card(
     adapters: list[Path],
     about: dict[str, Any],
     to: str,
     coefficient: float,
     check: dict[str, float],
-) -> None:
-    """Write README.md of an export in the form `to`; `check` are figures of the export itself."""
-    alone = adapters[0] if "methods" not in about else None
-    found, certificate = (evaluation(alone), alone / "certificate.json") if alone else ({}, None)
-    environment = jinja2.Environment(
-        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    template = environment.from_string(
-        Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8")
-    )
+) -> str:
+    """Return README.md of an export in the form `to`; `check` are figures of the export itself."""
+    alone = "methods" not in about
+    found, certificate = evaluation(adapters[0]) if alone else {}, adapters[0] / "certificate.json"
     methods = about.get("methods", [about["method"]])
-    text = template.render(
-        about={"behaviour": None, "dose": None} | about, to=to, form=FORMS[to], check=check,
+    # The plain numbers and words among an adapter's metadata.
+    plain = {k: v for k, v in about["metadata"].items() if isinstance(v, str | int | float)}
+    folder = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(
+        loader=folder, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    text = environment.get_template("card.md.jinja").render(
+        about={"behaviour": None, "dose": None, "revision": None} | about, to=to, form=FORMS[to],
         base=base_name(about), base_hub=about["source"] if about.get("revision") else None,
-        synthetic=synthetic(about, found.get("evalset")), shape=shape(about["metadata"]),
-        coefficient=None if to == "hub" else coefficient, usage=usage(to, about, coefficient),
+        here=HERE, placeholder=BASE, arguments=base_arguments(about), install=install(to),
+        synthetic=synthetic(about, found.get("evalset")), check=check, coefficient=coefficient,
         rows=found.get("rows"), evalset=found.get("evalset"), cell=found.get("cell"),
-        certificate=read_json(certificate) if certificate and certificate.exists() else None,
+        shape={key: value for key, value in plain.items() if "\n" not in str(value)},
+        certificate=read_json(certificate) if alone and certificate.exists() else None,
         source="; ".join(dict.fromkeys(METHODS[name].load().source for name in methods)),
         methods=list(dict.fromkeys(methods)),
     )  # fmt: skip
-    with new_file(folder / "README.md") as file:
-        file.write_text(text.rstrip() + "\n", encoding="utf-8")
-
-
-def shape(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Return the plain numbers and words among an adapter's metadata."""
-    return {
-        key: value
-        for key, value in metadata.items()
-        if isinstance(value, str | int | float) and "\n" not in str(value)
-    }
+    return text.rstrip() + "\n"

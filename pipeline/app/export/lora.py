@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pipeline.app.export.names import plain_name
+from pipeline.app.export.weights import plain_name
 from pipeline.lm.base import Base
 from pipeline.steering.base import Update, dense
 from pipeline.support.errors import InputError

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.app.export.usage import BASE, HERE
+from pipeline.app.export.card import BASE, HERE
 from pipeline.support.errors import InputError
 
 

@@ -11,12 +11,9 @@ N is transformers' layer index. llama.cpp has no place for layer 0, so it is ref
 from pathlib import Path
 
 import gguf
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pipeline.app.export.names import plain_name
-from pipeline.lm.base import Base
 from pipeline.lm.layers import layers_prefix
 from pipeline.steering.base import Steering
 from pipeline.steering.compose import fitted
@@ -33,12 +30,6 @@ def vectors(steering: Steering, coefficient: float) -> dict[str, Tensor]:
             )
     added = steering.additions(coefficient)
     return {site: vector.detach().float().cpu().contiguous() for site, vector in added.items()}
-
-
-def named(found: dict[str, Tensor], base: Base) -> dict[str, Tensor]:
-    """Return the vectors by the names of modules where plain transformers loads the base."""
-    name = plain_name(base)
-    return {name(site): vector for site, vector in found.items()}
 
 
 def by_layer(found: dict[str, Tensor], model: PreTrainedModel) -> dict[int, Tensor]:
@@ -59,11 +50,6 @@ def by_layer(found: dict[str, Tensor], model: PreTrainedModel) -> dict[int, Tens
             )
         layers[int(index)] = vector
     return layers
-
-
-def write_vectors(file: Path, found: dict[str, Tensor], about: dict[str, str]) -> None:
-    convention = {"format": "control-vector", "convention": "add to the module's output"}
-    save_file(found, file, metadata=convention | about)
 
 
 def write_gguf(file: Path, layers: dict[int, Tensor], model_type: str) -> None:

@@ -2,13 +2,19 @@
 
 Each method's file says what it does to weights (`updates`), or which vectors it adds to modules'
 outputs (`additions`). The latter change the modules' biases where they have any. Nothing here is an
-approximation: all else is refused.
+approximation: all else is refused. Modules are named as plain transformers loads the base, which
+may be more than our decoder.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from pipeline.lm.base import Base
+from pipeline.lm.layers import layers_prefix
+from pipeline.lm.load import decoder_config, folder_of
 from pipeline.steering.base import Steering, Update, dense
 from pipeline.steering.compose import fitted
 from pipeline.support.errors import InputError
@@ -54,16 +60,30 @@ def changed(weight: Tensor, update: Update) -> Tensor:
     return new.to(weight.dtype)
 
 
-def refusal(
-    steering: Steering, where: str = "modules' outputs, which is no change of a weight"
-) -> str:
+def refusal(part: Steering, where: str = "modules' outputs, which is no change of a weight") -> str:
     """Return the sentence that refuses a method which is no change of a weight."""
-    if not steering.additions(1.0):
+    if not part.additions(1.0):
         return (
-            f"{steering.label} changes the words of the chat and nothing of the model: export it "
-            "with --to hub"
+            f"{part.label} changes the words of the chat and nothing of the model: export it with "
+            "--to hub"
         )
     return (
-        f"{steering.label}: a vector is added to {where}: export it with --to vector, hub or, for "
+        f"{part.label}: a vector is added to {where}: export it with --to vector, hub or, for "
         "whole layers, gguf"
     )
+
+
+def text_only(base: Base) -> bool:
+    """Return whether the base is the text decoder of a multimodal checkpoint."""
+    config = AutoConfig.from_pretrained(folder_of(base.manifest))
+    return decoder_config(config) is not config
+
+
+def plain_name(base: Base) -> Callable[[str], str]:
+    """Return what names a module of the decoder layers as `AutoModelForCausalLM` does."""
+    own = theirs = layers_prefix(base.model)
+    if text_only(base):
+        config = AutoConfig.from_pretrained(folder_of(base.manifest))
+        with torch.device("meta"):
+            theirs = layers_prefix(AutoModelForCausalLM.from_config(config))
+    return lambda name: theirs + name.removeprefix(own)
