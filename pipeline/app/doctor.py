@@ -17,19 +17,14 @@ import tomllib
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline.support.errors import InputError
 from pipeline.support.paths import resolve_source
 
-if TYPE_CHECKING:
-    from pipeline.study.params import Params
-
-Check = Callable[[], str]
 INSTALL = "`pip install --constraint requirements.lock --editable .`"
 STYLE = {"ok": "green", "note": "yellow", "wrong": "bold red"}
-GIB = 2**30
-LEAST_DISK = 1 * GIB  # the bundled study with its cache and its store stays well below
+GIB = 2**30  # the bundled study with its cache and its store stays well below
 
 
 class Fault(Exception):
@@ -50,7 +45,7 @@ def expect(good: object, said: str, remedy: str, state: str = "wrong") -> str:
     return said
 
 
-def params() -> "Params":
+def params() -> Any:
     from pipeline.study.params import load_params
 
     return load_params()
@@ -61,13 +56,11 @@ def packages() -> str:
 
     from packaging.requirements import Requirement
 
-    said, remedy = "pyproject.toml does not exist", "run doctor from the project's root"
-    expect(Path("pyproject.toml").exists(), said, remedy)
-    project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    file, remedy = Path("pyproject.toml"), "run doctor from the project's root"
+    expect(file.exists(), "pyproject.toml does not exist", remedy)
+    project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
     bad = []
     for one in map(Requirement, [f"python{project['requires-python']}", *project["dependencies"]]):
-        if one.marker and not one.marker.evaluate():
-            continue
         try:
             own = platform.python_version() if one.name == "python" else version(one.name)
             if not one.specifier.contains(own, prereleases=True):
@@ -75,14 +68,14 @@ def packages() -> str:
         except PackageNotFoundError:
             bad.append(f"{one.name} is missing")
     new = "`rm -r .venv && make repro PYTHON=<a Python in that range>`"
-    expect(not bad, "; ".join(bad), new if bad and bad[0].startswith("python ") else INSTALL)
+    expect(not bad, "; ".join(bad), new if "".join(bad).startswith("python ") else INSTALL)
     return "Python and all packages are within the ranges of pyproject.toml"
 
 
 def disk() -> str:
     free = shutil.disk_usage(".").free
     remedy = "free some: `dvc gc --workspace` drops old outputs from DVC's cache"
-    return expect(free >= LEAST_DISK, f"{free / GIB:.1f} GiB free", remedy)
+    return expect(free >= GIB, f"{free / GIB:.1f} GiB free", remedy)
 
 
 def available_memory() -> int:
@@ -127,18 +120,14 @@ def git(*words: str) -> subprocess.CompletedProcess[str]:
 
 def repository() -> str:
     found = git("rev-parse", "--show-toplevel")
+    folders = [folder for folder in Path.cwd().parents if (folder / ".git").exists()]
+    owner = shlex.quote(str([*folders, Path.cwd()][0]))
     said = "the repository belongs to another user, so git does not read it"
-    owner = next(
-        (folder for folder in Path.cwd().parents if (folder / ".git").exists()), Path.cwd()
-    )
-    remedy = f"`git config --global --add safe.directory {shlex.quote(str(owner))}`"
+    remedy = f"`git config --global --add safe.directory {owner}`"
     expect("safe.directory" not in found.stderr, said, remedy)
-    expect(
-        found.returncode == 0,
-        "this folder is in no git repository",
-        "`git clone` the project instead of a copy, or `dvc config --local core.no_scm true` "
-        "(without experiments)",
-    )
+    remedy = "`git clone` the project instead of a copy, or `dvc config --local core.no_scm true`"
+    remedy += " (without experiments)"
+    expect(found.returncode == 0, "this folder is in no git repository", remedy)
     commit = git("rev-parse", "--short", "HEAD")
     said = "the repository has no commit, which `dvc exp run` starts from"
     expect(commit.returncode == 0, said, "`git add -A && git commit`")
@@ -146,14 +135,12 @@ def repository() -> str:
 
 
 def identity() -> str:
-    own = {
-        key: git("config", f"user.{key}").stdout or os.environ.get(f"GIT_COMMITTER_{key.upper()}")
-        for key in ("name", "email")
-    }
-    missing = [f"user.{key}" for key, value in own.items() if not value]
+    given = {f"user.{key}": f"GIT_COMMITTER_{key.upper()}" for key in ("name", "email")}
+    missing = [
+        key for key in given if not (git("config", key).stdout or os.environ.get(given[key]))
+    ]
     remedy = " and ".join(f'`git config {key} "..."`' for key in missing)
-    said = f"{' and '.join(missing)} not set: `dvc exp run` cannot commit"
-    expect(not missing, said, remedy)
+    expect(not missing, f"{' and '.join(missing)} not set: `dvc exp run` cannot commit", remedy)
     return "name and email are set"
 
 
@@ -175,12 +162,11 @@ def index() -> str:
 def dvc() -> str:
     remedy = "run from the project's root, or `git checkout .dvc`"
     expect(Path(".dvc/config").exists(), "this folder has no .dvc/config", remedy)
-    here = Path(sys.executable).parent
+    here, ends = Path(sys.executable).parent, "stages would run elsewhere, or not at all"
+    remedy = "`. .venv/bin/activate`; `make repro` needs no such thing"
     for program in ("dvc", "python"):
         path = shutil.which(program) or "not on the PATH"
-        said = f"`{program}` is {path}, not {here / program}"
-        said += ": stages would run elsewhere, or not at all"
-        remedy = "`. .venv/bin/activate`; `make repro` needs no such thing"
+        said = f"`{program}` is {path}, not {here / program}: {ends}"
         expect(Path(path).parent == here, said, remedy)
     return f"{here / 'dvc'}, as this Python"
 
@@ -238,23 +224,20 @@ def parameters() -> str:
 
 
 def model() -> str:
-    study = params()
-    source = study.models[study.model].source
-    folder = resolve_source(source)
-    if folder is None:
-        remedy = "`dvc repro` downloads it, if it is a hub id; else correct its path in params.yaml"
-        raise Fault("note", f"{source} is no file or folder here", remedy)
-    return local_model(folder) if folder.is_dir() else source
-
-
-def local_model(folder: Path) -> str:
     from safetensors import SafetensorError, safe_open
 
     from pipeline.support.files import visible
 
+    study = params()
+    source = study.models[study.model].source
+    folder = resolve_source(source)
+    remedy = "`dvc repro` downloads it, if it is a hub id; else correct its path in params.yaml"
+    if folder is None:
+        raise Fault("note", f"{source} is no file or folder here", remedy)
+    if not folder.is_dir():
+        return source
     remedy = f"copy the model again; the bundled one: `git checkout {shlex.quote(str(folder))}`"
-    files = visible(folder, "*.safetensors")
-    shards = folder / "model.safetensors.index.json"
+    files, shards = visible(folder, "*.safetensors"), folder / "model.safetensors.index.json"
     named = json.loads(shards.read_text(encoding="utf-8"))["weight_map"] if shards.exists() else {}
     for name in ("config.json", "tokenizer.json", *sorted(set(named.values()))):
         expect((folder / name).exists(), f"{folder} holds no {name}", remedy)
@@ -300,13 +283,13 @@ def store(file: Path) -> str:
     if not file.exists():
         return f"{file} will be made by the first stage"
     remedy = f"move {file} away: the next stage makes a new one"
+    count = "select count(*) from alembic_version"
     try:
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as opened:
             rows = opened.execute("select name from sqlite_master where type = 'table'")
             names = {name for (name,) in rows}
-            count = "select count(*) from alembic_version"
-            known = {"runs", "alembic_version"} <= names
-            whole = known and opened.execute(count).fetchone() == (1,)
+            whole = {"runs", "alembic_version"} <= names
+            whole = whole and opened.execute(count).fetchone() == (1,)
     except sqlite3.DatabaseError as error:
         raise Fault("wrong", f"{file} is no database ({error})", remedy) from None
     whole = whole and not any(name.startswith("_alembic_tmp") for name in names)
@@ -314,27 +297,26 @@ def store(file: Path) -> str:
     return str(file)
 
 
-CHECKS: tuple[Check, ...] = (
+CHECKS = [
     *(packages, disk, memory, device, repository, identity, index, dvc, cache, lock, unfinished),
     *(parameters, model, tracking),
-)
+]
 
 
-def examine(checks: Iterable[Check]) -> list[Finding]:
+def examine(checks: Iterable[Callable[[], str]]) -> list[Finding]:
     """Run checks; what several of them refuse in the same words is one finding."""
     findings: list[Finding] = []
     for check in checks:
         try:
-            found = Finding(check.__name__, "ok", check())
+            found: tuple[str, ...] = "ok", check()
         except Fault as fault:
-            found = Finding(check.__name__, *fault.args)
+            found = fault.args
         except InputError as error:
-            found = Finding(check.__name__, "wrong", str(error), "correct what it names")
+            found = "wrong", str(error), "correct what it names"
         except ImportError as error:
-            said = f"the package {error.name} cannot be loaded: {error}"
-            found = Finding(check.__name__, "wrong", said, INSTALL)
-        if found.state == "ok" or found.said not in (one.said for one in findings):
-            findings.append(found)
+            found = "wrong", f"the package {error.name} cannot be loaded: {error}", INSTALL
+        if found[0] == "ok" or found[1] not in (one.said for one in findings):
+            findings.append(Finding(check.__name__, *found))
     return findings
 
 
