@@ -1,6 +1,8 @@
 """Named studies are valid changes of params.yaml, in a workspace that leaves the checkout alone; progress without a terminal."""
 
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +52,14 @@ def test_a_workspace_has_its_own_params_and_keeps_what_it_had(tmp_path):
     assert load_params(tmp_path / "params.yaml").rank == 7
     assert (tmp_path / "pipeline/cli.py").exists() and (tmp_path / "models/adapters").exists()
     assert (ROOT / "params.yaml").read_bytes() == before
+
+
+def test_a_workspace_shares_the_cache_of_the_checkout(tmp_path):
+    prepare(tmp_path, read_yaml("params.yaml"))
+    said = subprocess.run(
+        [sys.executable, "-m", "dvc", "cache", "dir"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert Path(said.stdout.strip()).resolve() == (ROOT / ".dvc/cache").resolve()
 
 
 def test_an_unknown_study_is_refused():

@@ -65,7 +65,8 @@ def prepare(folder: Path, params: dict[str, Any]) -> Path:
         copy(Path(source), folder / source)
     link_sources(folder, params)
     local = folder / ".dvc/config.local"
-    local.write_text("[core]\n    no_scm = true\n", encoding="utf-8")
+    cache = Path(".dvc/cache").resolve()  # what another study has run is not run again
+    local.write_text(f"[core]\n    no_scm = true\n[cache]\n    dir = {cache}\n", encoding="utf-8")
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         YAML(typ="safe").dump(params, file)
     return folder
