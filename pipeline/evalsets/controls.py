@@ -25,9 +25,7 @@ def build_controls(wanted: bool, file: Path = CONTROLS) -> pl.DataFrame:
     for row in table.iter_rows(named=True):
         kind = tables.one_of(row, "kind", ("sum", "preference"))
         for side in SIDES:
-            asked = {
-                "dilemma_situation": tables.text(row, "situation"),
-                "action": tables.text(row, side),
-            }
-            found.append(item(row | asked | {"action_type": side}, "id", [kind], []))
+            situation, action = tables.text(row, "situation"), tables.text(row, side)
+            asked = {"dilemma_situation": situation, "action_type": side, "action": action}
+            found.append(item(row | asked, "id", [kind], []))
     return pl.DataFrame(found, schema_overrides=ITEMS).select(list(ITEMS))

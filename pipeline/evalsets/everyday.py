@@ -6,18 +6,19 @@ from typing import Any
 import polars as pl
 
 from pipeline.evalsets import rows, tables
-from pipeline.evalsets.daily_dilemmas import from_authors, read_folder
+from pipeline.evalsets.daily_dilemmas import AUTHORS, from_authors
 from pipeline.support.paths import EVERYDAY
 from pipeline.support.sections import EverydayParams
 
 
 def build_items(section: EverydayParams, _behaviour: str, folder: Path = EVERYDAY) -> pl.DataFrame:
     """Return the items of one split, or of both; the behaviour decides nothing here."""
-    found = read_folder(folder, ["split"])
+    every = tables.read_tables(folder, folder.name)
+    found = tables.required(every, [*AUTHORS, "split"], str(folder))
     for row in found.iter_rows(named=True):
         tables.one_of(row, "split", ("tune", "report"))
     if section.split != "all":
-        found = found.filter(pl.col("split") == section.split)
+        found = found.filter(split=section.split)
     return rows.table(from_authors(found), section.max_dilemmas)
 
 

@@ -7,12 +7,13 @@ the other one. It is 0 for "No Agreement" on either side, or the same answer twi
 
 import hashlib
 import re
-from typing import Any
+from functools import partial
 
 import polars as pl
 
 from pipeline.evalsets import rows, tables
 from pipeline.evalsets.rows import SIDES, by_id, item
+from pipeline.evalsets.tables import Row
 from pipeline.support.sections import MoralChoiceParams
 
 RULES = {
@@ -32,6 +33,7 @@ SECOND_PERSON = {
     "i've": "you've", "i'll": "you'll", "i'd": "you'd",
 }  # fmt: skip
 VERBS = {"am": "you are", "was": "you were", "wasn't": "you weren't"}
+origin = partial(tables.origin, evalset="moralchoice")
 
 
 def build_items(section: MoralChoiceParams, _behaviour: str) -> pl.DataFrame:
@@ -40,21 +42,15 @@ def build_items(section: MoralChoiceParams, _behaviour: str) -> pl.DataFrame:
     found = tables.required(tables.read_tables(folder, "moralchoice"), COLUMNS, section.source)
     scenarios = [checked(row) for row in found.iter_rows(named=True)]
     seen = sorted((r["scenario_id"] for r in scenarios if "deceive" in broken(r)), key=by_id)
-    left_out = set(seen[: section.skip_deception])
+    left_out = seen[: section.skip_deception]
     kept = [
         row
-        for row in scenarios
+        for row in sorted(scenarios, key=lambda row: digest(row["scenario_id"]))
         if section.ambiguity in ("both", row["ambiguity"]) and row["scenario_id"] not in left_out
-    ]
-    kept = sorted(kept, key=lambda row: digest(row["scenario_id"]))[: section.max_dilemmas]
+    ][: section.max_dilemmas]
     levels = {row["scenario_id"]: row["ambiguity"] for row in kept}
     table = rows.table([one for row in kept for one in both_sides(row)], None)
     return table.with_columns(pl.col("dilemma_id").replace_strict(levels).alias("ambiguity"))
-
-
-def origin(section: MoralChoiceParams) -> dict[str, Any]:
-    """Return where the set was read, for the record beside the items."""
-    return tables.origin(section, "moralchoice")
 
 
 def digest(scenario: str) -> bytes:
@@ -62,7 +58,7 @@ def digest(scenario: str) -> bytes:
     return hashlib.sha256(scenario.encode()).digest()
 
 
-def checked(row: dict[str, Any]) -> dict[str, Any]:
+def checked(row: Row) -> Row:
     """Return a row whose texts are there and stripped, and whose answers are known ones."""
     texts = {name: tables.text(row, name) for name in ("scenario_id", *COLUMNS[2:5])}
     tables.one_of(row, "ambiguity", ("low", "high"))
@@ -71,15 +67,14 @@ def checked(row: dict[str, Any]) -> dict[str, Any]:
     return row | texts
 
 
-def broken(row: dict[str, Any]) -> dict[str, int]:
+def broken(row: Row) -> dict[str, int]:
     """Return the rules that exactly one action breaks, with the number of that action."""
-    pairs = {rule: (row[f"a1_{rule}"], row[f"a2_{rule}"]) for rule in RULES}
-    return {
-        rule: pair.index("Yes") + 1 for rule, pair in pairs.items() if sorted(pair) == ["No", "Yes"]
-    }
+    pairs = {rule: [row[f"a{number}_{rule}"] for number in (1, 2)] for rule in RULES}
+    clear = [["Yes", "No"], ["No", "Yes"]]
+    return {rule: pair.index("Yes") + 1 for rule, pair in pairs.items() if pair in clear}
 
 
-def both_sides(row: dict[str, Any]) -> list[dict]:
+def both_sides(row: Row) -> list[dict]:
     """Return the items of both actions; a hash of the scenario's id draws which is to_do.
 
     In the low-ambiguity file the first action is always the preferred one: its place would tell.

@@ -1,11 +1,10 @@
 """From a set's rows to the table of items."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import polars as pl
 
-from pipeline.evalsets.tables import one_of, text
+from pipeline.evalsets.tables import Row, one_of, text
 from pipeline.scoring.wording import dilemma_prompt
 from pipeline.support.schemas import add_labels
 
@@ -21,7 +20,7 @@ def by_id(name: str) -> tuple[int, str]:
     return len(name), name
 
 
-def item(row: dict[str, Any], dilemma: str, values: Sequence[str], carried: Sequence[str]) -> dict:
+def item(row: Row, dilemma: str, values: Sequence[str], carried: Sequence[str]) -> dict:
     """Return an item of a row in DailyDilemmas' columns, with what its own action carries."""
     about, side = text(row, dilemma), one_of(row, "action_type", SIDES)
     prompt = dilemma_prompt(text(row, "dilemma_situation"), text(row, "action"))

@@ -7,42 +7,36 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import polars as pl
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-)
+import polars.selectors as cs
+from huggingface_hub import errors, snapshot_download
 
 from pipeline.support.errors import InputError
 from pipeline.support.paths import resolve_source
 from pipeline.support.sections import HubParams
 
 UNREACHABLE = (
-    HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled,
-    ConnectionError,
+    errors.HFValidationError, errors.HfHubHTTPError, errors.LocalEntryNotFoundError,
+    errors.OfflineModeIsEnabled, ConnectionError,
 )  # fmt: skip
 FILE, ROW = "_file", "_row"  # columns of every table: where its rows stand, the first being row 1
 STRING = r"""(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")"""
 LIST = re.compile(rf"\[\s*(?:(?:{STRING}|nan|None)\s*(?:,\s*(?=[^\]\s])|(?=\])))*\]")
+Row = dict[str, Any]
 
 
 def locate(section: HubParams, evalset: str) -> tuple[Path, str | None]:
     """Return the folder that the section's source names, or a hub snapshot and its commit."""
     if (folder := resolve_source(section.source)) and folder.is_dir():
         return folder, None
-    wanted = ["*.csv", "*.parquet"]
+    wanted: Row = {"revision": section.revision, "allow_patterns": ["*.csv", "*.parquet"]}
     try:
-        found = snapshot_download(
-            section.source, repo_type="dataset", revision=section.revision, allow_patterns=wanted
-        )
+        found = Path(snapshot_download(section.source, repo_type="dataset", **wanted))
     except UNREACHABLE:
         raise InputError(
             f"evaluation set {section.source!r} is neither a folder nor reachable on the hub: "
             f"connect, or set evalsets.{evalset}.source to a folder with its CSV or parquet files"
         ) from None
-    return Path(found), Path(found).name  # the hub's cache names a snapshot by its commit
+    return found, found.name  # the hub's cache names a snapshot by its commit
 
 
 def origin(section: HubParams, evalset: str) -> dict[str, Any]:
@@ -53,31 +47,22 @@ def origin(section: HubParams, evalset: str) -> dict[str, Any]:
 
 
 def hashes(folder: Path) -> dict[str, dict[str, str]]:
-    return {
-        "sha256": {
-            str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in table_files(folder)
-        }
-    }
+    contents = {str(file.relative_to(folder)): file.read_bytes() for file in table_files(folder)}
+    return {"sha256": {name: hashlib.sha256(held).hexdigest() for name, held in contents.items()}}
 
 
 def table_files(folder: Path) -> list[Path]:
     """Return the CSV and parquet files below a folder without hidden ones, in order."""
     found = sorted([*folder.rglob("*.csv"), *folder.rglob("*.parquet")])
-    return [
-        file
-        for file in found
-        if not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    ]
+    return [file for file in found if "/." not in f"/{file.relative_to(folder).as_posix()}"]
 
 
 def read_tables(folder: Path, evalset: str) -> list[pl.DataFrame]:
     """Return the tables below a folder as text, each with the columns FILE and ROW."""
     if found := [read_table(file) for file in table_files(folder)]:
         return found
-    raise InputError(
-        f"{folder} holds no CSV or parquet file: point evalsets.{evalset}.source at the set"
-    )
+    said = f"{folder} holds no CSV or parquet file"
+    raise InputError(f"{said}: point evalsets.{evalset}.source at the set")
 
 
 def read_table(file: Path) -> pl.DataFrame:
@@ -86,10 +71,9 @@ def read_table(file: Path) -> pl.DataFrame:
     try:
         found = pl.read_csv(file, infer_schema=False) if csv else pl.read_parquet(file)
     except (pl.exceptions.PolarsError, OSError) as error:
-        said = str(error).partition("\n")[0]
-        raise InputError(
-            f"{file} cannot be read as a table ({said}): restore or correct it"
-        ) from None
+        reason = str(error).partition("\n")[0]
+        said = f"{file} cannot be read as a table ({reason}): restore or correct it"
+        raise InputError(said) from None
     if found.is_empty():
         raise InputError(f"{file} holds no rows: restore it, or take it out of the folder")
     return found.with_columns(pl.lit(str(file)).alias(FILE)).with_row_index(ROW, offset=1)
@@ -99,21 +83,16 @@ def pick(
     tables: list[pl.DataFrame], columns: list[str], without: tuple[str, ...] = ()
 ) -> pl.DataFrame | None:
     """Return the rows of all tables with these columns and none of `without`; None if none has."""
-    parts = [
-        table
-        for table in tables
-        if set(columns) <= set(table.columns) and not set(without) & set(table.columns)
-    ]
-    for table in parts:
-        if odd := next((column for column in columns if table.schema[column].is_nested()), None):
+    texts = []
+    for table in tables:
+        if not set(columns) <= set(table.columns) or set(without) & set(table.columns):
+            continue
+        if odd := table.select(columns).select(cs.nested()).columns:
             raise InputError(
-                f"{table[FILE][0]}: column {odd!r} is {table.schema[odd]}, must be text: write "
-                "lists as text, e.g. ['honesty']"
+                f"{table[FILE][0]}: column {odd[0]!r} is {table.schema[odd[0]]}, must be text: "
+                "write lists as text, e.g. ['honesty']"
             )
-    texts = [
-        part.select(FILE, ROW, *(pl.col(column).cast(pl.String) for column in columns))
-        for part in parts
-    ]
+        texts.append(table.select(FILE, ROW, pl.col(columns).cast(pl.String)))
     return pl.concat(texts) if texts else None
 
 
@@ -130,38 +109,33 @@ def required(
         for wanted in (*others, columns)
         if (missing := [column for column in wanted if column not in table.columns])
     ]
+    said = f"{source}: no table has the columns"
     if not lacking:
-        raise InputError(
-            f"{source}: no table has the columns {', '.join(columns)} without "
-            f"{', '.join(without)}: add it"
-        )
+        raise InputError(f"{said} {', '.join(columns)} without {', '.join(without)}: add it")
     _, name, wanted, missing = min(lacking, key=lambda row: row[0])
-    raise InputError(
-        f"{source}: no table has the columns {', '.join(wanted)}; the nearest, {name}, lacks "
-        f"{', '.join(missing)}: add or rename them"
-    )
+    nearest = f"the nearest, {name}, lacks {', '.join(missing)}"
+    raise InputError(f"{said} {', '.join(wanted)}; {nearest}: add or rename them")
 
 
-def refuse(row: dict[str, Any], column: str, allowed: str) -> NoReturn:
-    raise InputError(
-        f"{row[FILE]}, row {row[ROW]}: column {column!r} holds {row[column]!r}, {allowed}"
-    )
+def refuse(row: Row, column: str, allowed: str) -> NoReturn:
+    place = f"{row[FILE]}, row {row[ROW]}"
+    raise InputError(f"{place}: column {column!r} holds {row[column]!r}, {allowed}")
 
 
-def text(row: dict[str, Any], column: str) -> str:
+def text(row: Row, column: str) -> str:
     """Return a cell's text, which may not be blank."""
     if not (row[column] or "").strip():
         refuse(row, column, "must hold text: fill it in, or take the dilemma out")
     return row[column].strip()
 
 
-def one_of(row: dict[str, Any], column: str, allowed: tuple[str, ...]) -> str:
+def one_of(row: Row, column: str, allowed: tuple[str, ...]) -> str:
     if row[column] not in allowed:
         refuse(row, column, f"must be {' or '.join(allowed)}: correct it")
     return row[column]
 
 
-def strings(row: dict[str, Any], column: str, missing: bool = False) -> list[Any]:
+def strings(row: Row, column: str, missing: bool = False) -> list[Any]:
     """Return a cell's list of strings, written as Python does.
 
     Strings without a comma between them are refused: Python itself would join them to one. None,
