@@ -63,11 +63,12 @@ def study(tmp_path_factory):
     shutil.copytree(ROOT / "data/raw", folder / "data/raw")
     (folder / "pipeline").symlink_to(ROOT / "pipeline")
     make_tiny(folder / "models/reference")
-    shrink(folder / "params.yaml", ["innerpissa"], ["mean_diff"])
+    shrink(folder / "params.yaml", ["innerpissa"], ["mean_diff", "random"])
 
     def small(params) -> None:
         params.update(behaviour="humour")
         params["composition"].update(behaviours=[])
+        params["steering"]["random"].update(directions=2)
         params["generation"].update(coherence_tokens=4)
 
     edit(folder / "params.yaml", small)
@@ -75,6 +76,8 @@ def study(tmp_path_factory):
         assert run(patch, folder, ["behaviour", "humour", *WORDS]) == 0
         for stage in STAGES:
             assert run(patch, folder, arguments(stage)) == 0, stage
+            if "baselines" in stage:
+                assert run(patch, folder, [*arguments(stage)[:-1], "random"]) == 0
     return folder
 
 
@@ -85,14 +88,16 @@ def test_a_study_without_a_target_trains_certifies_and_writes_texts(study):
     shown = study / "reports/tables"
     assert pl.read_csv(shown / "certificates.csv").height == 1
     doses = pl.read_csv(shown / "doses.csv")  # no probes, so no free sign is decided
-    assert doses["Method"].to_list() == ["InnerPiSSA (sign undecided)", "mean difference"]
+    assert doses["Method"].to_list() == [
+        "InnerPiSSA (sign undecided)", "mean difference", "random directions", "random directions",
+    ]  # fmt: skip
     texts = pl.read_csv(shown / "texts.csv")
     assert texts.columns == ["Prompt", "Method", "c = −1", "c = 0", "c = +1"]
     written = {
         cell: pl.read_parquet(study / f"data/scores/{cell}/coherence.parquet")
         for cell in ("base", "innerpissa-seed0")
     }
-    assert texts.height == 2 * written["base"].height
+    assert texts.height == 3 * written["base"].height
     own = texts.filter(pl.col("Method").str.starts_with("InnerPiSSA"))
     for column, cell, c in (
         ("c = −1", "innerpissa-seed0", -1), ("c = 0", "base", 0), ("c = +1", "innerpissa-seed0", 1),
@@ -105,6 +110,7 @@ def test_it_says_what_it_cannot_measure(study, monkeypatch, capsys):
     said = "humour.yaml has no target for 'reference', so no effect is measured: judge by"
     page = (study / "reports/report.html").read_text(encoding="utf-8").replace("&#39;", "'")
     assert page.count(said) == 1
+    assert "random directions (2)" in page
     assert "No texts were written" not in page
     for stage in ("evalset", "effects"):
         capsys.readouterr()
@@ -112,7 +118,7 @@ def test_it_says_what_it_cannot_measure(study, monkeypatch, capsys):
         assert said in capsys.readouterr().out
     for name in ("effects", "arms", "equal_cost"):
         assert pl.read_csv(study / f"reports/{name}.csv").is_empty()
-    assert pl.read_csv(study / "reports/values.csv")["method"].n_unique() == 2
+    assert pl.read_csv(study / "reports/values.csv")["method"].n_unique() == 3
     assert run(monkeypatch, study, ["compare", "workspace"]) == 2
     assert "workspace measures no effect, as its behaviour has no" in capsys.readouterr().err
 

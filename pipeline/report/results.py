@@ -103,8 +103,7 @@ class Results:
     @property
     def n_random(self) -> int:
         """How many random directions there are."""
-        arms = self.tables["arms"]
-        return max(arms.filter(pl.col("method") == "random")["n_seeds"], default=0)
+        return self.cells["random"]["seed"].n_unique() if "random" in self.cells else 0
 
     @property
     def unreached(self) -> list[str]:

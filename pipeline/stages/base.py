@@ -1,6 +1,6 @@
 """What stages that run a model share: reading earlier stages' outputs, keeping a fitted method."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,15 @@ from pipeline.support import schemas
 from pipeline.support.errors import InputError
 from pipeline.support.files import read_json
 from pipeline.support.paths import CHECKS, ITEMS, MANIFEST, PAIRS, ROLLOUTS, code_file
-from pipeline.support.schemas import check, check_items, read_table
+
+KNOWN = ("model", "source", "revision", "quantisation", "weights_sha256")  # of a fit's base model
 
 
 def read_manifest(model: str) -> dict[str, Any]:
     manifest = read_json(MANIFEST, "model")
     if manifest["model"] != model:
-        raise InputError(
-            f"{MANIFEST} is of {manifest['model']!r}, params.yaml says {model!r}: run `dvc repro "
-            "model`"
-        )
+        said = f"{MANIFEST} is of {manifest['model']!r}, params.yaml says {model!r}"
+        raise InputError(f"{said}: run `dvc repro model`")
     return manifest
 
 
@@ -43,38 +42,29 @@ def read_base(params: Params, scores: bool = False, prefix: str | None = None) -
     base = Base(manifest, model, load_tokenizer(manifest))
     if not scores:
         return base
-    return replace(
-        base,
-        options=settings.template_options,
-        answer_prefix=read_prefix() if prefix is None else prefix,
-        batch_size=settings.batch_size,
-    )
+    if prefix is None:
+        prefix = str(read_json(CHECKS / "prefix.json", "checks")["prefix"])
+    size, options = settings.batch_size, settings.template_options
+    return replace(base, options=options, answer_prefix=prefix, batch_size=size)
 
 
-def read_prefix() -> str:
-    """Return what the reply to a dilemma begins with, as the stage `checks` chose it."""
-    return str(read_json(CHECKS / "prefix.json", "checks")["prefix"])
-
-
-def read_rollouts() -> Rollouts:
-    """Return what the base model writes to open prompts, as the stage `checks` recorded it."""
-    return Rollouts.read(ROLLOUTS)
+def read(file: Path, stage: str, schema: schemas.Schema) -> pl.DataFrame:
+    """Return a table of an earlier stage, its columns checked."""
+    return schemas.check(schemas.read_table(file, stage), schema, str(file))
 
 
 def read_pairs() -> pl.DataFrame:
-    file = PAIRS / "pairs.parquet"
-    return check(read_table(file, "pairs"), schemas.PAIRS, str(file))
+    return read(PAIRS / "pairs.parquet", "pairs", schemas.PAIRS)
 
 
 def read_controls() -> pl.DataFrame:
     """Return the control items; none where the set goes without them."""
-    file = ITEMS / "controls.parquet"
-    return check(read_table(file, "evalset"), schemas.ITEMS, str(file))
+    return read(ITEMS / "controls.parquet", "evalset", schemas.ITEMS)
 
 
 def read_items() -> pl.DataFrame:
     file = ITEMS / "items.parquet"
-    return check_items(read_table(file, "evalset"), str(file))
+    return schemas.check_items(schemas.read_table(file, "evalset"), str(file))
 
 
 def read_section(method: str, learned: bool) -> Any:
@@ -85,14 +75,11 @@ def read_section(method: str, learned: bool) -> Any:
         kind = METHODS[content["method"]]
         section = kind.section.model_validate(content)
     except (KeyError, TypeError, ValueError):
-        raise InputError(
-            f"{file} is of another version of the project: run `dvc repro code`"
-        ) from None
+        said = f"{file} is of another version of the project: run `dvc repro code`"
+        raise InputError(said) from None
     if kind.learned != learned:
-        raise InputError(
-            f"method {method!r} is {'no ' if learned else 'a '}learned one: `dvc repro` knows "
-            "which stage fits it"
-        )
+        said = f"method {method!r} is {'no ' if learned else 'a '}learned one"
+        raise InputError(f"{said}: `dvc repro` knows which stage fits it")
     return section
 
 
@@ -102,41 +89,46 @@ def read_probes() -> Asked | None:
     return Asked(**content) if content else None
 
 
-def place_dial(base: Base, steering: Steering, asked: Asked | None, params: Params) -> Dose:
-    """Return the dose of a fitted method; where its sign is free, let the probes set it there."""
-    dose = calibrate(base, steering, read_rollouts(), params.dose)
-    if steering.free_sign:
-        steering.sign = decide(base, steering, asked)
-        print(steering.sign.said)
-        if steering.sign.flipped:
-            dose = Dose(steering.unit, dose.negative, dose.positive, dose.reached)
-    return dose
+@dataclass(frozen=True)
+class Fits:
+    """What the fits of one method for one behaviour share."""
 
+    base: Base
+    params: Params
+    section: Any
+    """Of the method."""
+    behaviour: str
+    asked: Asked | None
+    """What the base makes of the behaviour's probes."""
 
-def save_fit(
-    folder: Path, steering: Steering, method: str, base: Base, about: dict[str, Any], dose: Dose
-) -> None:
-    """Save a fitted method with its base and its dose."""
-    known = ("model", "source", "revision", "quantisation", "weights_sha256")
-    about = about | {key: base.manifest[key] for key in known} | {"dose": dose.record()}
-    save_steering(folder, method, steering, about)
+    def place_dial(self, steering: Steering) -> Dose:
+        """Return the dose of a fitted method; where its sign is free, the probes set it there."""
+        dose = calibrate(self.base, steering, Rollouts.read(ROLLOUTS), self.params.dose)
+        if steering.free_sign:
+            steering.sign = decide(self.base, steering, self.asked)
+            print(steering.sign.said)
+            if steering.sign.flipped:
+                dose = Dose(steering.unit, dose.negative, dose.positive, dose.reached)
+        return dose
+
+    def save(self, folder: Path, steering: Steering, seed: int, dose: Dose) -> None:
+        about = {"behaviour": self.behaviour, "seed": seed}
+        about |= {key: self.base.manifest[key] for key in KNOWN} | {"dose": dose.record()}
+        save_steering(folder, self.section.method, steering, about)
 
 
 def log_fit(steering: Steering, run: Run, folder: Path, dose: Dose) -> None:
-    """Log the summary, the dose and the curves, and leave the record."""
+    """Log the summary, the dose, the sign and the curves, and leave the record."""
     if steering.history is not None:
-        for split, part in steering.history.group_by("split", maintain_order=True):
-            rows = part.drop("split").iter_rows(named=True)
-            named = [
-                (r.pop("step"), {f"{split[0]}/{k}": v for k, v in r.items() if v is not None})
-                for r in rows
-            ]
-            run.curve(named)
-    known = {key: float(value) for key, value in dose.record().items() if value is not None}
-    run.log(steering.summary | {f"dose_{key}": value for key, value in known.items()})
+        for (split,), part in steering.history.group_by("split", maintain_order=True):
+            rows = part.drop("split").to_dicts()
+            run.curve([
+                (row.pop("step"), {f"{split}/{k}": v for k, v in row.items() if v is not None})
+                for row in rows
+            ])  # fmt: skip
+    figures = {f"dose_{key}": value for key, value in dose.record().items()}
     if steering.sign:
-        figures = {key: value for key, value in steering.sign._asdict().items() if key != "why"}
-        run.log(
-            {f"sign_{key}": float(value) for key, value in figures.items() if value is not None}
-        )
+        figures |= {f"sign_{k}": v for k, v in steering.sign._asdict().items() if k != "why"}
+    known = {key: float(value) for key, value in figures.items() if value is not None}
+    run.log(steering.summary | known)
     run.record(folder)

@@ -3,15 +3,7 @@
 Only random directions have several seeds.
 """
 
-from pipeline.stages.base import (
-    log_fit,
-    place_dial,
-    read_base,
-    read_pairs,
-    read_probes,
-    read_section,
-    save_fit,
-)
+from pipeline.stages.base import Fits, log_fit, read_base, read_pairs, read_probes, read_section
 from pipeline.stages.stage import stage
 from pipeline.steering import METHODS
 from pipeline.steering.base import PairSplits, Study
@@ -26,19 +18,15 @@ def main(method: str) -> None:
         section = read_section(method, learned=False)
         run.usage.watch(base.model)
         behaviour = load_behaviour(behaviour_file(params.behaviour))
-        long = behaviour.engineered
-        study = Study(
-            modules=params.modules,
-            svd=SVD,
-            personas=behaviour.sentences(),
-            engineered=(long.positive, long.negative) if long else None,
-        )
+        long, personas = behaviour.engineered, behaviour.sentences()
+        words = (long.positive, long.negative) if long else None
+        study = Study(modules=params.modules, svd=SVD, personas=personas, engineered=words)
+        fits = Fits(base, params, section, params.behaviour, asked)
         kind = METHODS[section.method].load()
         with new_folder(ADAPTERS / method) as new:
             for seed in range(kind.draws(section)):
                 steering = kind.fit(base, pairs, section, study, seed)
-                dose = place_dial(base, steering, asked, params)
+                dose = fits.place_dial(steering)
                 folder = new / adapter_folder(method, seed).name
-                about = {"behaviour": params.behaviour, "seed": seed}
-                save_fit(folder, steering, section.method, base, about, dose)
+                fits.save(folder, steering, seed, dose)
                 log_fit(steering, run, folder, dose)

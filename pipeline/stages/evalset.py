@@ -12,22 +12,17 @@ from pipeline.support.schemas import check_items, labels
 
 def main() -> None:
     with stage("evalset") as (params, run):
-        name = params.evalset
+        name, file = params.evalset, behaviour_file(params.behaviour)
         section = getattr(params.evalsets, name)
         module = import_module(f"pipeline.evalsets.{name}")
         items = module.build_items(section, params.behaviour)
         items = check_items(items, f"evaluation set {name}")
-        controls = build_controls(section.controls)
+        controls, names = build_controls(section.controls), labels(items)
         # Before anything is trained for it.
-        file = behaviour_file(params.behaviour)
-        if not target_of(file, name, labels(items)).label:
+        if not target_of(file, name, names).label:
             print(f"warning: {unmeasured(file, name)}")
-        found = {
-            "items": items.height,
-            "dilemmas": items["dilemma_id"].n_unique(),
-            "labels": len(labels(items)),
-            "controls": controls.height,
-        }
+        found = {"items": items.height, "dilemmas": items["dilemma_id"].n_unique()}
+        found |= {"labels": len(names), "controls": controls.height}
         said = ", ".join(f"{count} {what}" for what, count in found.items())
         print(f"{said}; the first:\n{items['prompt'][0]}")
         run.log({**found})

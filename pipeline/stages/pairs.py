@@ -1,32 +1,30 @@
 """pairs: a behaviour x suffix files -> data/pairs/pairs.parquet."""
 
+import polars as pl
+
 from pipeline.lm.load import load_tokenizer
 from pipeline.stages.base import read_manifest
 from pipeline.stages.stage import stage
-from pipeline.study.behaviours import load_behaviour
+from pipeline.study.behaviours import Behaviour, load_behaviour
 from pipeline.study.pairs import build_pairs, load_suffixes, renderer
+from pipeline.study.params import Params
 from pipeline.support.files import new_folder
 from pipeline.support.paths import PAIRS, SUFFIXES, behaviour_file
+
+
+def pairs_of(behaviour: Behaviour, tokenizer, params: Params) -> pl.DataFrame:
+    """Return the table of a behaviour's pairs, in the words of the study's model."""
+    render = renderer(tokenizer, params.models[params.model].template_options)
+    return build_pairs(behaviour, load_suffixes(SUFFIXES, params.model), params.pairs, render)
 
 
 def main() -> None:
     with stage("pairs") as (params, run):
         tokenizer = load_tokenizer(read_manifest(params.model))
-        options = params.models[params.model].template_options
-        behaviour = load_behaviour(behaviour_file(params.behaviour))
-        frame = build_pairs(
-            behaviour,
-            load_suffixes(SUFFIXES, params.model),
-            params.pairs,
-            renderer(tokenizer, options),
-        )
+        frame = pairs_of(load_behaviour(behaviour_file(params.behaviour)), tokenizer, params)
         print(f"{frame.height} pairs; the first:\n{frame['positive'][0]}\n{frame['negative'][0]}")
-        run.log(
-            {
-                f"pairs_{split}": float((frame["split"] == split).sum())
-                for split in ("train", "calibration")
-            }
-        )
+        sizes = {split: frame.filter(split=split).height for split in ("train", "calibration")}
+        run.log({f"pairs_{split}": float(size) for split, size in sizes.items()})
         with new_folder(PAIRS) as new:
             frame.write_parquet(new / "pairs.parquet")
             run.record(new)
