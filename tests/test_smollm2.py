@@ -20,7 +20,7 @@ from pipeline.steering.base import PairSplits, Study
 from pipeline.steering.methods.mean_diff import MeanDiff
 from pipeline.steering.untouched import Untouched
 from pipeline.study.behaviours import load_behaviour
-from pipeline.study.pairs import build_pairs, load_suffixes, renderer
+from pipeline.study.pairs import build_pairs, load_suffixes
 from pipeline.study.params import load_params
 from pipeline.support.paths import BEHAVIOURS, EVERYDAY, PREFIX_QUESTIONS, SUFFIXES
 from pipeline.support.sections import EverydayParams
@@ -66,7 +66,11 @@ def test_the_mean_difference_turns_honest_choices_both_ways(base):
     suffixes = load_suffixes(ROOT / SUFFIXES)
     params = load_params(ROOT / "params.yaml")
     few = params.pairs.model_copy(update={"max_pairs": 96})
-    pairs = build_pairs(behaviour, suffixes, few, renderer(base.tokenizer, {}))
+
+    def render(user, suffix):
+        return chat_text(base.tokenizer, [{"role": "user", "content": user}], suffix, {})
+
+    pairs = build_pairs(behaviour, suffixes, few, render)
     section = params.steering["mean_diff"]
     study = Study(modules=params.modules, svd=ROOT)
     fitted = MeanDiff.fit(base, PairSplits.of(pairs), section, study, 0)

@@ -1,5 +1,6 @@
 """The command: measure, show one table, write JSON where asked."""
 
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -7,11 +8,11 @@ from rich.table import Table
 
 from pipeline.bench.decoding import decoding, memory
 from pipeline.bench.evaluation import evaluation
-from pipeline.bench.ratios import Figure
+from pipeline.bench.ratios import Figure, ratio
 from pipeline.bench.subject import prepare
 from pipeline.bench.training import training
 from pipeline.support.errors import InputError
-from pipeline.support.files import new_file, write_json
+from pipeline.support.files import write_json
 
 
 def main(
@@ -34,23 +35,17 @@ def main(
             "and a multiple of 64"
         )
     subject = prepare(source, layers, width, device, dilemmas)
+    timed = partial(ratio, repeats=repeats, device=subject.base.device)
+    figures = [*evaluation(subject, timed), *training(subject, timed)]
     # Memory last: it is the peak of all before.
-    figures = [
-        *evaluation(subject, repeats),
-        *training(subject, repeats),
-        *decoding(subject, repeats, tokens),
-        *memory(subject),
-    ]
+    figures += [*decoding(subject, timed, tokens), *memory(subject)]
     config = subject.base.model.config.get_text_config()
     shape = f"{config.num_hidden_layers} layers x {config.hidden_size}, {config.vocab_size} tokens"
-    title = (
-        f"{'random model' if layers else source}, {shape}, on {subject.base.device}, median "
-        f"of {repeats} pairs of runs"
-    )
+    name, device = "random model" if layers else source, str(subject.base.device)
+    title = f"{name}, {shape}, on {device}, median of {repeats} pairs of runs"
     Console().print(table(figures, title))
     if out:
-        with new_file(Path(out)) as file:
-            write_json(file, {"title": title, "figures": [figure.record() for figure in figures]})
+        write_json(Path(out), {"title": title, "figures": [one.record() for one in figures]})
 
 
 def table(figures: list[Figure], title: str) -> Table:
@@ -59,8 +54,8 @@ def table(figures: list[Figure], title: str) -> Table:
         drawn.add_column(name, justify="left" if name == "measure" else "right")
     for one in figures:
         span = "" if one.low is None or one.high is None else f"{one.low:.3g} to {one.high:.3g}"
-        at_least = f"at least {one.at_least:g}" if one.at_least else ""
-        goal = f"at most {one.at_most:g}" if one.at_most else at_least
+        bounds = {"at most": one.at_most, "at least": one.at_least}
+        goal = "".join(f"{name} {bound:g}" for name, bound in bounds.items() if bound)
         verdict = {True: "met", False: "missed", None: ""}[one.met]
         drawn.add_row(one.name, f"{one.value:.3g}", span, goal, verdict)
     return drawn

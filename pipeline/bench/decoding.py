@@ -2,64 +2,43 @@
 
 import resource
 import sys
-from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from pipeline.app.answers import answers
 from pipeline.app.use import steer
-from pipeline.bench.ratios import Figure, ratio
+from pipeline.bench.ratios import Figure, Timed
 from pipeline.bench.subject import Subject
 from pipeline.lm.prompts import Message, open_turn
 from pipeline.steering.base import Attachable
 from pipeline.steering.untouched import Untouched
 
 PROMPT = "Who are you, and what would you do with a lamp that is not yours?"
+CHAT: list[Message] = [{"role": "user", "content": PROMPT}]
 
 
-def decoding(subject: Subject, repeats: int, tokens: int) -> list[Figure]:
+def decoding(subject: Subject, timed: Timed, tokens: int) -> list[Figure]:
     """Return tokens/s steered over base: of `generate` and of our answers at three coefficients."""
-    base = subject.base
-    chat: list[Message] = [{"role": "user", "content": PROMPT}]
-    ids, mask = base.encode([open_turn(base.tokenizer, chat, {})])
+    base, plain, steered = subject.base, Untouched(), subject.adapter
+    ids, mask = base.encode([open_turn(base.tokenizer, CHAT, {})])
+    length = {"min_new_tokens": tokens, "max_new_tokens": tokens, "pad_token_id": base.pad_id}
 
-    def generated(adapter: Attachable) -> Callable[[], None]:
-        def run() -> None:
-            with torch.no_grad(), steer(base.model, adapter, 1.0):
-                base.model.generate(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    do_sample=False,
-                    min_new_tokens=tokens,
-                    max_new_tokens=tokens,
-                    pad_token_id=base.pad_id,
-                )
+    @torch.no_grad()
+    def generate(adapter: Attachable) -> None:
+        with steer(base.model, adapter, 1.0):
+            base.model.generate(input_ids=ids, attention_mask=mask, do_sample=False, **length)
 
-        return run
+    def answer(adapter: Attachable) -> int:
+        return sum(1 for _ in answers(base, adapter, CHAT, [-1.0, 0.0, 1.0], tokens))
 
-    def answered(adapter: Attachable, counts: list[int]) -> Callable[[], None]:
-        stream = (adapter, chat, [-1.0, 0.0, 1.0], tokens)
-        return lambda: counts.append(sum(1 for _ in answers(base, *stream)))
+    def row(name: str, work, scale: float = 1.0) -> Figure:
+        first, second = partial(work, plain), partial(work, steered)
+        return timed(f"{name}, tokens/s steered / base", first, second, scale=scale, at_least=0.95)
 
-    untouched = Untouched()
-    plain: list[int] = []
-    steered: list[int] = []
-    first = answered(untouched, plain)
-    beside = ratio("", first, answered(subject.adapter, steered), repeats, base.device)
     # Answers may end at different lengths; greedy ones always at the same.
-    per_token = steered[0] / plain[0]
-    name = "generate, tokens/s steered / base"
-    pair = (generated(untouched), generated(subject.adapter))
-    return [
-        ratio(name, *pair, repeats, base.device, at_least=0.95),
-        Figure(
-            "side-by-side answers, tokens/s steered / base",
-            per_token * beside.value,
-            per_token * (beside.low or 0.0),
-            per_token * (beside.high or 0.0),
-            at_least=0.95,
-        ),
-    ]
+    lengths = answer(steered) / answer(plain)
+    return [row("generate", generate), row("side-by-side answers", answer, lengths)]
 
 
 def memory(subject: Subject) -> list[Figure]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from pipeline.bench.ratios import Figure, ratio
+from pipeline.bench.ratios import Figure, Timed
 from pipeline.bench.subject import Subject
 from pipeline.lm.forward import to_logits
 from pipeline.lm.prefixes import Rows
@@ -56,28 +56,23 @@ class Bare:
                 to_logits(self.model, hidden[:, -1])
 
 
-def evaluation(subject: Subject, repeats: int) -> list[Figure]:
-    def scored(count: int, coefficients: list[float], reuse: bool = True) -> Callable[[], object]:
+def evaluation(subject: Subject, timed: Timed) -> list[Figure]:
+    def scored(
+        count: int, coefficients: list[float] = COEFFICIENTS, reuse: bool = True
+    ) -> Callable[[], object]:
         items = subject.items[:count]
         return lambda: score(subject.base, items, subject.adapter, coefficients, reuse=reuse)
 
     every = len(subject.items)
     n = 2 * max(1, every // 8)
-    whole = scored(every, COEFFICIENTS)
-    few = scored(n, COEFFICIENTS)
-    one = scored(every, [1.0])
-    three = scored(every, COEFFICIENTS[1:4])
-    device = subject.base.device
-
-    def row(name: str, first, second, scale: float = 1.0, **bounds: float) -> Figure:
-        return ratio(name, first, second, repeats, device, scale, **bounds)
-
+    whole, few, one = scored(every), scored(n), scored(every, [1.0])
+    three, plain = scored(every, COEFFICIENTS[1:4]), scored(every, reuse=False)
     return [
-        row("evaluation / bare forward", whole, Bare(subject, nll=False), at_most=1.15),
-        row("evaluation / bare forward with answers and NLL", whole, Bare(subject, nll=True)),
-        row("evaluation, reuse on / off", whole, scored(every, COEFFICIENTS, reuse=False)),
-        row("time per item, 2n / n", scored(2 * n, COEFFICIENTS), few, 1 / 2),
-        row("time per item, 4n / n", scored(4 * n, COEFFICIENTS), few, 1 / 4),
-        row("time per coefficient, 3 / 1", three, one, 1 / 3),
-        row("time per coefficient, 7 / 1", whole, one, 1 / 7),
+        timed("evaluation / bare forward", whole, Bare(subject, nll=False), at_most=1.15),
+        timed("evaluation / bare forward with answers and NLL", whole, Bare(subject, nll=True)),
+        timed("evaluation, reuse on / off", whole, plain),
+        timed("time per item, 2n / n", scored(2 * n), few, scale=1 / 2),
+        timed("time per item, 4n / n", scored(4 * n), few, scale=1 / 4),
+        timed("time per coefficient, 3 / 1", three, one, scale=1 / 3),
+        timed("time per coefficient, 7 / 1", whole, one, scale=1 / 7),
     ]

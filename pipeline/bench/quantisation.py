@@ -5,9 +5,11 @@ One seed, few pairs and dilemmas, on the CPU in float32: only the order of magni
 
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
+import polars as pl
 import torch
 from torch import Tensor
 
@@ -24,9 +26,10 @@ from pipeline.steering.svd import write_cache
 from pipeline.steering.training.adapter import TrainingStudy
 from pipeline.steering.untouched import Untouched
 from pipeline.study.behaviours import load_behaviour
-from pipeline.study.pairs import build_pairs, load_suffixes, renderer
+from pipeline.study.pairs import draw_pairs
 from pipeline.study.params import load_params
-from pipeline.support.paths import SUFFIXES, behaviour_file
+from pipeline.support.formats import markdown
+from pipeline.support.paths import behaviour_file
 
 PARAMS = load_params()
 TRAINING = PARAMS.training.model_copy(update={"epochs": 3})
@@ -34,39 +37,30 @@ PAIRS = PARAMS.pairs.model_copy(update={"max_pairs": 128})
 BEHAVIOUR = load_behaviour(behaviour_file("honesty"))
 ITEMS = held_out_items("honesty", 40, seed=PARAMS.evalsets.reference.seed)
 LABEL = f"label_{BEHAVIOUR.targets['reference'].label}"
-HEADER = (
-    "form", "base MiB", "adapter MiB", "weight error", "change of log-odds", "ms per pass",
-    "row alone", "effect", "made on none",
-)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Form:
+class Form(NamedTuple):
     """The base in one precision, and an adapter trained on it."""
 
     base: Base
-    adapter: Attachable
-    adapter_mib: float
+    adapter: InnerPissa
     weights: list[Tensor]
     """Of the adapted modules, dequantised."""
-    log_odds: dict[tuple[str, float], float]
-    """Of the base model, by item and coefficient."""
+    log_odds: pl.Series
+    """Of the base model, by item."""
     neutral: list[str]
 
 
-def log_odds(
-    base: Base, adapter: Attachable, coefficients: list[float]
-) -> dict[tuple[str, float], float]:
-    """Return the log-odds of Yes by item and coefficient."""
-    records = score(base, ITEMS.to_dicts(), adapter, coefficients)
-    return {(r["item_id"], r["coefficient"]): r["log_odds"] for r in records}
+def log_odds(base: Base, adapter: Attachable, c: float) -> pl.Series:
+    """Return the log-odds of Yes (nats) of every item at one coefficient."""
+    records = pl.DataFrame(score(base, ITEMS.to_dicts(), adapter, [c]))
+    return ITEMS.join(records, on="item_id", maintain_order="left")["log_odds"]
 
 
 def effect(base: Base, adapter: Attachable) -> float:
     """Return half the span of the signed log-odds between c = +1 and c = -1, mean over items."""
-    labels = dict(zip(ITEMS["item_id"], ITEMS[LABEL], strict=True))
-    values = log_odds(base, adapter, [-1.0, 1.0])
-    return sum(labels[item] * c * value for (item, c), value in values.items()) / 2 / len(ITEMS)
+    span = log_odds(base, adapter, 1.0) - log_odds(base, adapter, -1.0)
+    return float((ITEMS[LABEL] * span).sum()) / 2 / len(ITEMS)
 
 
 @torch.no_grad()
@@ -90,53 +84,42 @@ def fit(kind: str) -> Form:
     base = load_base(PARAMS.models["reference"].source, "float32", "cpu", quantisation=kind)
     base = replace(base, batch_size=64)
     targets = select(base.model, PARAMS.modules)
-    frame = build_pairs(
-        BEHAVIOUR, load_suffixes(SUFFIXES, "reference"), PAIRS, renderer(base.tokenizer, {})
-    )
-    pairs = PairSplits.of(frame)
+    pairs = PairSplits.of(draw_pairs(BEHAVIOUR, "reference", PAIRS, base.tokenizer, {}))
     with tempfile.TemporaryDirectory() as folder:
         svd = Path(folder) / "svd"
         write_cache(svd, targets, None, base.fingerprint)
         study = TrainingStudy(modules=PARAMS.modules, svd=svd, rank=PARAMS.rank, training=TRAINING)
         adapter = InnerPissa.fit(base, pairs, PARAMS.steering["innerpissa"], study, seed=0)
-    return Form(
-        base,
-        adapter,
-        adapter.summary["adapter_mib"],
-        [weight_of(target.module) for target in targets],
-        log_odds(base, Untouched(), [0.0]),
-        pairs.calibration.neutral,
-    )
+    weights = [weight_of(target.module) for target in targets]
+    plain = log_odds(base, Untouched(), 0.0)
+    return Form(base, adapter, weights, plain, pairs.calibration.neutral)
 
 
-def row(kind: str, form: Form, plain: Form) -> list[str]:
+def row(kind: str, form: Form, plain: Form) -> dict[str, str]:
     """Return a form's cells; `plain` is the one without quantisation."""
     errors = [
         ((own - whole).norm() / whole.norm()).item()
         for own, whole in zip(form.weights, plain.weights, strict=True)
     ]
-    changes = [abs(value - plain.log_odds[key]) for key, value in form.log_odds.items()]
+    changes = (form.log_odds - plain.log_odds).abs()
     spent, apart = passes(form.base, form.neutral)
-    return [
-        kind,
-        f"{memory(form.base.model):.1f}",
-        f"{form.adapter_mib:.1f}",
-        f"{sum(errors) / len(errors):.3f}",
-        f"{sum(changes) / len(changes):.2f}",
-        f"{spent:.0f}",
-        f"{apart:.1g}",
-        f"{effect(form.base, form.adapter):.3f}",
-        f"{effect(form.base, plain.adapter):.3f}",
-    ]
+    return {
+        "form": kind,
+        "base MiB": f"{memory(form.base.model):.1f}",
+        "adapter MiB": f"{form.adapter.summary['adapter_mib']:.1f}",
+        "weight error": f"{sum(errors) / len(errors):.3f}",
+        "change of log-odds": f"{changes.sum() / len(changes):.2f}",
+        "ms per pass": f"{spent:.0f}",
+        "row alone": f"{apart:.1g}",
+        "effect": f"{effect(form.base, form.adapter):.3f}",
+        "made on none": f"{effect(form.base, plain.adapter):.3f}",
+    }
 
 
 def main() -> None:
-    print(f"| {' | '.join(HEADER)} |")
-    print("|:--|" + "--:|" * (len(HEADER) - 1))
     plain = fit("none")
-    for kind in ("none", "8bit", "4bit"):
-        form = plain if kind == "none" else fit(kind)
-        print(f"| {' | '.join(row(kind, form, plain))} |", flush=True)
+    forms = {"none": plain, "8bit": fit("8bit"), "4bit": fit("4bit")}
+    print(markdown(pl.DataFrame([row(kind, form, plain) for kind, form in forms.items()])), end="")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 Work = Callable[[], Any]
+Timed = Callable[..., "Figure"]  # `ratio` with the repeats and the device given
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,9 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        if self.at_most is None and self.at_least is None:
-            return None
-        return (self.at_most is None or self.value <= self.at_most) and (
-            self.at_least is None or self.value >= self.at_least
-        )
+        if self.at_most is not None:
+            return self.value <= self.at_most
+        return None if self.at_least is None else self.value >= self.at_least
 
     def record(self) -> dict[str, Any]:
         return asdict(self) | {"met": self.met}
@@ -38,19 +37,13 @@ class Figure:
 
 def seconds(work: Work, device: torch.device) -> float:
     """Return the wall time of some work, the device's queue included."""
-    wait(device)
+    wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device.type, int)
+    wait()
     start = time.perf_counter()
     with redirect_stdout(io.StringIO()):  # progress bars
         work()
-    wait(device)
+    wait()
     return time.perf_counter() - start
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def ratio(

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config
+from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
 from pipeline.app.use import load_base
 from pipeline.lm.base import Base
@@ -15,9 +15,9 @@ from pipeline.steering.base import Pairs
 from pipeline.steering.methods.innerpissa import InnerPissa, SvdModule
 from pipeline.steering.svd import decompose
 from pipeline.study.behaviours import load_behaviour
-from pipeline.study.pairs import build_pairs, load_suffixes, renderer
+from pipeline.study.pairs import draw_pairs
 from pipeline.study.params import Params, load_params
-from pipeline.support.paths import SUFFIXES, behaviour_file
+from pipeline.support.paths import behaviour_file
 from pipeline.support.sections import PairsParams
 
 HEAD = 128  # dimensions per attention head of a random model
@@ -33,25 +33,16 @@ class Subject:
     params: Params
 
 
-def random_model(
-    tokenizer: PreTrainedTokenizerBase, layers: int, width: int, device: torch.device
-) -> PreTrainedModel:
+def random_model(tokenizer: Any, layers: int, width: int, device: torch.device) -> PreTrainedModel:
     """Return a random Qwen3 in Qwen3-0.6B's proportions: speed does not depend on weights."""
     torch.manual_seed(0)
-    heads = 2 * max(1, width // HEAD)
+    heads = max(1, width // HEAD)
     config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=3 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads // 2,
-        head_dim=HEAD,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width,
+        num_hidden_layers=layers, num_attention_heads=2 * heads, num_key_value_heads=heads,
+        head_dim=HEAD, tie_word_embeddings=True, bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
     return AutoModelForCausalLM.from_config(config).to(device).eval().requires_grad_(False)
 
 
@@ -80,7 +71,5 @@ def prepare(source: str, layers: int | None, width: int, device: str, dilemmas: 
     behaviour = load_behaviour(behaviour_file(params.behaviour))
     count = max(8, 4 * params.training.batch_size)
     drawn = PairsParams(max_pairs=count, calibration_share=0.2, seed=0)
-    frame = build_pairs(
-        behaviour, load_suffixes(SUFFIXES, "reference"), drawn, renderer(base.tokenizer, {})
-    )
+    frame = draw_pairs(behaviour, "reference", drawn, base.tokenizer, {})
     return Subject(base, untrained(base.model, params), items, Pairs.of(frame, "train"), params)

@@ -6,16 +6,16 @@ from pipeline.lm.load import load_tokenizer
 from pipeline.stages.base import read_manifest
 from pipeline.stages.stage import stage
 from pipeline.study.behaviours import Behaviour, load_behaviour
-from pipeline.study.pairs import build_pairs, load_suffixes, renderer
+from pipeline.study.pairs import draw_pairs
 from pipeline.study.params import Params
 from pipeline.support.files import new_folder
-from pipeline.support.paths import PAIRS, SUFFIXES, behaviour_file
+from pipeline.support.paths import PAIRS, behaviour_file
 
 
 def pairs_of(behaviour: Behaviour, tokenizer, params: Params) -> pl.DataFrame:
     """Return the table of a behaviour's pairs, in the words of the study's model."""
-    render = renderer(tokenizer, params.models[params.model].template_options)
-    return build_pairs(behaviour, load_suffixes(SUFFIXES, params.model), params.pairs, render)
+    options = params.models[params.model].template_options
+    return draw_pairs(behaviour, params.model, params.pairs, tokenizer, options)
 
 
 def main() -> None:

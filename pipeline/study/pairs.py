@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
@@ -11,11 +11,9 @@ from pipeline.lm.prompts import chat_text
 from pipeline.study.behaviours import Behaviour
 from pipeline.support.errors import InputError
 from pipeline.support.files import read_json, visible
+from pipeline.support.paths import SUFFIXES
 from pipeline.support.schemas import PAIRS, check
 from pipeline.support.sections import PairsParams
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 FEWEST = 2  # pairs in a split: with one there is no spread, so no sign that can be trusted
 
@@ -55,13 +53,6 @@ def mix(files: dict[str, list[str]], count: int, seed: int) -> list[str]:
     return list(dict.fromkeys(turns))[:count]
 
 
-def renderer(tokenizer: "PreTrainedTokenizerBase", options: dict[str, Any]) -> Render:
-    """Return the rendering by a model's chat template with one user turn."""
-    return lambda user, suffix: chat_text(
-        tokenizer, [{"role": "user", "content": user}], suffix, options
-    )
-
-
 def build_pairs(
     behaviour: Behaviour, files: dict[str, list[str]], params: PairsParams, render: Render
 ) -> pl.DataFrame:
@@ -84,15 +75,18 @@ def build_pairs(
         )
     rows = []
     for index, suffix in enumerate(suffixes):
-        positive, negative = sentences[index % len(sentences)]
-        rows.append(
-            {
-                "pair_id": index,
-                "split": "calibration" if index in calibration else "train",
-                "suffix": suffix,
-                "positive": render(positive, suffix),
-                "negative": render(negative, suffix),
-                "neutral": render("", suffix),
-            }
-        )
-    return check(pl.DataFrame(rows), PAIRS, "the table of pairs")
+        users = [*sentences[index % len(sentences)], ""]
+        split = "calibration" if index in calibration else "train"
+        rows.append((index, split, suffix, *(render(user, suffix) for user in users)))
+    return check(pl.DataFrame(rows, PAIRS, orient="row"), PAIRS, "the table of pairs")
+
+
+def draw_pairs(
+    behaviour: Behaviour, model: str, params: PairsParams, tokenizer: Any, options: dict[str, Any]
+) -> pl.DataFrame:
+    """Return the table of pairs for a model, rendered by its chat template with one user turn."""
+
+    def render(user: str, suffix: str) -> str:
+        return chat_text(tokenizer, [{"role": "user", "content": user}], suffix, options)
+
+    return build_pairs(behaviour, load_suffixes(SUFFIXES, model), params, render)
