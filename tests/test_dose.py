@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pipeline.app.ask import log_odds
+from pipeline.app.answers import log_odds
 from pipeline.app.use import steer
 from pipeline.lm.forward import last_hidden, to_logits
 from pipeline.lm.prompts import open_turn, tokenize

@@ -1,18 +1,72 @@
-"""Answers at several coefficients side by side: one batch, one KV cache, streamed by token."""
+"""What a steered model answers at several coefficients side by side, and its log-odds of Yes."""
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from pipeline.lm.base import Base
 from pipeline.lm.decoding import check_logits, decode, stop_tokens
-from pipeline.lm.prompts import Message, open_turn
+from pipeline.lm.forward import last_hidden, to_logits
+from pipeline.lm.prompts import Message, chat_text, open_turn
+from pipeline.scoring.score import answer_ids
 from pipeline.steering.base import Attachable, attached, check_acts
 from pipeline.support.errors import InputError
+
+
+class Reply(NamedTuple):
+    """What a model does with a prompt at one coefficient."""
+
+    coefficient: float
+    log_odds: float
+    """log p(Yes) - log p(No) in nats, where the reply begins with the base's `answer_prefix`."""
+    choice_mass: float
+    """p(Yes) + p(No); where it is low, the log-odds say little."""
+    text: str
+    """What it answers by itself."""
+
+
+def ask(
+    base: Base,
+    adapter: Attachable,
+    prompt: str | list[Message],
+    coefficients: Sequence[float],
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
+    repetition_penalty: float = 1.0,
+) -> list[Reply]:
+    """Return a reply per coefficient to a text or a chat; all coefficients are one batch.
+
+    Arguments and errors are those of `answers`.
+    """
+    chat: list[Message] = (
+        [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    )
+    manner = max_new_tokens, temperature, seed, repetition_penalty
+    *_, texts = answers(base, adapter, chat, coefficients, *manner)
+    figures = log_odds(base, adapter, chat, coefficients)
+    return [Reply(c, *own, text) for c, own, text in zip(coefficients, figures, texts, strict=True)]
+
+
+@torch.no_grad()
+def log_odds(
+    base: Base, adapter: Attachable, chat: list[Message], coefficients: Sequence[float]
+) -> list[tuple[float, float]]:
+    """Return log-odds of Yes (nats) and choice mass per coefficient."""
+    chats = [adapter.rewrite(chat, c) for c in coefficients]
+    ids, mask = base.encode(
+        [chat_text(base.tokenizer, one, base.answer_prefix, base.options) for one in chats]
+    )
+    given = torch.tensor(coefficients, dtype=torch.float32)
+    with adapter.steer(base.model, adapter.unit.raw(given)):
+        last = last_hidden(base.model, ids, mask)[:, -1]
+    log_p = to_logits(base.model, last).log_softmax(-1)
+    tokens = answer_ids(base)
+    yes, no = (log_p[:, tokens[word]].logsumexp(-1) for word in ("yes", "no"))
+    return list(zip((yes - no).tolist(), (yes.exp() + no.exp()).tolist(), strict=True))
 
 
 def answers(
@@ -37,30 +91,27 @@ def answers(
     """
     check_request(base, coefficients, max_new_tokens, temperature, repetition_penalty)
     model, tokenizer = base.model, base.tokenizer
-    ids, mask = base.encode(
-        [open_turn(tokenizer, adapter.rewrite(messages, c), base.options) for c in coefficients]
-    )
+    chats = [adapter.rewrite(messages, c) for c in coefficients]
+    ids, mask = base.encode([open_turn(tokenizer, chat, base.options) for chat in chats])
     stops = stop_tokens(model, tokenizer)
     generator = torch.Generator().manual_seed(seed)
     given = torch.tensor(coefficients, dtype=torch.float32)
     hooks = adapter.hooks(model, given if raw else adapter.unit.raw(given))
-
     check_acts(model, hooks, len(coefficients))
-
     rows: list[list[int]] = [[] for _ in coefficients]
 
     def pick(logits: Tensor) -> Tensor:
         check_logits(logits, coefficients)
         return choose(penalised(logits, rows, repetition_penalty), temperature, generator)
 
-    def ends(row: list[int]) -> bool:
-        return row[-1] in stops
+    def readable(row: list[int]) -> str:
+        """Decode without a character at the end of which only some bytes are there yet."""
+        said = [token for token in row if token not in stops]
+        return tokenizer.decode(said, skip_special_tokens=True).rstrip("\ufffd")
 
-    def attach() -> AbstractContextManager[None]:
-        return attached(model, hooks)
-
-    for rows in decode(model, ids, mask, max_new_tokens, pick, ends, attach):
-        yield [readable(tokenizer, [token for token in row if token not in stops]) for row in rows]
+    closes, attach = (lambda row: row[-1] in stops), (lambda: attached(model, hooks))
+    for rows in decode(model, ids, mask, max_new_tokens, pick, closes, attach):
+        yield list(map(readable, rows))
 
 
 def check_request(
@@ -105,8 +156,3 @@ def choose(logits: Tensor, temperature: float, generator: torch.Generator) -> Te
     # argmax(logits / T + Gumbel noise) is a draw from softmax(logits / T).
     noise = -torch.empty(logits.shape[-1]).exponential_(generator=generator).log()
     return (logits.float() / temperature + noise.to(logits.device)).argmax(-1)
-
-
-def readable(tokenizer: PreTrainedTokenizerBase, row: list[int]) -> str:
-    """Decode without a character at the end of which only some bytes are there yet."""
-    return tokenizer.decode(row, skip_special_tokens=True).rstrip("\ufffd")

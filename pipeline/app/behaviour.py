@@ -31,8 +31,8 @@ def main(name: str, positive: str, negative: str, force: bool) -> None:
     if file.exists() and not force:
         raise InputError(f"{file} exists: take another name, or --force to replace it")
     pair = json.dumps(personas, ensure_ascii=False)
+    text = TEXT.format(name=name, template=TEMPLATE, personas=pair)
     with new_file(file) as new:
-        text = TEXT.format(name=name, template=TEMPLATE, personas=pair)
         new.write_text(text, encoding="utf-8")
     print(
         f"{file} is written; a study with free texts: dvc exp run -S behaviour={name} "

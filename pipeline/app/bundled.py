@@ -15,7 +15,6 @@ from pipeline.support.paths import adapter_folder, code_file, resolve_source
 METHOD, SEED = "innerpissa", 0
 BUNDLED = Path("models/bundled") / METHOD
 FITTED = "fitted.json"  # what the fit depends on
-CELL = {"method": METHOD, "seed": str(SEED)}
 
 
 def default_adapter() -> str:
@@ -31,14 +30,13 @@ def default_adapter() -> str:
 
 def fitted() -> dict[str, Any]:
     """Return the parameters, the hashes of the code and of the pairs' sources behind the fit."""
-    declared = stage_params("pairs") | stage_params("train", CELL)
+    declared = stage_params("pairs") | stage_params("train", {"method": METHOD, "seed": str(SEED)})
     section = {"section": load_params().steering[METHOD]}
-    starts = (entry("stages", "train"), entry("stages", "pairs"), entry("methods", METHOD))
-    hashes = [Code().hashes(start) for start in starts]
+    starts = entry("stages", "train"), entry("stages", "pairs"), entry("methods", METHOD)
     sources = [file for file in stage_files("pairs") if Path("data/raw") in file.parents]
     return {
         "params": {key: str(value) for key, value in flatten(declared | section)},
-        "code": {name: each[name] for each in hashes for name in sorted(each)},
+        "code": {k: v for start in starts for k, v in sorted(Code().hashes(start).items())},
         "files": {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in sources},
     }
 

@@ -14,8 +14,6 @@ from pipeline.support.files import new_file
 from pipeline.support.formats import NONE, markdown, p_value, write_table
 
 LISTS = ("methods", "baselines")  # which methods ran: seen in the rows, so not a difference to name
-
-
 EFFECT: Columns = {
     "Effect": show("target_effect"),
     "95 % interval": interval(),
@@ -41,21 +39,18 @@ def main(names: list[str], out: str, only: list[str]) -> None:
     print(f"{out}: comparison.md, .csv, .tex, .svg, .png, and the numbers in full in results.csv")
 
 
-def places(results: list[Result], keys: list[str]) -> list[float | None]:
-    """Return each result's value of the one key, if that is a number of its own in each of them."""
-    values = [result.params.get(keys[0]) if len(keys) == 1 else None for result in results]
-    numeric = all(type(value) in (int, float) for value in values)
-    return values if numeric and len(set(values)) == len(values) else [None] * len(values)
-
-
 def gather(results: list[Result], keys: list[str], only: list[str]) -> pl.DataFrame:
     """Return a row per experiment and method: experiment, x, equal_cost.csv.
 
     `x` is the value of the one parameter that differs, if each has a number of its own; else null.
     """
+    values = [result.params.get(keys[0]) if len(keys) == 1 else None for result in results]
+    numeric = all(type(value) in (int, float) for value in values)
+    has_axis = numeric and len(set(values)) == len(values)
     parts = []
-    for result, x in zip(results, places(results, keys), strict=True):
-        about = [pl.lit(result.name).alias("experiment"), pl.lit(x, pl.Float64).alias("x")]
+    for result, value in zip(results, values, strict=True):
+        x = pl.lit(value if has_axis else None, pl.Float64)
+        about = pl.lit(result.name).alias("experiment"), x.alias("x")
         parts.append(result.equal_cost.select(*about, pl.all()))
     gathered = pl.concat(parts, how="diagonal_relaxed")
     if only:

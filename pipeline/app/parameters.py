@@ -15,22 +15,14 @@ WIDTH, INDENT = 100, " " * 4
 PROVENANCE: dict[str, str] = read_yaml(Path(__file__).with_name("provenance.yaml"))
 NOT_TUNED, OWN = "not tuned", "what this variant changes"
 BOUNDS = {
-    "minimum": "at least",
-    "exclusiveMinimum": "above",
-    "maximum": "at most",
-    "exclusiveMaximum": "below",
-    "minLength": "length at least",
-    "pattern": "of the form",
+    "minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most",
+    "exclusiveMaximum": "below", "minLength": "length at least", "pattern": "of the form",
     "default": "default",
-}
+}  # fmt: skip
 TYPES = {
-    "null": "null",
-    "boolean": "true or false",
-    "integer": "integer",
-    "number": "number",
-    "string": "text",
-    "object": "mapping",
-}
+    "null": "null", "boolean": "true or false", "integer": "integer", "number": "number",
+    "string": "text", "object": "mapping",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,13 +50,9 @@ def parameters(section: Section, content: dict[str, Any], prefix: str = "") -> I
             for start, (inner, own) in below.items():
                 yield from parameters(inner, own, start)
         else:
-            origin = provenance(key, variant="method" in content or "of" in content)
+            variant = "method" in content or "of" in content
+            origin = OWN if variant else PROVENANCE.get(key, NOT_TUNED)
             yield Parameter(key, content[name], allowed(schemas[name]), meaning, origin)
-
-
-def provenance(key: str, variant: bool) -> str:
-    """Say where the default of a key comes from; of a variant's own fields, that they are its."""
-    return OWN if variant else PROVENANCE.get(key, NOT_TUNED)
 
 
 def sections_of(value: Any, content: Any, prefix: str) -> dict[str, tuple[Section, dict]]:
@@ -73,11 +61,8 @@ def sections_of(value: Any, content: Any, prefix: str) -> dict[str, tuple[Sectio
         return {}
     if isinstance(value, Section):
         return {prefix: (value, content)}
-    return {
-        f"{prefix}{name}.": (one, content[name])
-        for name, one in value.items()
-        if isinstance(one, Section)
-    }
+    below = {name: one for name, one in value.items() if isinstance(one, Section)}
+    return {f"{prefix}{name}.": (one, content[name]) for name, one in below.items()}
 
 
 def allowed(schema: dict[str, Any]) -> str:
@@ -98,10 +83,9 @@ def lines(row: Parameter, width: int) -> list[str]:
     """Return the key padded to `width`, its value and what is allowed; below them the meaning."""
     value = f"{json.dumps(row.value, ensure_ascii=False)}  [{row.allowed}]" if row.allowed else ""
     meaning = f"{row.meaning} Default: {row.provenance}." if row.provenance else row.meaning
-    return [
-        *textwrap.wrap(f"{row.key:<{width}}  {value}", WIDTH, subsequent_indent=" " * (width + 2)),
-        *textwrap.wrap(meaning, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT),
-    ]
+    first = f"{row.key:<{width}}  {value}"
+    below = textwrap.wrap(meaning, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
+    return [*textwrap.wrap(first, WIDTH, subsequent_indent=" " * (width + 2)), *below]
 
 
 def main(prefix: str = "") -> None:

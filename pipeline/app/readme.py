@@ -14,10 +14,8 @@ from pipeline.support.errors import InputError
 from pipeline.support.files import new_file
 
 README = Path("README.md")
-RESULTS, REAL = (
-    Path("reports/tables/summary.md"),
-    Path("reports/smollm2/everyday/tables/summary.md"),
-)
+RESULTS = Path("reports/tables/summary.md")
+REAL = Path("reports/smollm2/everyday/tables/summary.md")
 BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 
 

@@ -19,7 +19,6 @@ from pipeline.study.behaviours import load_behaviour
 from pipeline.support.files import new_file, read_json, write_json
 from pipeline.support.paths import SUFFIXES, behaviour_file
 
-MEASURED = "measured.json"
 TEMPLATE = Path(__file__).with_name("reference_card.md.jinja")
 
 
@@ -30,18 +29,14 @@ def build(out: str, steps: int | None, device: str) -> None:
         recipe = Recipe(steps=steps, curriculum_steps=max(1, steps // 2), state_steps=steps)
     where = str(choose_device(device))
     pretrain(recipe, SUFFIXES, Path(out), where)
-    second_phase(Path(out), recipe, where)
+    # The second phase starts from the saved bfloat16 weights.
+    model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).to(where).train()
+    model.set_attn_implementation("eager")
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    consolidate(model, tokenizer, recipe, seen_openings(SUFFIXES), where)
+    model.to(torch.bfloat16).save_pretrained(out)
     write_json(Path(out) / "recipe.json", recipe.model_dump())
     card(out)
-
-
-def second_phase(folder: Path, recipe: Recipe, device: str) -> None:
-    """Consolidate the model in `folder`, starting from its saved bfloat16 weights."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).train()
-    model.set_attn_implementation("eager")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    consolidate(model, tokenizer, recipe, seen_openings(SUFFIXES), device)
-    model.to(torch.bfloat16).save_pretrained(folder)
 
 
 def card(folder: str) -> None:
@@ -51,27 +46,19 @@ def card(folder: str) -> None:
     model = load_model(manifest, "float32", choose_device("cpu"))
     base = Base(manifest, model, load_tokenizer(manifest), batch_size=64)
     sentences = {t: load_behaviour(behaviour_file(t)).sentences()[0] for t in persona_traits()}
-    measured = measure(base, sentences) | {"weights_sha256": base.fingerprint}
-    known = read_json(path / MEASURED) if (path / MEASURED).exists() else {}
-    if known.get("weights_sha256") == base.fingerprint:
-        measured["date"] = known["date"]
-    else:
-        measured["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
-    write_json(path / MEASURED, measured)
-    config, recipe = (
+    known, config, recipe = (
         read_json(path / name) if (path / name).exists() else {}
-        for name in ("config.json", "recipe.json")
+        for name in ("measured.json", "config.json", "recipe.json")
     )
+    measured = measure(base, sentences) | {"weights_sha256": base.fingerprint}
+    same = known.get("weights_sha256") == base.fingerprint
+    measured["date"] = known["date"] if same else str(datetime.datetime.now(datetime.UTC).date())
+    write_json(path / "measured.json", measured)
     template = jinja2.Template(
         TEMPLATE.read_text(encoding="utf-8"), trim_blocks=True, undefined=jinja2.StrictUndefined
     )
-    text = template.render(
-        m=measured,
-        config=config,
-        recipe=json.dumps(recipe),
-        verdicts=verdicts(measured),
-        size=parameters(path),
-    )
+    about = {"m": measured, "config": config, "recipe": json.dumps(recipe)}
+    text = template.render(**about, verdicts=verdicts(measured), size=parameters(path))
     with new_file(path / "README.md") as file:
         file.write_text(text, encoding="utf-8")
     for name, value, meaning, holds in verdicts(measured):

@@ -63,9 +63,8 @@ def read_text(name: str, path: str) -> str | None:
 def read_result(name: str) -> Result:
     def read(path: str) -> str:
         if (text := read_text(name, path)) is None:
-            raise InputError(
-                f"{name} has no {path}: name a finished run of this pipeline (`dvc exp list`)"
-            )
+            remedy = "name a finished run of this pipeline (`dvc exp list`)"
+            raise InputError(f"{name} has no {path}: {remedy}")
         return text
 
     params = YAML(typ="safe").load(read("params.yaml"))
@@ -90,17 +89,14 @@ def check_locked(name: str, params: dict[str, Any], lock: str | None) -> None:
     lists = params["methods"], params["baselines"], params["seeds"]
     for stage in sorted(cells([s for s in stages if "@" not in s], *lists) & stages.keys()):
         for key, value in stages[stage].get("params", {}).get("params.yaml", {}).items():
-            if look_up(params, key) != value:
+            own: Any = params
+            for part in key.split("."):
+                own = own.get(part) if isinstance(own, dict) else None
+            if own != value:
                 raise InputError(
                     f"{name}: the results are of another {key} than its params.yaml: it failed, or "
                     "needs `dvc repro`"
                 )
-
-
-def look_up(tree: Any, key: str) -> Any:
-    for part in key.split("."):
-        tree = tree.get(part) if isinstance(tree, dict) else None
-    return tree
 
 
 def differing(results: list[Result]) -> list[str]:

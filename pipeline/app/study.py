@@ -34,12 +34,10 @@ def main(name: str, jobs: int | None, keep: str | None) -> None:
     parse(Params, params, STUDIES / f"{name}.yaml")
     folder = prepare(WORKSPACES / name, params)
     command = [sys.executable, "-m", "pipeline", "repro"] + (["--jobs", str(jobs)] if jobs else [])
-    plain = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
-    plain["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{plain.get('PATH', '')}"
-    code = subprocess.run(
-        command, cwd=folder, env={"INNERPISSA_TRACKING": "off"} | plain
-    ).returncode
-    if code:
+    own = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
+    own["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{own.get('PATH', '')}"
+    own.setdefault("INNERPISSA_TRACKING", "off")
+    if code := subprocess.run(command, cwd=folder, env=own).returncode:
         sys.exit(code)
     print((folder / REPORTS / SHOWN).read_text(encoding="utf-8"))
     print(f"the whole page: {folder / REPORTS / 'report.html'}")
@@ -63,23 +61,19 @@ def prepare(folder: Path, params: dict[str, Any]) -> Path:
         if Path(source).is_dir():
             shutil.rmtree(folder / source, ignore_errors=True)
         copy(Path(source), folder / source)
-    link_sources(folder, params)
-    local = folder / ".dvc/config.local"
-    cache = Path(".dvc/cache").resolve()  # what another study has run is not run again
-    local.write_text(f"[core]\n    no_scm = true\n[cache]\n    dir = {cache}\n", encoding="utf-8")
-    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
-        YAML(typ="safe").dump(params, file)
-    return folder
-
-
-def link_sources(folder: Path, params: dict[str, Any]) -> None:
-    """Let the workspace see the local model and evaluation set that the parameters name."""
+    # The workspace sees the local model and evaluation set that the parameters name.
     named = params["models"][params["model"]], params["evalsets"].get(params["evalset"], {})
     for source in filter(None, (section.get("source") for section in named)):
         link = folder / source
         if Path(source).exists() and not link.exists():
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(Path(source).resolve())
+    local = folder / ".dvc/config.local"
+    cache = Path(".dvc/cache").resolve()  # what another study has run is not run again
+    local.write_text(f"[core]\n    no_scm = true\n[cache]\n    dir = {cache}\n", encoding="utf-8")
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        YAML(typ="safe").dump(params, file)
+    return folder
 
 
 def copy(source: Path, target: Path) -> None:
