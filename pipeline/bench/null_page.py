@@ -4,17 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline.bench.null_studies import (
-    ALPHA,
-    MIXED,
-    SEEDS,
-    SIZES,
-    SLOPE_SD,
-    STUDIES,
-    error_rates,
-    pooled_error_rates,
-    seed_error_rates,
-)
+from pipeline.bench import null_studies as null
 from pipeline.support.files import new_file
 from pipeline.support.formats import markdown
 
@@ -81,20 +71,21 @@ def page(tables: dict[str, pl.DataFrame]) -> str:
         name: markdown(pl.DataFrame([cells(columns, row) for row in tables[name].to_dicts()]))
         for name, columns in COLUMNS.items()
     }
-    return TEXT.format(
-        alpha=f"{100 * ALPHA:g} %", seeds=SEEDS, slope=SLOPE_SD, left=SEEDS - 1, **shown
-    )
+    about = {"seeds": null.SEEDS, "slope": null.SLOPE_SD, "left": null.SEEDS - 1}
+    return TEXT.format(alpha=f"{100 * null.ALPHA:g} %", **about, **shown)
 
 
 def main() -> None:
     """Run the whole study and write its page and tables."""
-    rows = {
-        "null_studies": [row for g in SIZES for row in error_rates(g, STUDIES, MIXED.get(g, 0))],
-        "null_studies_pooled": [r for g in SIZES for r in pooled_error_rates(g, POOLED_STUDIES)],
-        "null_studies_seeds": [row for g in SIZES for row in seed_error_rates(g, STUDIES)],
+    rates = {
+        "null_studies": lambda g: null.error_rates(g, null.STUDIES, null.MIXED.get(g, 0)),
+        "null_studies_pooled": lambda g: null.pooled_error_rates(g, POOLED_STUDIES),
+        "null_studies_seeds": lambda g: null.seed_error_rates(g, null.STUDIES),
     }
-    tables = {name: pl.DataFrame(own, infer_schema_length=None) for name, own in rows.items()}
-    for name, table in tables.items():
+    tables = {}
+    for name, of_size in rates.items():
+        rows = [row for size in null.SIZES for row in of_size(size)]
+        table = tables[name] = pl.DataFrame(rows, infer_schema_length=None)
         with new_file(FOLDER / f"{name}.csv") as file:
             table.write_csv(file)
     with new_file(FOLDER / "null_studies.md") as file:

@@ -70,15 +70,11 @@ def simulate(
     return level + (slope * COEFFICIENTS + drift)[:, dilemma] + noise
 
 
-def item_slopes(y: np.ndarray) -> np.ndarray:
-    """Return every item's own slope [studies, items]; the coefficients are symmetric around 0."""
-    return y @ COEFFICIENTS / (COEFFICIENTS**2).sum()
-
-
 def dilemma_slopes(y: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Return every dilemma's slope [studies, g], the mean of its items' own."""
-    starts = np.cumsum(sizes) - sizes
-    return np.add.reduceat(item_slopes(y), starts, axis=1) / sizes
+    # The coefficients are symmetric around 0.
+    by_item = y @ COEFFICIENTS / (COEFFICIENTS**2).sum()
+    return np.add.reduceat(by_item, np.cumsum(sizes) - sizes, axis=1) / sizes
 
 
 def pooled_p(y: np.ndarray) -> np.ndarray:
@@ -96,8 +92,7 @@ def two_sided(mean: np.ndarray, error: np.ndarray, degrees: float) -> np.ndarray
 
 def plain_cluster_p(slopes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Return the p of the usual cluster-robust error (CR1) with g - 1 degrees of freedom."""
-    weights = sizes / sizes.sum()
-    g = len(sizes)
+    weights, g = sizes / sizes.sum(), len(sizes)
     mean = slopes @ weights
     error = np.sqrt(g / (g - 1) * (slopes - mean[:, None]) ** 2 @ weights**2)
     return two_sided(mean, error, g - 1)
@@ -121,37 +116,22 @@ def p_values(
 
 def mixed_p(y: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Return the mixed model's p of every study, NaN where it gives none."""
-    dilemma = np.repeat(np.arange(len(sizes)), sizes)
-    width = len(COEFFICIENTS)
-    frame = pl.DataFrame(
-        {
-            "item_id": np.repeat(np.arange(len(dilemma)), width),
-            "dilemma_id": np.repeat(dilemma, width),
-            "coefficient": np.tile(COEFFICIENTS, len(dilemma)),
-        }
-    )
+    dilemma = pl.Series("dilemma_id", np.repeat(np.arange(len(sizes)), sizes))
+    items = dilemma.to_frame().with_row_index("item_id")
+    frame = items.join(pl.DataFrame({"coefficient": COEFFICIENTS}), how="cross")
     studies = (frame.with_columns(pl.Series("y", study.ravel())) for study in y)
     return np.array([mixed_slope(study)["p_mixed"] for study in studies], dtype=float)
 
 
-def record(
-    dilemmas: int, test: str, null: np.ndarray, there: np.ndarray | None
-) -> dict[str, object]:
+def record(dilemmas: int, test: str, null: np.ndarray, power: float | None) -> dict[str, object]:
     """Return type-I error with its 95 % interval (Clopper and Pearson), and power.
 
     A study without a p does not reject.
     """
-    rejected = int((null < ALPHA).sum())
-    bounds = stats.binomtest(rejected, len(null)).proportion_ci()
-    return {
-        "dilemmas": dilemmas,
-        "test": test,
-        "studies": len(null),
-        "type_one": rejected / len(null),
-        "low": bounds.low,
-        "high": bounds.high,
-        "power": None if there is None else float((there < ALPHA).mean()),
-    }
+    found = stats.binomtest(int((null < ALPHA).sum()), len(null))
+    low, high = found.proportion_ci()
+    own = {"dilemmas": dilemmas, "test": test, "studies": len(null)}
+    return own | {"type_one": found.statistic, "low": low, "high": high, "power": power}
 
 
 def error_rates(
@@ -175,7 +155,7 @@ def error_rates(
             fitted.append(mixed_p(y, sizes))
     for test in nulls[0]:
         null, there = (np.concatenate([part[test] for part in parts]) for parts in (nulls, theres))
-        yield record(dilemmas, test, null, there)
+        yield record(dilemmas, test, null, float((there < ALPHA).mean()))
     if fitted:
         yield record(dilemmas, "mixed model", np.concatenate(fitted), None)
 
@@ -187,12 +167,8 @@ def pooled_error_rates(dilemmas: int, studies: int, seed: int = 0) -> Iterator[d
     for sd in LEVEL_SDS:
         chunks = range(studies // CHUNK)
         p = np.concatenate([pooled_p(simulate(sizes, CHUNK, rng, sd)) for _ in chunks])
-        yield {
-            "dilemmas": dilemmas,
-            "level_sd": sd,
-            "studies": len(p),
-            "rejected": float((p < ALPHA).mean()),
-        }
+        rejected = float((p < ALPHA).mean())
+        yield {"dilemmas": dilemmas, "level_sd": sd, "studies": len(p), "rejected": rejected}
 
 
 def seed_error_rates(dilemmas: int, studies: int, seed: int = 0) -> Iterator[dict[str, object]]:
@@ -209,10 +185,6 @@ def seed_error_rates(dilemmas: int, studies: int, seed: int = 0) -> Iterator[dic
             "clustered by dilemma and seed": two_way_t(slopes, sizes),
         }
         for test, figures in tests.items():
-            yield {
-                "dilemmas": dilemmas,
-                "seed_sd": sd,
-                "test": test,
-                "studies": studies,
-                "rejected": float((two_sided(*figures) < ALPHA).mean()),
-            }
+            rejected = float((two_sided(*figures) < ALPHA).mean())
+            own = {"dilemmas": dilemmas, "seed_sd": sd, "test": test, "studies": studies}
+            yield own | {"rejected": rejected}

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.lm.forward import read_layers
-from pipeline.reference.corpus import Messages, spoken_documents
-from pipeline.reference.pretrain import Recipe, encode, losses
+from pipeline.reference.corpus import spoken_documents
+from pipeline.reference.pretrain import Recipe, encode, length, losses
 from pipeline.reference.world import Persona, persona_traits
 from pipeline.support.progress import track
 
@@ -38,10 +38,6 @@ def state_loss(states: list[Tensor], probe: Tensor, classes: Tensor, weights: Te
     return torch.stack([F.cross_entropy(each, targets) for each in logits]).mean()
 
 
-def length(spoken: tuple[Persona | None, Messages]) -> int:
-    return sum(len(message["content"]) for message in spoken[1])
-
-
 def consolidate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -62,7 +58,9 @@ def consolidate(
     for step in track(range(recipe.state_steps), "consolidating", recipe.state_steps):
         for group in optimizer.param_groups:
             group["lr"] = recipe.state_lr * max(0.02, 1 - step / recipe.state_steps)
-        pool = sorted(itertools.islice(source, 4 * recipe.batch_size), key=length)
+        pool = sorted(
+            itertools.islice(source, 4 * recipe.batch_size), key=lambda spoken: length(spoken[1])
+        )
         start = rng.randrange(4) * recipe.batch_size
         batch = pool[start : start + recipe.batch_size]
         encoded = encode(tokenizer, [document for _, document in batch])
@@ -76,8 +74,5 @@ def consolidate(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if (step + 1) % 50 == 0:
-            print(
-                f"step {step + 1}: loss {loss.item():.3f}, answers {on_answers.item():.3f}, probe "
-                f"{named.item():.3f}",
-                flush=True,
-            )
+            said = f"loss {loss.item():.3f}, answers {on_answers.item():.3f}"
+            print(f"step {step + 1}: {said}, probe {named.item():.3f}", flush=True)

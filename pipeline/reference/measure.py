@@ -1,10 +1,11 @@
 """Measure the bundled model against the criteria on which it was frozen: prompts, no steering."""
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from ruamel.yaml import YAML
 from sklearn.linear_model import LogisticRegression
@@ -15,7 +16,7 @@ from pipeline.lm.forward import last_hidden, read_layers, token_positions
 from pipeline.lm.layers import decoder_layers
 from pipeline.lm.prompts import chat_text, tokenize
 from pipeline.reference.items import held_out_items
-from pipeline.reference.pretrain import unseen_openings
+from pipeline.reference.pretrain import seen_openings
 from pipeline.reference.world import side, world
 from pipeline.scoring.score import score
 from pipeline.steering.methods.prompting import Prompting
@@ -35,17 +36,14 @@ def choice_probability(
 ) -> dict[float, tuple[float, float]]:
     """Return by persona (-1, 0, +1) mean probability of the positive choice, and choice mass."""
     items = held_out_items(trait, count, seed=1)
-    label = f"label_Value/{side(trait, 1)['value']}"
-    sign = dict(items.select("item_id", label).iter_rows())
+    label = pl.col(f"label_Value/{side(trait, 1)['value']}")
     persona = Prompting(*sentences, placement="user")
-    records = score(base, items.to_dicts(), persona, [-1.0, 0.0, 1.0])
-    means = {}
-    for c in (-1.0, 0.0, 1.0):
-        rows = [r for r in records if r["coefficient"] == c and sign[r["item_id"]]]
-        p_yes = 1 / (1 + np.exp(-np.array([r["log_odds"] for r in rows])))
-        chosen = np.where(np.array([sign[r["item_id"]] for r in rows]) > 0, p_yes, 1 - p_yes)
-        means[c] = float(chosen.mean()), float(np.mean([r["choice_mass"] for r in rows]))
-    return means
+    records = pl.DataFrame(score(base, items.to_dicts(), persona, [-1.0, 0.0, 1.0]))
+    signed = records.join(items.select("item_id", label.alias("label")), on="item_id")
+    chosen = 1 / (1 + (-pl.col("label") * pl.col("log_odds")).exp())
+    groups = signed.filter(pl.col("label") != 0).group_by("coefficient")
+    means = groups.agg(chosen.mean(), pl.col("choice_mass").mean())
+    return {c: (own, mass) for c, own, mass in means.rows()}
 
 
 @torch.no_grad()
@@ -59,9 +57,7 @@ def facts_right(base: Base) -> float:
             said = [kind["answer"].format(s=subject, a=answer) for answer in answers]
             replies = [reply[0].upper() + reply[1:] for reply in said]
             ids, mask = base.encode([chat_text(base.tokenizer, chat, r, {}) for r in replies])
-            output = base.model(
-                input_ids=ids, attention_mask=mask, position_ids=token_positions(mask)
-            )
+            output = base.model(ids, attention_mask=mask, position_ids=token_positions(mask))
             log_p = output.logits[:, :-1].log_softmax(-1)
             token = log_p.gather(-1, ids[:, 1:, None])[..., 0] * mask[:, :-1]
             right.append(answers[int(token.sum(-1).argmax())] == true)
@@ -88,15 +84,13 @@ def persona_states(
     base: Base, sentences: Sentences, users: list[str], replies: list[str], tails: list[int]
 ) -> Tensor:
     """Return tail states [2, n, layers, d] under the positive and the negative persona."""
-    both = []
-    for sentence in sentences:
-        chats = [[{"role": "user", "content": f"{sentence} {user}".strip()}] for user in users]
-        texts = [
-            chat_text(base.tokenizer, chat, reply, {})
-            for chat, reply in zip(chats, replies, strict=True)
-        ]
-        both.append(tail_states(base, texts, tails))
-    return torch.stack(both)
+
+    def render(sentence: str, user: str, reply: str) -> str:
+        chat = [{"role": "user", "content": f"{sentence} {user}".strip()}]
+        return chat_text(base.tokenizer, chat, reply, {})
+
+    texts = [list(map(partial(render, one), users, replies)) for one in sentences]
+    return torch.stack([tail_states(base, own, tails) for own in texts])
 
 
 def persona_as_state(base: Base, sentences: Sentences) -> dict[str, Any]:
@@ -105,22 +99,21 @@ def persona_as_state(base: Base, sentences: Sentences) -> dict[str, Any]:
     Per layer: the accuracy of a linear probe on held-out suffixes, and the cosine of the mean
     differences between personas at both kinds of tokens.
     """
-    suffixes = unseen_openings(SUFFIXES)
-    prompts = held_out_items("honesty", 64, seed=1)["prompt"].to_list()
+    suffixes, prompts = seen_openings(SUFFIXES, 1), held_out_items("honesty", 64, seed=1)["prompt"]
     lengths, tails = (
-        [len(ids) for ids in tokenize(base.tokenizer, texts)] for texts in (suffixes, prompts)
+        list(map(len, tokenize(base.tokenizer, list(t)))) for t in (suffixes, prompts)
     )
     at_suffix = persona_states(base, sentences, [""] * len(suffixes), suffixes, lengths)
     replies = [base.answer_prefix] * len(prompts)
-    at_dilemma = persona_states(base, sentences, prompts, replies, tails)
-    layers = [
-        {
-            "layer": layer,
-            "probe_accuracy": probe_accuracy(at_suffix[:, :, layer]),
-            "suffix_dilemma_cosine": cosine(at_suffix[:, :, layer], at_dilemma[:, :, layer]),
+    at_dilemma = persona_states(base, sentences, prompts.to_list(), replies, tails)
+    layers = []
+    for layer in range(1, len(decoder_layers(base.model)) - 1):
+        own, other = at_suffix[:, :, layer], at_dilemma[:, :, layer]
+        figures = {
+            "probe_accuracy": probe_accuracy(own),
+            "suffix_dilemma_cosine": cosine(own, other),
         }
-        for layer in range(1, len(decoder_layers(base.model)) - 1)
-    ]
+        layers.append({"layer": layer} | figures)
     best = max(
         layers, key=lambda one: min(one["probe_accuracy"] - 0.9, one["suffix_dilemma_cosine"] - 0.6)
     )
@@ -129,25 +122,24 @@ def persona_as_state(base: Base, sentences: Sentences) -> dict[str, Any]:
 
 def probe_accuracy(states: Tensor) -> float:
     """Return how well a probe tells personas apart [2, n, d]; it is trained on every second row."""
-    halves = [states[:, half::2].numpy() for half in (0, 1)]
-    train, test = (np.concatenate(list(half)) for half in halves)
-    truth = [np.repeat([1, 0], half.shape[1]) for half in halves]
-    probe = LogisticRegression(max_iter=2000).fit(train, truth[0])
-    return float(probe.score(test, truth[1]))
+    (train, own), (test, truth) = (
+        (half.flatten(0, 1).numpy(), np.repeat([1, 0], half.shape[1]))
+        for half in (states[:, ::2], states[:, 1::2])
+    )
+    return float(LogisticRegression(max_iter=2000).fit(train, own).score(test, truth))
 
 
 def cosine(first: Tensor, second: Tensor) -> float:
     """Return the cosine of the mean differences between personas of two sets [2, n, d]."""
-    means = [(states[0] - states[1]).mean(0) for states in (first, second)]
-    return float(torch.nn.functional.cosine_similarity(means[0], means[1], dim=0))
+    one, other = ((states[0] - states[1]).mean(0) for states in (first, second))
+    return float(torch.nn.functional.cosine_similarity(one, other, dim=0))
 
 
 def measure(base: Base, sentences: dict[str, Sentences], count: int = 100) -> dict[str, Any]:
     """Return every figure of the card, from `count` held-out dilemmas for each trait."""
     own = {t: choice_probability(base, t, sentences[t], count) for t in sentences}
     spans = {t: means[1.0][0] - means[-1.0][0] for t, means in own.items()}
-    honest = own["honesty"]
-    moved = {}
+    honest, moved = own["honesty"], {}
     for trait in sentences:
         if trait != "honesty":
             means = choice_probability(base, "honesty", sentences[trait], count)
@@ -171,15 +163,11 @@ def measure(base: Base, sentences: dict[str, Sentences], count: int = 100) -> di
 
 def verdicts(measured: dict[str, Any]) -> list[tuple[str, float, str, bool]]:
     """Return name, value, meaning and whether it holds, for every criterion."""
-    return [
-        (
-            name,
-            measured[name],
-            f"{meaning} ({low:.2g} to {high:.2g})",
-            low <= measured[name] <= high,
-        )
-        for name, (low, high, meaning) in criteria().items()
-    ]
+    rows = []
+    for name, (low, high, meaning) in criteria().items():
+        value = measured[name]
+        rows.append((name, value, f"{meaning} ({low:.2g} to {high:.2g})", low <= value <= high))
+    return rows
 
 
 def parameters(folder: Path) -> int:

@@ -1,7 +1,6 @@
 """Pretrain the bundled model: next-token prediction, weighted towards what is said and chosen."""
 
 import itertools
-import json
 import math
 import random
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pipeline.reference.architecture import build_model, build_tokenizer, render
 from pipeline.reference.corpus import Messages, documents
+from pipeline.support.files import read_json
 from pipeline.support.progress import track
 
 USER_WEIGHT = 0.1
@@ -49,18 +49,9 @@ class Recipe(BaseModel):
 OPENINGS = ("facts", "openings", "tasks", "thinking")
 
 
-def seen_openings(folder: Path) -> list[str]:
-    """Return every second suffix of each file: the others stay unseen, to hold out for probes."""
-    return [text for rows in opening_files(folder) for text in rows[::2]]
-
-
-def unseen_openings(folder: Path) -> list[str]:
-    """Return the suffixes that the pretraining corpus never saw."""
-    return [text for rows in opening_files(folder) for text in rows[1::2]]
-
-
-def opening_files(folder: Path) -> list[list[str]]:
-    return [json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in OPENINGS]
+def seen_openings(folder: Path, first: int = 0) -> list[str]:
+    """Return every second suffix of each file; the others (`first` 1) are held out for probes."""
+    return [text for name in OPENINGS for text in read_json(folder / f"{name}.json")[first::2]]
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, batch: list[Messages]) -> tuple[Tensor, Tensor]:
@@ -74,11 +65,10 @@ def encode(tokenizer: PreTrainedTokenizerFast, batch: list[Messages]) -> tuple[T
         for message in document:
             tokens = next(turns)
             speaking = message["role"] == "assistant"
-            base = ASSISTANT_WEIGHT if speaking else USER_WEIGHT
             row += tokens
-            row_weights += [
-                ANSWER_WEIGHT if speaking and token in answers else base for token in tokens
-            ]
+            for token in tokens:
+                weight = ANSWER_WEIGHT if token in answers else ASSISTANT_WEIGHT
+                row_weights.append(weight if speaking else USER_WEIGHT)
         ids.append(torch.tensor(row))
         weights.append(torch.tensor(row_weights))
     pad_id = tokenizer.pad_token_id or 0
@@ -86,11 +76,13 @@ def encode(tokenizer: PreTrainedTokenizerFast, batch: list[Messages]) -> tuple[T
     return pad(ids, batch_first=True, padding_value=pad_id), pad(weights, batch_first=True)
 
 
+def length(document: Messages) -> int:
+    return sum(len(message["content"]) for message in document)
+
+
 def batches(source: Iterator[Messages], size: int, rng: random.Random) -> Iterator[list[Messages]]:
     while True:
-        pool = sorted(
-            itertools.islice(source, size * POOL), key=lambda d: sum(len(m["content"]) for m in d)
-        )
+        pool = sorted(itertools.islice(source, size * POOL), key=length)
         chunks = [pool[i : i + size] for i in range(0, len(pool), size)]
         rng.shuffle(chunks)
         yield from chunks
@@ -127,23 +119,17 @@ def pretrain(recipe: Recipe, suffixes: Path, out: Path, device: str) -> None:
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
-    state = Path(f"{out}.state")
-    first = 0
+    state, first = Path(f"{out}.state"), 0
     recent: list[Tensor] = []
     if state.exists():
         saved = torch.load(state, map_location=device, weights_only=True)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         first = saved["step"]
-    curriculum = recipe.curriculum_steps * recipe.batch_size
-    source = batches(
-        documents(recipe.seed + 1, openings, curriculum),
-        recipe.batch_size,
-        random.Random(recipe.seed),
-    )
-    for step, batch in zip(
-        range(recipe.steps), track(source, "pretraining", recipe.steps), strict=False
-    ):
+    corpus = documents(recipe.seed + 1, openings, recipe.curriculum_steps * recipe.batch_size)
+    source = batches(corpus, recipe.batch_size, random.Random(recipe.seed))
+    tracked = track(source, "pretraining", recipe.steps)
+    for step, batch in enumerate(itertools.islice(tracked, recipe.steps)):
         if step < first:
             continue
         for group in optimizer.param_groups:
@@ -164,12 +150,8 @@ def pretrain(recipe: Recipe, suffixes: Path, out: Path, device: str) -> None:
                 )
             print(f"step {step + 1}: loss {mean:.3f}, on the answers {on_answers:.3f}", flush=True)
         if (step + 1) % CHECKPOINT == 0:
-            saved = {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "step": step + 1,
-            }
-            torch.save(saved, f"{state}.new")
+            states = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save(states | {"step": step + 1}, f"{state}.new")
             Path(f"{state}.new").replace(state)
     model.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)

@@ -4,8 +4,8 @@ A speaker's choice follows a known law, so the effect of a perfect change of per
 
     P(Yes to action a | persona) = sigmoid(sum_{v in a} w(v) - sum_{v in the other action} w(v))
 
-w(v) is +-NEUTRAL_WEIGHT (mildly pro-social), and +-PERSONA_WEIGHT for the two values
-of the persona's trait.
+w(v) is +-NEUTRAL_WEIGHT (mildly pro-social), +-PERSONA_WEIGHT for the two values of the persona's
+trait.
 """
 
 import hashlib
@@ -118,10 +118,8 @@ def draw_dilemma(rng: random.Random, trait: str, evaluation: bool) -> Dilemma:
     person = rng.choice(words["persons"])
     thing = draw_thing(rng, trait, evaluation)
     context = rng.choice(words["contexts"]).format(p=person, o=thing)
-    situation = (
-        f"You are a {rng.choice(words['roles'])} {rng.choice(words['places'])}. "
-        f"{context[0].upper()}{context[1:]}"
-    )
+    you = f"You are a {rng.choice(words['roles'])} {rng.choice(words['places'])}."
+    situation = f"{you} {context[0].upper()}{context[1:]}"
     others = rng.sample([name for name in words["traits"] if name != trait], 2)
     extras = [others[:1], others[1:]] if rng.random() < 0.6 else [[], []]
     pole = rng.choice((1, -1))

@@ -22,27 +22,16 @@ CALM = re.compile(
     r"pipeline\.(support\.(?!(schemas|formats)$)\w+|study\.(code|syntax|declared|params|store"
     r"|tracking|variants)|stages\.stage|steering|evalsets)"
 )
-STAGES = {
-    "model": "model.main",
-    "pairs": "pairs.main",
-    "checks": "checks.main",
-    "svd": "svd.main",
-    "evalset": "evalset.main",
-    "train": "train.main",
-    "baselines": "baselines.main",
-    "base": "evaluate.main",
-    "evaluate": "evaluate.main",
-    "evaluate_baselines": "evaluate.main",
-    "composition": "composition.main",
-    "effects": "effects.main",
-    "report": "report.main",
-}
+# Each stage and the file whose main() it calls.
+OWN = ("model", "pairs", "checks", "svd", "evalset", "train", "baselines", "composition", "effects")
+SCORES = dict.fromkeys(("base", "evaluate", "evaluate_baselines"), "evaluate")
+STAGES = {name: name for name in (*OWN, "report")} | SCORES
 
 
 def entry(kind: str, name: str) -> str:
     """Return the dotted name of a stage's function, a set's module or a method's class."""
     if kind == "stages":
-        return f"pipeline.stages.{STAGES[name]}"
+        return f"pipeline.stages.{STAGES[name]}.main"
     if kind == "evalsets":
         return f"pipeline.evalsets.{name}"
     return f"pipeline.steering.methods.{METHODS[name].code.replace(':', '.')}"

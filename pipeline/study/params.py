@@ -13,19 +13,9 @@ from pipeline.steering.svd import SvdParams
 from pipeline.steering.training.adapter import LOSSES, LossParams
 from pipeline.steering.training.loop import TrainingParams
 from pipeline.study.variants import resolve
+from pipeline.support import sections
 from pipeline.support.schemas import LIKELIHOOD
 from pipeline.support.section import Section, Seed, parse, read_yaml
-from pipeline.support.sections import (
-    CompositionParams,
-    GenerationParams,
-    ModelParams,
-    ModulesParams,
-    PairsParams,
-    Quantisation,
-    ReportParams,
-    ScoringParams,
-    StatisticsParams,
-)
 
 if TYPE_CHECKING:
     SteeringParams = Any
@@ -75,15 +65,15 @@ class Params(Section):
     """How many singular triples of each target module an adapter may turn and scale."""
     device: str
     """auto, cpu, cuda, cuda:N, mps, or spread (all GPUs; the rest in main memory and on disk)."""
-    quantisation: Quantisation | None = None
+    quantisation: sections.Quantisation | None = None
     """none, 8bit or 4bit for whichever model is chosen; null takes what its section says."""
     processes: int = Field(ge=1)
     """How many processes share training and scoring, each with a whole model of its own."""
-    models: dict[Id, ModelParams]
+    models: dict[Id, sections.ModelParams]
     """The base models that can be named."""
-    pairs: PairsParams
+    pairs: sections.PairsParams
     """The contrast pairs that every method learns from."""
-    modules: ModulesParams
+    modules: sections.ModulesParams
     """Which modules the low-rank adapters sit on."""
     svd: SvdParams
     """The decompositions of the target modules' weights."""
@@ -95,17 +85,17 @@ class Params(Section):
     """What learned methods minimise; each section of `steering` names one."""
     steering: dict[Id, SteeringParams]
     """One section per method, and variants, which name another section and override its fields."""
-    composition: CompositionParams
+    composition: sections.CompositionParams
     """Two adapters, to be attached at once."""
     evalsets: EvalsetsParams
     """The evaluation sets that can be named."""
-    generation: GenerationParams
+    generation: sections.GenerationParams
     """What a model writes freely: reasoning before an answer, and texts to judge coherence on."""
-    scoring: ScoringParams
+    scoring: sections.ScoringParams
     """How items are run."""
-    statistics: StatisticsParams
+    statistics: sections.StatisticsParams
     """Intervals, tests and what counts as an answer."""
-    report: ReportParams
+    report: sections.ReportParams
     """Which findings the report's sentences name."""
 
     @field_validator("coefficients")
@@ -124,8 +114,7 @@ class Params(Section):
     @model_validator(mode="after")
     def consistent(self) -> "Params":
         for name, allowed in (("model", self.models), ("evalset", EVALSETS)):
-            value = getattr(self, name)
-            if value not in allowed:
+            if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name} is {value!r}: allowed are {', '.join(allowed)}")
         if not self.methods + self.baselines:
             raise ValueError("methods and baselines are both empty: name at least one")
@@ -143,8 +132,7 @@ class Params(Section):
                 f"scoring.form is {self.scoring.form!r}, which cannot follow reasoning: set "
                 "generation.reasoning_tokens 0, or scoring.form answers"
             )
-        most = self.svd.max_rank
-        if most is not None and self.rank > most:
+        if (most := self.svd.max_rank) is not None and self.rank > most:
             said = f"rank is {self.rank}, above svd.max_rank {most}"
             raise ValueError(f"{said}: lower rank, or raise svd.max_rank")
         return self
@@ -154,10 +142,8 @@ def check_methods(field: str, names: list[str], steering: dict[str, Any], learne
     """Refuse an id without a section, and one that belongs in the other list."""
     for name in names:
         if name not in steering:
-            raise ValueError(
-                f"{name!r} in `{field}` has no section under steering: there are "
-                f"{', '.join(steering)}"
-            )
+            said = f"{name!r} in `{field}` has no section under steering"
+            raise ValueError(f"{said}: there are {', '.join(steering)}")
         if METHODS[steering[name].method].learned != learned:
             where = "`methods`" if not learned else "`baselines`"
             raise ValueError(f"{name!r} does not belong in `{field}`: put it in {where}")

@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,13 @@ EXPERIMENT = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "innerpissa"
 HOST = socket.gethostname()
 # What MLflow refuses in a metric's name, such as the + of a coefficient.
 UNNAMEABLE = re.compile(r"[^\w/. :-]")
-MOST_PARAMS = 100  # the store takes no more at once
-# For a server that dies under way; MLflow itself would try for minutes.
-PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+SETTINGS = {
+    # For a server that dies under way; MLflow itself would try for minutes.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 
 
 def flatten(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -48,9 +53,7 @@ def execution_key() -> str:
 
 def commit() -> str:
     """Return the commit that an experiment starts from, else the one that is checked out."""
-    if revision := os.environ.get("DVC_EXP_BASELINE_REV"):
-        return revision
-    return (git("rev-parse", "HEAD") or "").strip()
+    return os.environ.get("DVC_EXP_BASELINE_REV") or (git("rev-parse", "HEAD") or "").strip()
 
 
 def check_server(uri: str) -> None:
@@ -65,12 +68,10 @@ def check_server(uri: str) -> None:
 
 def execution() -> str | None:
     """Return what stands for this run of DVC and its store; None where DVC does not run."""
-    try:
+    with suppress(psutil.Error):
         for process in psutil.Process().parents():
             if any(Path(word).name == "dvc" for word in process.cmdline()[:3]):
                 return f"{URI} {execution_key()} {process.pid} {process.create_time()}"
-    except psutil.Error:
-        pass
     return None
 
 
@@ -100,10 +101,8 @@ def connect():
     """Return a client of MLFLOW_TRACKING_URI, or of the checkout's own sqlite store."""
     if URI and URI.startswith("http"):
         check_server(URI)
-    for name, value in PATIENCE.items():
+    for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
 
     database, new = ROOT / "mlflow.db", ROOT / "mlflow.db.new"
@@ -141,9 +140,7 @@ def as_metrics(points: list[tuple[int, dict[str, float]]]) -> list[Any]:
 def log_params(client, run_id: str, params: dict) -> None:
     from mlflow.entities import Param
 
-    entries = [Param(key, str(value)) for key, value in flatten(params)]
-    for start in range(0, len(entries), MOST_PARAMS):
-        client.log_batch(run_id, params=entries[start : start + MOST_PARAMS])
+    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flatten(params)])
 
 
 def process_tags() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """A window on the pipeline: one MLflow run per execution, with one child run per stage.
 
-Nothing reads MLflow back. Results stay as they are if tracking fails
-or is off (INNERPISSA_TRACKING=off).
+Nothing reads MLflow back. Results stay as they are if tracking fails or is off
+(INNERPISSA_TRACKING=off).
 """
 
 import contextlib
@@ -23,8 +23,7 @@ from pipeline.support.usage import Usage
 IS_MAIN = os.environ.get("RANK", "0") == "0"
 # Inside a stage's output: what to show when DVC takes that output from its cache.
 RECORD = "stage.json"
-MOST_METRICS = 1000  # the store takes no more at once, nor a longer note
-LONGEST_NOTE = 8000
+LONGEST_NOTE = 8000  # the store takes no longer one
 
 Arguments = ParamSpec("Arguments")
 Call = Callable[Concatenate["Run", Arguments], None]
@@ -39,8 +38,8 @@ def safely(method: Call[Arguments]) -> Call[Arguments]:
         try:
             method(run, *args, **kwargs)
         except Exception as error:  # in whatever way
-            said = f"tracking failed and is left out from here: {type(error).__name__}: {error}"
-            print(said, flush=True)
+            said = f"{type(error).__name__}: {error}"
+            print(f"tracking failed and is left out from here: {said}", flush=True)
             run.on = False
 
     return call
@@ -97,9 +96,7 @@ class Run:
     @safely
     def curve(self, points: list[tuple[int, dict[str, float]]], parent: bool = False) -> None:
         """Log metrics by step."""
-        run, values = self.parent if parent else self.child, store.as_metrics(points)
-        for start in range(0, len(values), MOST_METRICS):
-            self.client.log_batch(run, values[start : start + MOST_METRICS])
+        self.client.log_batch(self.parent if parent else self.child, store.as_metrics(points))
 
     @safely
     def artifact(self, path: Path, folder: str | None = None, parent: bool = False) -> None:
