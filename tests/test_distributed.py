@@ -16,9 +16,10 @@ from pipeline.lm.load import load_model, load_tokenizer
 from pipeline.scoring.score import score
 from pipeline.scoring.wording import dilemma_prompt
 from pipeline.steering import METHODS
-from pipeline.steering.pair_batches import base_pass, pair_tensors
+from pipeline.steering.pair_batches import base_pass, pair_tokens
 from pipeline.steering.training.loop import reference
 from pipeline.steering.training.objective import Objective, PartwiseObjective, Split
+from tests.architectures import load_family
 
 ROOT = Path(__file__).parent.parent
 ITEMS = [
@@ -95,7 +96,7 @@ def make_objective(section, base, pairs, study) -> tuple[Objective, Split]:
     modules, _ = cls.build(base, pairs.train, section, study, generator)
     steering = cls(modules, {})
     loss, layer = section.loss.build(steering.outputs()), decoder_layers(base.model)[3]
-    data = pair_tensors(base, pairs.train, 2)
+    data = pair_tokens(base, pairs.train, 2)
     split = Split(data, base_pass(base.model, layer, data, 2, 8, loss.reads_distribution))
     loss.prepare(reference(base, pairs.train, 3, split.base.states))
     return Objective(base.model, layer, steering, loss, 2), split
@@ -129,6 +130,38 @@ def test_pieces_have_the_gradient_of_the_whole(objective):
             torch.testing.assert_close(
                 found, expected, rtol=1e-2, atol=1e-3 * expected.abs().max().item()
             )
+
+
+@pytest.mark.parametrize(
+    ("method", "family"),
+    [("innerpissa", None), ("antipasto", None), ("lora", "llama"), ("dora", "gemma3")],
+)
+def test_common_beginnings_run_once_with_the_gradient_of_texts_run_alone(
+    method, family, base, pairs, sections, study, tmp_path
+):
+    """Every term counts here, at an adapter so large that rounding is small beside what it moves."""
+    if family:
+        base = load_family(family, tmp_path, base.tokenizer).base(base.tokenizer)
+    section = sections[method]
+    free = "coherence_bound" if section.loss.of == "contrastive" else "coherence_threshold"
+    large = {
+        name: 0.2
+        for name in ("rotation_init_std", "scale_init_std", "init_std")
+        if name in type(section).model_fields
+    }
+    loss = section.loss.model_copy(update={free: 0.0})
+    section = section.model_copy(update=large | {"loss": loss})
+    objective, split = make_objective(section, base, pairs, study)
+    alone = replace(split, data=replace(split.data, together=False))
+    tokens = [each.data.batch(list(range(7))).laid.rows.ids.numel() for each in (split, alone)]
+    assert tokens[0] < 0.6 * tokens[1]
+    (found, terms), (expected, same) = (gradients(objective, each, 7) for each in (split, alone))
+    for key, value in terms.items():
+        assert value != 0
+        torch.testing.assert_close(value, same[key], rtol=1e-5, atol=0)
+    for one, other in zip(found, expected, strict=True):
+        assert other.norm() > 0
+        assert (one - other).norm() < 1e-5 * other.norm()
 
 
 @pytest.mark.parametrize("objective", ["innerpissa"], indirect=True)

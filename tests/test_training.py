@@ -11,7 +11,7 @@ from pipeline.lm.layers import decoder_layers, linear_modules, select
 from pipeline.lm.prompts import tokenize
 from pipeline.lm.trunk import trunk_depth
 from pipeline.steering import METHODS
-from pipeline.steering.pair_batches import base_pass, pair_tensors, run_pairs
+from pipeline.steering.pair_batches import base_pass, pair_tokens, run_pairs
 from pipeline.steering.sign import orientation
 from pipeline.steering.svd import read_cache
 from pipeline.support.errors import InputError
@@ -60,7 +60,7 @@ def test_orientation_flips_a_method_that_points_the_other_way(fitted, model, pai
 
 
 def test_a_pairs_shared_tail_starts_after_the_persona(tokenizer, pairs, base):
-    data = pair_tensors(base, pairs[0], 2)
+    data = pair_tokens(base, pairs[0], 2)
     for row, (positive, negative) in enumerate(
         zip(pairs[0].positive, pairs[0].negative, strict=True)
     ):
@@ -71,22 +71,24 @@ def test_a_pairs_shared_tail_starts_after_the_persona(tokenizer, pairs, base):
 
 
 def test_the_base_pass_equals_single_rows(model, pairs, base):
-    layer, data = (decoder_layers(model)[2], pair_tensors(base, pairs[0], 2))
+    layer, data = (decoder_layers(model)[2], pair_tokens(base, pairs[0], 2))
     plain = base_pass(model, layer, data, 2, 5, distribution=True)
     with torch.no_grad():
-        alone = run_pairs(model, layer, data.batch([3]), 2)
+        batch = data.batch([3])
+        alone = run_pairs(model, layer, batch, 2)
     own = alone.nll[0, 0]
     torch.testing.assert_close(plain.states[3:4], alone.states[0], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(plain.nll[3, :, -own.shape[-1] :], own, rtol=1e-4, atol=1e-4)
     cut = plain.batch([3], own.shape[-1])
-    torch.testing.assert_close(cut.final.flatten(0, 1), alone.final, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(cut.final, batch.by_text(alone.final)[0], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("method", LEARNED)
 def test_both_signs_share_the_layers_below_the_adapter(method, model, pairs, base, fit, study):
     higher = study.modules.model_copy(update={"from_depth": 0.25})
     steering = fit(method, study=replace(study, modules=higher))
-    data, layers = (pair_tensors(base, pairs[0], 2).batch([0, 1, 2]), decoder_layers(model))
+    data, layers = (pair_tokens(base, pairs[0], 2).batch([0, 1, 2]), decoder_layers(model))
+    count = len(data.laid.rows.ids)
     depth, counted = trunk_depth(model, steering.touched()), []
     assert depth
     layers[0].mlp.register_forward_hook(
@@ -94,22 +96,27 @@ def test_both_signs_share_the_layers_below_the_adapter(method, model, pairs, bas
     )
     found = []
     for shared in (0, depth):
-        with torch.no_grad(), steering.steer(model, torch.tensor([1.0, -1.0]).repeat_interleave(6)):
+        with (
+            torch.no_grad(),
+            steering.steer(model, torch.tensor([1.0, -1.0]).repeat_interleave(count)),
+        ):
             found.append(run_pairs(model, layers[3], data, 2, 2, depth=shared))
     for whole, once in zip(*found, strict=True):
         assert whole is once is None or torch.allclose(whole, once, rtol=1e-4, atol=1e-4)
-    assert counted == [12, 6]
+    assert counted == [2 * count, count]
 
 
 def test_the_shift_and_the_entropy_are_the_textbooks(model, pairs, fit, base):
-    layer, data = (decoder_layers(model)[2], pair_tensors(base, pairs[0], 2).batch([0, 1]))
-    cached = base_pass(model, layer, data, 2, 5, distribution=True)
+    layer, whole = decoder_layers(model)[2], pair_tokens(base, pairs[0], 2)
+    data = whole.batch([0, 1])
+    every = base_pass(model, layer, whole, 2, 5, distribution=True)
+    cached = every.batch([0, 1], data.chosen.shape[-1])
     steering = fit("mean_diff")
     with torch.no_grad():
         assert run_pairs(model, layer, data, 2, base=cached.final).shift.abs().max() < 1e-5
         with steering.steer(model, 2.0):
             found = run_pairs(model, layer, data, 2, base=cached.final)
-        ids = data.ids[1, 0][data.mask[1, 0].bool()][None]
+        ids = torch.tensor([whole.texts[2]])
         plain = model(input_ids=ids).logits[0, :-1].softmax(-1)
         with steering.steer(model, 2.0):
             steered = model(input_ids=ids).logits[0, :-1].softmax(-1)
@@ -257,10 +264,11 @@ def test_evenly_spaced_modules(model):
 
 
 def test_the_nll_is_the_models_own(model, pairs, base):
-    data = pair_tensors(base, pairs[0], 2).batch([0])
+    whole = pair_tokens(base, pairs[0], 2)
+    data = whole.batch([0])
     with torch.no_grad():
         nll = run_pairs(model, decoder_layers(model)[2], data, 2).nll
-        ids = data.ids[0, :1][:, data.mask[0, 0].bool()]
+        ids = torch.tensor([whole.texts[0]])
         log_p = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
     expected = -log_p.gather(-1, ids[0, 1:, None])[:, 0]
     count = int(data.chosen[0, 0].sum())

@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pipeline
-from pipeline.lm import forward
+from pipeline.steering import pair_batches
 from pipeline.steering.training import contrastive as losses
 from pipeline.steering.training.objective import PartwiseObjective
 from tests.conftest import LEARNED
@@ -76,16 +76,17 @@ def test_a_training_step_asks_nothing(method, base, pairs, sections, study):
 
 
 def test_a_question_is_noticed(base, pairs, sections, study, monkeypatch):
-    plain = forward.before
+    plain = pair_batches.state_nll
     monkeypatch.setattr(
-        forward,
-        "before",
-        lambda hidden, places: plain(hidden, places)[hidden.new_ones(len(places.row)) > 0],
+        pair_batches,
+        "state_nll",
+        lambda model, states, ids: plain(model, states[states.new_ones(len(ids)) > 0], ids),
     )
     monkeypatch.setattr(
         losses, "ordering", lambda observed, margin: observed.nll.sum() * observed.nll.max().item()
     )
     found = step(sections["innerpissa"], base, pairs, study)
-    assert {("forward.py", "aten.index"), ("contrastive.py", "aten._local_scalar_dense")} <= set(
-        found
-    )
+    assert {
+        ("pair_batches.py", "aten.index"),
+        ("contrastive.py", "aten._local_scalar_dense"),
+    } <= set(found)

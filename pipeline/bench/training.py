@@ -1,8 +1,9 @@
 """Our training step against peft's LoRA on the same rows, modules and rank.
 
-Ours: both signs of c in one forward pass over the pairs' texts twice, the base model's part cached.
-Then the study's contrastive loss, one backward pass and AdamW. peft: the texts once per sign, so
-two forward passes. Then the mean NLL of the same tokens, one backward pass and AdamW.
+Ours: both signs of c in one forward pass over the pairs' texts twice, their common beginnings once,
+and the base model's part cached. Then the study's contrastive loss, one backward pass and AdamW.
+peft: the texts once per sign, so two forward passes. Then the mean NLL of the same tokens, one
+backward pass and AdamW.
 """
 
 import copy
@@ -12,7 +13,8 @@ from peft import LoraConfig, get_peft_model
 
 from pipeline.bench.ratios import Figure, Timed
 from pipeline.bench.subject import Subject
-from pipeline.lm.forward import token_nll
+from pipeline.lm.forward import tails, token_nll
+from pipeline.lm.prompts import pad_left
 from pipeline.steering.base import PairSplits
 from pipeline.steering.training.loop import contrasted, loss_layer
 from pipeline.steering.training.objective import PartwiseObjective
@@ -44,9 +46,11 @@ class Peft:
     """The same modules of a copy of the model, since peft changes the model that it is given."""
 
     def __init__(self, subject: Subject, ours: Ours):
-        batch = ours.split.data.batch(ours.rows)
-        self.ids, self.mask = (tensor.flatten(0, 1) for tensor in (batch.ids, batch.mask))
-        self.places, rank = batch.places(), subject.params.rank
+        data, rank = ours.split.data, subject.params.rank
+        texts = [ids for row in ours.rows for ids in data.texts[2 * row : 2 * row + 2]]
+        counts = [data.shared[row] for row in ours.rows for _ in range(2)]
+        self.ids, self.mask = pad_left(texts, data.pad_id, subject.base.device)
+        self.places = tails(counts, self.ids.shape[1], subject.base.device)
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=subject.adapter.touched())
         self.model = get_peft_model(copy.deepcopy(subject.base.model), config)
         self.parameters = [own for own in self.model.parameters() if own.requires_grad]

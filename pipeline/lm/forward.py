@@ -146,18 +146,18 @@ def token_nll(model: PreTrainedModel, hidden: Tensor, ids: Tensor, places: Place
     return state_nll(model, before(hidden, places), ids[places.row, places.column])
 
 
-def token_shift(
-    model: PreTrainedModel, hidden: Tensor, ids: Tensor, places: Places, base: Tensor
+def state_shift(
+    model: PreTrainedModel, states: Tensor, targets: Tensor, base: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return NLL [n], and the total variation 1/2 sum |p - p_base| [n] from `base` [b, t, d]."""
-    states = before(hidden, places)
-    others = before(base, places)
-    targets = ids[places.row, places.column]
+    """Return -log p (nats) of tokens, and the total variation 1/2 sum |p - p_base|, [n] each.
+
+    `states` and `base` [n, d] are the final states that predict the tokens `targets` [n].
+    """
 
     def work(part: slice) -> Tensor:
         log_p = to_logits(model, states[part]).log_softmax(-1)
         with torch.no_grad():
-            own = to_logits(model, others[part]).softmax(-1)
+            own = to_logits(model, base[part]).softmax(-1)
         loss = F.nll_loss(log_p, targets[part], reduction="none")
         return torch.stack([loss, (log_p.exp() - own).abs().sum(-1) / 2])
 
@@ -165,14 +165,14 @@ def token_shift(
     return nll, shift
 
 
-def token_entropy(model: PreTrainedModel, hidden: Tensor, places: Places) -> Tensor:
-    """Return the entropy (nats) [n] of what predicts each token; hidden is [b, t, d]."""
-    states = before(hidden, places)
-    parts = []
-    for part in chunks(model, len(states)):
+def state_entropy(model: PreTrainedModel, states: Tensor) -> Tensor:
+    """Return the entropy (nats) [n] of what final states [n, d] predict."""
+
+    def work(part: slice) -> Tensor:
         log_p = to_logits(model, states[part]).log_softmax(-1)
-        parts.append(-(log_p.exp() * log_p).sum(-1))
-    return torch.cat(parts)
+        return -(log_p.exp() * log_p).sum(-1)
+
+    return in_chunks(model, len(states), work)
 
 
 def token_kl(model: PreTrainedModel, base: Tensor, hidden: Tensor, places: Places) -> Tensor:

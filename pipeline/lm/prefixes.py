@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.support.errors import InputError
@@ -116,42 +117,44 @@ class Laid(NamedTuple):
     """Texts as rows that run their common beginnings once."""
 
     rows: Rows
-    row: Tensor
-    """[n]: each text's row."""
-    column: Tensor
-    """[n, t]: the columns of its tokens, right-aligned; 0 where a text is shorter."""
-
-    def of_texts(self, states: Tensor) -> Tensor:
-        """Return each text's states [..., n, t, d], from those of the rows [..., b, w, d]."""
-        return states[..., self.row[:, None], self.column, :]
+    at: list[list[int]]
+    """Where each text's tokens lie in the flattened rows [b w]."""
 
 
 def lay_texts(
     texts: list[list[int]], pad_id: int, device: torch.device, together: bool = True
 ) -> Laid:
     """Lay texts behind their common beginnings, or one by one where that saves too few tokens."""
-    singles = [[index] for index in range(len(texts))]
     laid = place(texts, grouped(texts), pad_id) if together else None
     if laid is None or laid.rows.ids.numel() > WORTH * max(map(len, texts)) * len(texts):
-        laid = place(texts, singles, pad_id)
-    parts = [part.to(device, non_blocking=True) for part in (*laid.rows, *laid[1:])]
-    return Laid(Rows(*parts[:-2]), *parts[-2:])
+        laid = place(texts, [[index] for index in range(len(texts))], pad_id)
+    return Laid(Rows(*(part.to(device, non_blocking=True) for part in laid.rows)), laid.at)
 
 
 def place(texts: list[list[int]], groups: list[list[int]], pad_id: int) -> Laid:
     """Lay each group of texts out as one row, on the CPU."""
     bundles = [Bundle.of([texts[index] for index in group]) for group in groups]
-    rows = lay_out(bundles, pad_id, torch.device("cpu"))
-    row = torch.zeros(len(texts), dtype=torch.long)
-    column = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.long)
-    for number, group in enumerate(groups):
-        for text, index in enumerate(group, start=1):
-            own = [
-                at for at, branch in enumerate(rows.branch[number].tolist()) if branch in (0, text)
-            ]
-            row[index] = number
-            column[index, -len(own) :] = torch.tensor(own)
-    return Laid(rows, row, column)
+    width = max(map(len, bundles))
+    at: list[list[int]] = [[]] * len(texts)
+    for number, (group, bundle) in enumerate(zip(groups, bundles, strict=True), start=1):
+        start = number * width - len(bundle)
+        end = start + len(bundle.shared)
+        beginning = range(start, end)
+        for index, own in zip(group, bundle.ends, strict=True):
+            at[index] = [*beginning, *range(end, end + len(own))]
+            end += len(own)
+    return Laid(lay_out(bundles, pad_id, torch.device("cpu")), at)
+
+
+def states_at(states: Tensor, places: list) -> Tensor:
+    """Return the states [r, *, d] of r copies [r, b, w, d] of rows, at places [*] as in `Laid`.
+
+    Several texts may share a place. Its gradient is summed in the same order every time.
+    """
+    index = torch.tensor(places, dtype=torch.long)
+    copies = torch.arange(len(states)) * states[0, ..., 0].numel()
+    index = index + copies.view(-1, *[1] * index.ndim)
+    return F.embedding(index.to(states.device, non_blocking=True), states.flatten(0, 2))
 
 
 def lay_out_one(bundle: Bundle, width: int, most: int, pad_id: int) -> tuple[list[int], ...]:
@@ -231,7 +234,7 @@ def shares_rows(model: PreTrainedModel, texts: list[list[int]], pad_id: int) -> 
     def states(groups: list[list[int]]) -> Tensor:
         laid = place(two, groups, pad_id)
         hidden = rows_hidden(model, Rows(*(part.to(model.device) for part in laid.rows)))
-        return hidden[laid.row[:, None], laid.column[:, -min(map(len, two)) :]].float()
+        return states_at(hidden[None], [at[-min(map(len, two)) :] for at in laid.at]).float()
 
     expected = states([[0], [1]])
     try:

@@ -1,6 +1,9 @@
-"""Contrast pairs as tensors, and what the base model or a steered one makes of them."""
+"""Contrast pairs as tokens, and what the base model or a steered one makes of them.
 
-from contextlib import AbstractContextManager, nullcontext
+Of t tokens that both texts of a pair share, values lie in the last t columns. Texts with a common
+beginning run it once, so a token of that beginning has one value for all of them.
+"""
+
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,45 +11,69 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lm.base import Base
-from pipeline.lm.forward import (
-    Places,
-    last_hidden,
-    read_layers,
-    scattered,
-    tails,
-    token_entropy,
-    token_nll,
-    token_shift,
-)
-from pipeline.lm.prompts import pad_left, tokenize
-from pipeline.lm.trunk import on_trunk, run_trunk
+from pipeline.lm.forward import check_length, read_layers, state_entropy, state_nll, state_shift
+from pipeline.lm.prefixes import Laid, lay_texts, shares_rows, states_at
+from pipeline.lm.prompts import tokenize
+from pipeline.lm.trunk import repeat_rows
 from pipeline.steering.base import Pairs
 from pipeline.support.errors import InputError
 
 
-@dataclass
-class PairTensors:
-    """n pairs of left-padded texts, [n, 2, t]; `chosen` are the tokens that both texts share."""
+class PairBatch(NamedTuple):
+    """b pairs as rows, and each of the p tokens of these rows that a loss reads."""
 
+    laid: Laid
+    before: list[int]
+    """[p]: where in the rows the token before each one lies."""
     ids: Tensor
-    mask: Tensor
+    """[p]"""
+    first: Tensor
+    """[p]: where each is first among the [b, 2, t] tokens of the texts."""
+    own: Tensor
+    """[b, 2, t]: which of the p a text's token is."""
     chosen: Tensor
-    lengths: list[int]
+    """[b, 2, t]"""
+
+    def by_text(self, values: Tensor) -> Tensor:
+        """Return values [r, p, *] as [r, b, 2, t, *], zero where not chosen."""
+        spread = values[:, self.own]
+        return spread.masked_fill(~self.chosen.view(*self.own.shape, *[1] * (values.ndim - 2)), 0)
+
+
+@dataclass
+class PairTokens:
+    """n pairs of texts; `chosen` are the tokens that both texts share."""
+
+    texts: list[list[int]]
+    """The positive and the negative text of each pair, in turn."""
     shared: list[int]
     """How many last tokens of each pair are chosen."""
+    chosen: Tensor
+    """[n, 2, t]"""
+    pad_id: int
+    together: bool
+    """Whether the model's texts can share a row."""
 
-    def places(self, repeats: int = 1) -> Places:
-        """Return the chosen tokens of `repeats` copies of all texts, ordered as [repeats, n, 2]."""
-        counts = [count for count in self.shared for _ in range(2)] * repeats
-        return tails(counts, self.ids.shape[-1], self.ids.device)
-
-    def batch(self, rows: list[int]) -> "PairTensors":
-        """Return some pairs, without the columns that are padding in all of them."""
-        lengths = [self.lengths[row] for row in rows]
-        ids, mask, chosen = (
-            whole[rows][..., -max(lengths) :] for whole in (self.ids, self.mask, self.chosen)
-        )
-        return PairTensors(ids, mask, chosen, lengths, [self.shared[row] for row in rows])
+    def batch(self, rows: list[int]) -> PairBatch:
+        """Lay some pairs out, without the columns that none of them needs."""
+        texts = [ids for row in rows for ids in self.texts[2 * row : 2 * row + 2]]
+        counts = [self.shared[row] for row in rows for _ in range(2)]
+        width, device = max(counts), self.chosen.device
+        laid = lay_texts(texts, self.pad_id, device, self.together)
+        found: dict[int, int] = {}
+        before, targets, first = [], [], []
+        own = [[0] * width for _ in texts]
+        for number, (ids, at, count) in enumerate(zip(texts, laid.at, counts, strict=True)):
+            for back in range(-count, 0):
+                if at[back] not in found:
+                    found[at[back]] = len(found)
+                    before.append(at[back - 1])
+                    targets.append(ids[back])
+                    first.append((number + 1) * width + back)
+                own[number][back] = found[at[back]]
+        held = [torch.tensor(each).to(device, non_blocking=True) for each in (targets, first, own)]
+        chosen = self.chosen[rows][..., -width:]
+        return PairBatch(laid, before, held[0], held[1], held[2].view(chosen.shape), chosen)
 
 
 def shared_tail(first: list[int], second: list[int]) -> int:
@@ -57,7 +84,7 @@ def shared_tail(first: list[int], second: list[int]) -> int:
     return count
 
 
-def pair_tensors(base: Base, pairs: Pairs, last_tokens: int) -> PairTensors:
+def pair_tokens(base: Base, pairs: Pairs, last_tokens: int) -> PairTokens:
     """Tokenise pairs; refuse them where a pair shares fewer than `last_tokens` last tokens."""
     positive, negative = (
         tokenize(base.tokenizer, texts) for texts in (pairs.positive, pairs.negative)
@@ -72,32 +99,31 @@ def pair_tensors(base: Base, pairs: Pairs, last_tokens: int) -> PairTensors:
         raise InputError(
             f"a pair shares only {min(shared)} last tokens: lower last_tokens ({last_tokens})"
         )
-    rows = [row for pair in both for row in pair]
-    ids, mask = pad_left(rows, base.tokenizer.pad_token_id, base.model.device)
-    width = ids.shape[1]
     # Nothing predicts a text's first token.
     shared = [
-        min(count, *(len(row) - 1 for row in pair))
+        min(count, *(len(ids) - 1 for ids in pair))
         for count, pair in zip(shared, both, strict=True)
     ]
-    chosen = torch.arange(width) >= width - torch.tensor(shared)[:, None].repeat_interleave(2, 0)
-    lengths = [max(map(len, pair)) for pair in both]
-    ids, mask, chosen = (x.view(-1, 2, width) for x in (ids, mask, chosen.to(ids.device)))
-    return PairTensors(ids, mask, chosen, lengths, shared)
+    texts = [ids for pair in both for ids in pair]
+    check_length(base.model, max(map(len, texts)))
+    left = torch.arange(max(shared), 0, -1)
+    chosen = (left <= torch.tensor(shared)[:, None, None]).expand(-1, 2, -1).to(base.device)
+    together = shares_rows(base.model, texts, base.pad_id)
+    return PairTokens(texts, shared, chosen, base.pad_id, together)
 
 
 @dataclass
 class BasePass:
-    """What the base model makes of n pairs, computed once."""
+    """What the base model makes of n pairs, computed once; values by token as in `by_text`."""
 
     states: Tensor
     """[n, 2, d]: mean over the last tokens at the loss layer."""
     nll: Tensor
-    """[n, 2, t], zero where not chosen."""
+    """[n, 2, t]"""
     entropy: Tensor | None
-    """[n, 2, t] nats, zero where not chosen; None unless distributions are asked for."""
+    """[n, 2, t] nats; None unless distributions are asked for."""
     final: Tensor | None
-    """[n, 2, t, d]: final hidden states, which give the next-token distributions back."""
+    """[n, 2, t, d]: final states that predict the tokens, which give the distributions back."""
 
     def batch(self, rows: list[int], width: int) -> "BasePass":
         """Return some pairs, cut to the last `width` columns."""
@@ -118,73 +144,63 @@ class Outcome(NamedTuple):
     shift: Tensor | None
     """[repeats, b, 2, t]: total variation from the base, where its final states were given."""
     final: Tensor
-    """[repeats b 2, t, d]"""
+    """[repeats, p, d]: final states that predict the batch's tokens."""
 
 
 def run_pairs(
     model: nn.Module,
     layer: nn.Module,
-    data: PairTensors,
+    batch: PairBatch,
     last_tokens: int,
     repeats: int = 1,
     base: Tensor | None = None,
     depth: int = 0,
 ) -> Outcome:
-    """Run all texts `repeats` times in one forward pass, the first `depth` layers once.
+    """Run the batch's rows `repeats` times in one forward pass, the first `depth` layers once.
 
-    `base` [b, 2, t, d] are the base model's final hidden states.
+    `base` [b, 2, t, d] are the base model's final states.
     """
-    once = data.ids.flatten(0, 1), data.mask.flatten(0, 1)
-    ids, mask = (tensor.repeat(repeats, 1) for tensor in once)
-    places = data.places(repeats)
-    index = torch.arange(len(once[0]), device=ids.device).repeat(repeats)
-    trunk: AbstractContextManager[None] = nullcontext()
-    if depth and repeats > 1:
-        below = run_trunk(model, depth, lambda: last_hidden(model, *once))
-        trunk = on_trunk(model, depth, below, index)
-    with read_layers([layer]) as seen, trunk:
-        hidden = last_hidden(model, ids, mask)
-    states = seen[0][:, -last_tokens:].float().mean(1).to(ids.device)
-    moved = None
+    laid = batch.laid
+    with read_layers([layer]) as seen:
+        hidden = repeat_rows(model, laid.rows, repeats, depth)
+    ends = states_at(seen[0].unflatten(0, (repeats, -1)), [at[-last_tokens:] for at in laid.at])
+    states = ends.float().mean(2).to(hidden.device).unflatten(1, (-1, 2))
+    final = states_at(hidden, batch.before)
+    flat, targets = final.flatten(0, 1), batch.ids.repeat(repeats)
     if base is None:
-        flat = token_nll(model, hidden, ids, places)
+        nll, shift = state_nll(model, flat, targets), None
     else:
-        others = base.flatten(0, 1).repeat(repeats, 1, 1)
-        flat, moved = token_shift(model, hidden, ids, places, others)
-    shape = (repeats, len(data.lengths), 2, -1)
-    nll = scattered(ids.shape, places, flat).view(shape)
-    shift = None if moved is None else scattered(ids.shape, places, moved).view(shape)
-    return Outcome(states.view(shape), nll, shift, hidden)
+        others = base.flatten(0, 2)[batch.first].repeat(repeats, 1)
+        nll, moved = state_shift(model, flat, targets, others)
+        shift = batch.by_text(moved.unflatten(0, (repeats, -1)))
+    return Outcome(states, batch.by_text(nll.unflatten(0, (repeats, -1))), shift, final)
 
 
 @torch.no_grad()
 def base_pass(
     model: nn.Module,
     layer: nn.Module,
-    data: PairTensors,
+    data: PairTokens,
     last_tokens: int,
     size: int,
     distribution: bool = False,
 ) -> BasePass:
     """Run all pairs, `size` at a time; `distribution` keeps what gives distributions back."""
-    count = len(data.lengths)
     states = []
-    nll = torch.zeros(data.ids.shape, device=data.ids.device)
+    nll = torch.zeros(data.chosen.shape, device=data.chosen.device)
     entropy = nll.clone() if distribution else None
     final: Tensor | None = None
-    for start in range(0, count, size):
-        rows = list(range(start, min(start + size, count)))
+    for start in range(0, len(data.shared), size):
+        rows = list(range(start, min(start + size, len(data.shared))))
         part = data.batch(rows)
         outcome = run_pairs(model, layer, part, last_tokens)
-        width = part.ids.shape[-1]
+        width = part.chosen.shape[-1]
         states.append(outcome.states[0])
         nll[rows, :, -width:] = outcome.nll[0]
         if entropy is not None:
             if final is None:
-                final = outcome.final.new_zeros(*data.ids.shape, outcome.final.shape[-1])
-            final[rows, :, -width:] = outcome.final.unflatten(0, (-1, 2))
-            places = part.places()
-            by_token = token_entropy(model, outcome.final, places)
-            own = scattered(outcome.final.shape[:2], places, by_token)
-            entropy[rows, :, -width:] = own.unflatten(0, (-1, 2))
+                final = outcome.final.new_zeros(*nll.shape, outcome.final.shape[-1])
+            final[rows, :, -width:] = part.by_text(outcome.final)[0]
+            by_token = state_entropy(model, outcome.final[0])
+            entropy[rows, :, -width:] = part.by_text(by_token[None])[0]
     return BasePass(torch.cat(states), nll, entropy, final)

@@ -37,7 +37,7 @@ from torch import Tensor
 
 from pipeline.lm.base import Base
 from pipeline.lm.forward import in_chunks, to_logits
-from pipeline.lm.prefixes import lay_texts
+from pipeline.lm.prefixes import lay_texts, states_at
 from pipeline.lm.trunk import repeat_rows, trunk_depth
 from pipeline.steering.base import Trainable
 from pipeline.steering.training.lessons import Lessons
@@ -95,21 +95,22 @@ class Distillation:
         laid = lay_texts(texts, self.base.pad_id, self.base.device, split.together)
         signs = torch.tensor([1.0, -1.0]).repeat_interleave(len(laid.rows.ids))
         with self.steering.steer(model, signs):
-            states = laid.of_texts(repeat_rows(model, laid.rows, 2, self.depth))
+            states = repeat_rows(model, laid.rows, 2, self.depth)
         shared, written = (
             [counts[row] for row in rows] for counts in (split.shared, split.written)
         )
         student, writing = [], []
-        for own, m, t in zip(states.unbind(1), shared, written, strict=True):
-            end = own.shape[1] - max(0, t - 1)
-            student.append(own[:, end - m : end])
-            writing.append(own[:, own.shape[1] - t :])
+        for at, m, t in zip(laid.at, shared, written, strict=True):
+            end = len(at) - max(0, t - 1)
+            student += at[end - m : end]
+            writing += at[len(at) - t :]
         taught = torch.cat([split.taught[row] for row in rows], dim=1)
-        found = self.lesson(torch.cat(student, dim=1), taught)
+        found = self.lesson(states_at(states, student), taught)
         by_pair = torch.stack([part.sum(-1) for part in found.split(shared, dim=-1)], dim=-1)
         if not self.params.budget:
             return [by_pair[:2], by_pair[2:], torch.zeros_like(by_pair[:2])]
-        drift = self.drift(torch.cat(writing, dim=1), torch.cat([split.plain[r] for r in rows]))
+        plain = torch.cat([split.plain[row] for row in rows])
+        drift = self.drift(states_at(states, writing), plain)
         drifts = torch.stack([part.sum(-1) for part in drift.split(written, dim=-1)], dim=-1)
         return [by_pair[:2], by_pair[2:], drifts]
 

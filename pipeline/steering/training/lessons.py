@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from pipeline.lm.base import Base
 from pipeline.lm.decoding import decode, stop_tokens
 from pipeline.lm.forward import ROWS, check_length, read_layers
-from pipeline.lm.prefixes import lay_texts, rows_hidden, shares_rows
+from pipeline.lm.prefixes import lay_texts, rows_hidden, shares_rows, states_at
 from pipeline.lm.prompts import pad_left, tokenize
 from pipeline.steering.base import Pairs
 from pipeline.steering.pair_batches import shared_tail
@@ -97,11 +97,11 @@ def run_base(
         part = slice(start, start + ROWS)
         laid = lay_texts(texts[part], base.pad_id, base.device, together)
         with read_layers([layer]) as seen:
-            states = laid.of_texts(rows_hidden(base.model, laid.rows))
-        own = zip(states, counts[part], strict=True)
-        final += [text[len(text) - count :].clone() for text, count in own]
-        at_layer = laid.of_texts(seen[0].to(base.device))
-        means.append(at_layer[:, -last_tokens:].float().mean(1))
+            states = rows_hidden(base.model, laid.rows)[None]
+        tails = zip(laid.at, counts[part], strict=True)
+        final += [states_at(states, at[len(at) - count :])[0] for at, count in tails]
+        ends = states_at(seen[0][None].to(base.device), [at[-last_tokens:] for at in laid.at])
+        means.append(ends[0].float().mean(1))
     return final, torch.cat(means)
 
 

@@ -17,7 +17,7 @@ from pipeline.lm import processes
 from pipeline.lm.base import Base
 from pipeline.lm.layers import decoder_layers, depth_to_layer
 from pipeline.steering.base import Pairs, PairSplits, Trainable
-from pipeline.steering.pair_batches import base_pass, pair_tensors
+from pipeline.steering.pair_batches import base_pass, pair_tokens
 from pipeline.steering.sign import orientation
 from pipeline.steering.svd import writers_basis
 from pipeline.steering.training.checkpoint import TrainingState, assign
@@ -105,7 +105,7 @@ def contrasted(
     layer, last = decoder_layers(base.model)[index], params.last_tokens
 
     def split(part: Pairs) -> Split:
-        data = pair_tensors(base, part, last)
+        data = pair_tokens(base, part, last)
         size = 2 * params.batch_size
         plain = base_pass(base.model, layer, data, last, size, loss.reads_distribution)
         return Split(data, plain)

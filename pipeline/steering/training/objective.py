@@ -21,7 +21,7 @@ from pipeline.lm import processes
 from pipeline.lm.batches import RowLimit
 from pipeline.lm.trunk import trunk_depth
 from pipeline.steering.base import Trainable
-from pipeline.steering.pair_batches import BasePass, PairTensors, run_pairs
+from pipeline.steering.pair_batches import BasePass, PairTokens, run_pairs
 from pipeline.steering.training.losses import Loss, Observed, Terms
 
 SETTING = (
@@ -35,15 +35,15 @@ Outputs = list[Tensor]
 class Split:
     """One split of the pairs with what the base model makes of it, computed once."""
 
-    data: PairTensors
+    data: PairTokens
     base: BasePass
 
     def __len__(self) -> int:
-        return len(self.data.lengths)
+        return len(self.data.shared)
 
     def width(self, rows: list[int]) -> int:
         """Return how many columns these pairs need."""
-        return max(self.data.lengths[row] for row in rows)
+        return max(self.data.shared[row] for row in rows)
 
 
 @dataclass
@@ -67,8 +67,8 @@ class Objective:
     def outputs(self, split: Split, rows: list[int], width: int) -> Outputs:
         """Run pairs under both signs in one forward pass; tokens are the last `width` columns."""
         batch = split.data.batch(rows)
-        final = split.base.batch(rows, batch.ids.shape[-1]).final
-        coefficients = torch.tensor([1.0, -1.0]).repeat_interleave(2 * len(rows))
+        final = split.base.batch(rows, batch.chosen.shape[-1]).final
+        coefficients = torch.tensor([1.0, -1.0]).repeat_interleave(len(batch.laid.rows.ids))
         with self.steering.steer(self.model, coefficients):
             outcome = run_pairs(
                 self.model, self.layer, batch, self.last_tokens, 2, final, self.depth
@@ -88,7 +88,7 @@ class Objective:
     def terms(self, split: Split, rows: list[int], outputs: Outputs, progress: float) -> Terms:
         """Return the loss terms of pairs whose outputs are known."""
         states, nll, *shift = outputs
-        chosen = split.data.batch(rows).chosen
+        chosen = split.data.chosen[rows][..., -nll.shape[-1] :]
         base = split.base.batch(rows, nll.shape[-1])
         observed = Observed(
             states, nll, base.states, base.nll, chosen, shift[0] if shift else None, base.entropy
