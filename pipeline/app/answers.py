@@ -42,9 +42,7 @@ def ask(
 
     Arguments and errors are those of `answers`.
     """
-    chat: list[Message] = (
-        [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    )
+    chat = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     manner = max_new_tokens, temperature, seed, repetition_penalty
     *_, texts = answers(base, adapter, chat, coefficients, *manner)
     figures = log_odds(base, adapter, chat, coefficients)
@@ -124,18 +122,15 @@ def check_request(
     if not base.tokenizer.chat_template:
         raise InputError("the tokenizer has no chat template: take an instruction-tuned model")
     if not len(coefficients) or not all(map(math.isfinite, coefficients)):
-        raise InputError(
-            f"coefficients {list(coefficients)} cannot be used: give one or more finite numbers, "
-            "e.g. -1, 0 and 1"
-        )
+        said = f"coefficients {list(coefficients)} cannot be used"
+        raise InputError(f"{said}: give one or more finite numbers, e.g. -1, 0 and 1")
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens}: give 1 or more")
     if not 0 <= temperature < math.inf:
         raise InputError(f"temperature is {temperature}: give 0 for greedy decoding, or more")
     if not 1 <= repetition_penalty < math.inf:
-        raise InputError(
-            f"repetition_penalty is {repetition_penalty}: give 1 for none, or more, e.g. 1.2"
-        )
+        remedy = "give 1 for none, or more, e.g. 1.2"
+        raise InputError(f"repetition_penalty is {repetition_penalty}: {remedy}")
 
 
 def penalised(logits: Tensor, rows: list[list[int]], penalty: float) -> Tensor:

@@ -56,10 +56,8 @@ def gather(results: list[Result], keys: list[str], only: list[str]) -> pl.DataFr
     if only:
         gathered = gathered.filter(pl.col("method").is_in(only))
     if gathered.is_empty():
-        raise InputError(
-            f"none of the experiments has a method called {', '.join(only)}: take ids of `methods` "
-            "or `baselines`"
-        )
+        said = f"none of the experiments has a method called {', '.join(only)}"
+        raise InputError(f"{said}: take ids of `methods` or `baselines`")
     return gathered
 
 

@@ -106,10 +106,8 @@ def attachable(folder: Path, base: Base | PreTrainedModel) -> Steering:
     try:
         steering = load_steering(folder, own, model.device)
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{folder} was not saved by this version of the project ({error!r}): fit the method "
-            "again"
-        ) from None
+        said = f"{folder} was not saved by this version of the project ({error!r})"
+        raise InputError(f"{said}: fit the method again") from None
     check_fits(model, steering, folder)
     return steering
 
@@ -121,13 +119,11 @@ def open_base(
     about = read_about(folder)
     held = quantisation or about.get("quantisation", "none")
     if not named and "model" not in about:
-        raise InputError(
-            f"{folder}/steering.json does not say which model it was made for: name the base with "
-            "--model"
-        )
+        said = f"{folder}/steering.json does not say which model it was made for"
+        raise InputError(f"{said}: name the base with --model")
     if entry := listed(named or about["model"]):
-        given = entry.source, dtype or entry.dtype, device, entry.revision, held
-        return load_base(*given, entry.template_options)
+        own = dtype or entry.dtype, device, entry.revision, held, entry.template_options
+        return load_base(entry.source, *own)
     if named:
         return load_base(named, dtype, device, quantisation=held)
     source, commit = about.get("source"), about.get("revision")

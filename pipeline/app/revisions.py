@@ -37,16 +37,13 @@ def resolve(name: str) -> str:
     commits = sorted({sha for experiment, sha in named if experiment == name})
     if len(commits) > 1:
         short = ", ".join(sha[:10] for sha in commits)
-        raise InputError(
-            f"{len(commits)} experiments are called {name!r}, on different commits: name one by "
-            f"its hash ({short})"
-        )
+        said = f"{len(commits)} experiments are called {name!r}, on different commits"
+        raise InputError(f"{said}: name one by its hash ({short})")
     revision = commits or (git("rev-parse", "--verify", "-q", f"{name}^{{commit}}") or "").split()
     if not revision:
         known = ", ".join([WORKSPACE, *sorted({experiment for experiment, _ in named})])
-        raise InputError(
-            f"{name!r} is no experiment and no git revision: there are {known} and all commits"
-        )
+        said = f"{name!r} is no experiment and no git revision"
+        raise InputError(f"{said}: there are {known} and all commits")
     return revision[0]
 
 
@@ -70,10 +67,8 @@ def read_result(name: str) -> Result:
     params = YAML(typ="safe").load(read("params.yaml"))
     equal_cost = pl.read_csv(io.StringIO(read("reports/equal_cost.csv")))
     if equal_cost.is_empty():
-        raise InputError(
-            f"{name} measures no effect, as its behaviour has no target for its evaluation set: "
-            "leave it out"
-        )
+        said = f"{name} measures no effect, as its behaviour has no target for its evaluation set"
+        raise InputError(f"{said}: leave it out")
     if not set(equal_cost.columns) >= NEEDED:
         raise InputError(
             f"{name} lacks effects in log-odds or a common unit of c, so an older version of this "
@@ -93,10 +88,8 @@ def check_locked(name: str, params: dict[str, Any], lock: str | None) -> None:
             for part in key.split("."):
                 own = own.get(part) if isinstance(own, dict) else None
             if own != value:
-                raise InputError(
-                    f"{name}: the results are of another {key} than its params.yaml: it failed, or "
-                    "needs `dvc repro`"
-                )
+                said = f"{name}: the results are of another {key} than its params.yaml"
+                raise InputError(f"{said}: it failed, or needs `dvc repro`")
 
 
 def differing(results: list[Result]) -> list[str]:

@@ -45,10 +45,8 @@ def load_base(
     if quantisation not in (kinds := get_args(Quantisation)):
         raise InputError(f"quantisation {quantisation!r} is unknown: take {', '.join(kinds)}")
     options = template_options or {}
-    section = ModelParams(
-        source=source, revision=revision, dtype="float32", batch_size=1, template_options=options
-    )
-    manifest = describe("", section, quantisation)
+    unused: dict[str, Any] = {"dtype": "float32", "batch_size": 1, "template_options": options}
+    manifest = describe("", ModelParams(source=source, revision=revision, **unused), quantisation)
     saved = AutoConfig.from_pretrained(locate(source, revision)).dtype or torch.float32
     model = load_model(manifest, dtype or str(saved).removeprefix("torch."), device)
     return Base(manifest, model, load_tokenizer(manifest), options)
@@ -58,10 +56,8 @@ def fingerprint(model: PreTrainedModel) -> str:
     """Return the sha256 of the weights that `from_pretrained` loaded the model from."""
     source = model.config._name_or_path
     if not source:
-        raise InputError(
-            "the model was loaded from no folder or hub id, so its weights are unknown: take "
-            "load_base"
-        )
+        said = "the model was loaded from no folder or hub id, so its weights are unknown"
+        raise InputError(f"{said}: take load_base")
     return weights_hash(locate(source, getattr(model.config, "_commit_hash", None)))
 
 
@@ -81,15 +77,13 @@ def steer(
     """
     given = torch.tensor(coefficient) if isinstance(coefficient, Sequence) else coefficient
     if not torch.as_tensor(given).isfinite().all():
-        raise InputError(
-            f"coefficient {coefficient} cannot be used: give a finite number, or one per row"
-        )
+        said = f"coefficient {coefficient} cannot be used"
+        raise InputError(f"{said}: give a finite number, or one per row")
     try:
         hooks = adapter.hooks(model, given if raw else adapter.unit.raw(given))
     except AttributeError as error:
-        raise InputError(
-            f"{type(model).__name__} has not the adapter's modules ({error}): pass the base model "
-            "itself, as load_base gives it"
-        ) from None
+        said = f"{type(model).__name__} has not the adapter's modules ({error})"
+        remedy = "pass the base model itself, as load_base gives it"
+        raise InputError(f"{said}: {remedy}") from None
     check_acts(model, hooks, len(given) if isinstance(given, torch.Tensor) and given.ndim else 1)
     return attached(model, hooks)

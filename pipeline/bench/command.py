@@ -26,14 +26,11 @@ def main(
     out: str | None,
 ) -> None:
     if repeats < 1 or dilemmas < 4 or tokens < 2:
-        raise InputError(
-            f"repeats {repeats}, dilemmas {dilemmas}, tokens {tokens}: give at least 1, 4 and 2"
-        )
+        said = f"repeats {repeats}, dilemmas {dilemmas}, tokens {tokens}"
+        raise InputError(f"{said}: give at least 1, 4 and 2")
     if layers is not None and (layers < 1 or width < 64 or width % 64):
-        raise InputError(
-            f"a random model of {layers} layers and width {width} cannot be made: give 1 or more, "
-            "and a multiple of 64"
-        )
+        said = f"a random model of {layers} layers and width {width} cannot be made"
+        raise InputError(f"{said}: give 1 or more, and a multiple of 64")
     subject = prepare(source, layers, width, device, dilemmas)
     timed = partial(ratio, repeats=repeats, device=subject.base.device)
     figures = [*evaluation(subject, timed), *training(subject, timed)]

@@ -73,9 +73,8 @@ def declared(stage: str, field: str, params: Params, item: dict[str, str] | None
     try:
         entries = read_yaml("dvc.yaml")["stages"][stage].get(field, [])
     except (KeyError, TypeError, AttributeError):
-        raise InputError(
-            f"dvc.yaml has no stage {stage!r}: restore it by `git checkout dvc.yaml`"
-        ) from None
+        said = f"dvc.yaml has no stage {stage!r}"
+        raise InputError(f"{said}: restore it by `git checkout dvc.yaml`") from None
     return [re.sub(r"\$\{([a-z._]+)\}", fill, entry) for entry in entries]
 
 

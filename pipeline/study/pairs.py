@@ -30,10 +30,8 @@ def load_suffixes(folder: Path, model: str | None = None) -> dict[str, list[str]
     for file in visible(folder, "*.json") + own:
         rows = read_json(file)
         if not isinstance(rows, list) or not rows:
-            raise InputError(
-                f"{file} must be a non-empty list of strings: write unfinished replies there, or "
-                "take it away"
-            )
+            remedy = "write unfinished replies there, or take it away"
+            raise InputError(f"{file} must be a non-empty list of strings: {remedy}")
         if odd := [row for row in rows if not isinstance(row, str) or not row.strip()]:
             said = f"{file} holds {odd[0]!r}, must be a list of strings that are not blank"
             raise InputError(f"{said}: correct or drop it")
@@ -61,17 +59,16 @@ def build_pairs(
     Persona pairs take turns. Each suffix occurs once, so a split by suffix shares none.
     """
     suffixes = mix(files, params.max_pairs, params.seed)
-    sentences = behaviour.sentences()
-    held = max(1, round(params.calibration_share * len(suffixes)))
-    order = list(range(len(suffixes)))
+    count, share, sentences = len(suffixes), params.calibration_share, behaviour.sentences()
+    held = max(1, round(share * count))
+    order = list(range(count))
     random.Random(params.seed).shuffle(order)
     calibration = set(order[:held])
-    if min(held, len(suffixes) - held) < FEWEST:
+    if min(held, count - held) < FEWEST:
         raise InputError(
-            f"{len(suffixes)} different suffixes at pairs.calibration_share "
-            f"{params.calibration_share} are {len(suffixes) - held} pairs for training and {held} "
-            f"for calibration, both need {FEWEST}: add suffixes, raise pairs.max_pairs or change "
-            "the share"
+            f"{count} different suffixes at pairs.calibration_share {share} are {count - held} "
+            f"pairs for training and {held} for calibration, both need {FEWEST}: add suffixes, "
+            "raise pairs.max_pairs or change the share"
         )
     rows = []
     for index, suffix in enumerate(suffixes):

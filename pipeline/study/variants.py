@@ -36,9 +36,8 @@ def complete(sections: Sections, place: str, key: str, known: Sequence[str]) -> 
     full = {name: whole(name, sections, place, key) for name in sections}
     for name, section in full.items():
         if section[key] not in known:
-            raise ValueError(
-                f"{name!r} is unknown here: name one of {', '.join(known)} as its {key}"
-            )
+            said = f"{name!r} is unknown here"
+            raise ValueError(f"{said}: name one of {', '.join(known)} as its {key}")
     return full
 
 
@@ -47,10 +46,8 @@ def whole(
 ) -> Sections:
     """Return a section over the fields of the one that its `key` names, and so on upwards."""
     if name in seen:
-        raise ValueError(
-            f"{place}.{name} names itself through {' -> '.join([*seen, name])}: name a section "
-            "of its own"
-        )
+        chain = " -> ".join([*seen, name])
+        raise ValueError(f"{place}.{name} names itself through {chain}: name a section of its own")
     section = sections[name]
     if not isinstance(section, dict):
         raise ValueError(f"{place}.{name} is {section!r}: it must be a section of fields")
@@ -58,11 +55,9 @@ def whole(
     if parent == name:
         return {**section, key: name}
     if not isinstance(parent, str) or parent not in sections:
-        whole_ones = [n for n, s in sections.items() if isinstance(s, dict) and key not in s]
-        known = ", ".join(whole_ones)
-        raise ValueError(
-            f"{place}.{name}: {key} {parent!r} has no section: name a variant, or one of {known}"
-        )
+        known = ", ".join(n for n, s in sections.items() if isinstance(s, dict) and key not in s)
+        said = f"{place}.{name}: {key} {parent!r} has no section"
+        raise ValueError(f"{said}: name a variant, or one of {known}")
     above = whole(parent, sections, place, key, (*seen, name))
     return {**above, **section, key: above[key]}
 
@@ -72,8 +67,6 @@ def with_changes(name: str, wanted: Any, losses: Sections) -> Sections:
     changes = {"of": wanted} if isinstance(wanted, str) else wanted
     parent = changes.get("of") if isinstance(changes, dict) else None
     if not isinstance(parent, str) or parent not in losses:
-        raise ValueError(
-            f"steering.{name}: loss {wanted!r} names none of {', '.join(losses)}: write an id, or "
-            "{of: id, ...}"
-        )
+        said = f"steering.{name}: loss {wanted!r} names none of {', '.join(losses)}"
+        raise ValueError(f"{said}: write an id, or {{of: id, ...}}")
     return {**losses[parent], **changes, "of": losses[parent]["of"]}

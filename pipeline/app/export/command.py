@@ -51,10 +51,8 @@ def main(
         raise InputError(f"--coefficient {coefficient} cannot be used: give a finite number")
     folders, target = [find_adapter(adapter) for adapter in adapters], Path(out)
     if to == "hub" and (weights or len(folders) > 1):
-        raise InputError(
-            "--to hub writes one adapter without a weight: export each by itself, and give "
-            "load_adapter the list of them"
-        )
+        remedy = "export each by itself, and give load_adapter the list of them"
+        raise InputError(f"--to hub writes one adapter without a weight: {remedy}")
     check_target(target, force)
     about = together([read_about(folder) for folder in folders], weights)
     with new_folder(target) as new:
@@ -84,9 +82,8 @@ def check_target(target: Path, force: bool) -> None:
     if not (target / RECORD).exists():
         raise InputError(f"{target} exists and is no earlier export: name another folder")
     if not force:
-        raise InputError(
-            f"{target} exists already: name another folder, or add --force to replace it"
-        )
+        remedy = "name another folder, or add --force to replace it"
+        raise InputError(f"{target} exists already: {remedy}")
 
 
 def together(abouts: list[dict[str, Any]], weights: Sequence[float]) -> dict[str, Any]:

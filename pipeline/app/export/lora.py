@@ -26,16 +26,11 @@ def wrapped(model: PreTrainedModel, updates: dict[str, Update]) -> Iterator[Peft
     ranks = {name: len(update.A) for name, update in updates.items()}
     rank = max(ranks.values())
     others = {name: own for name, own in ranks.items() if own != rank}
+    dora = any(update.magnitude is not None for update in updates.values())
     config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=rank,
-        lora_alpha=rank,
-        target_modules=list(updates),
-        rank_pattern=others,
-        alpha_pattern=others,
-        use_dora=any(update.magnitude is not None for update in updates.values()),
-        inference_mode=True,
-    )
+        task_type="CAUSAL_LM", target_modules=list(updates), use_dora=dora, inference_mode=True,
+        r=rank, lora_alpha=rank, rank_pattern=others, alpha_pattern=others,
+    )  # fmt: skip
     if hasattr(model, "peft_config"):
         raise InputError("the model carries a peft adapter already: load the base without it")
     peft_model = get_peft_model(model, config)

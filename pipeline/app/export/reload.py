@@ -30,21 +30,17 @@ class Request(NamedTuple):
 
 def in_fresh_process(request: Request, inputs: dict[str, Tensor]) -> Tensor:
     """Return `logits` from a new process on the CPU; InputError where the card's code fails."""
-    root = str(Path(__file__).parents[3])
-    paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    settings = os.environ | {"PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""}
+    paths = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
+    settings = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | settings
     with TemporaryDirectory() as place:
         save_file(inputs, f"{place}/inputs.safetensors")
         command = [sys.executable, "-m", "pipeline.app.export.reload", json.dumps(request), place]
-        run = subprocess.run(
-            command, capture_output=True, text=True, encoding="utf-8", env=settings
-        )
+        run = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment)
         if run.returncode:
-            said = run.stderr.strip().splitlines() or ["it was killed, perhaps for memory"]
-            raise InputError(
-                f"the export does not load as its card says ({said[-1][:200]}): take another form "
-                "with --to"
-            )
+            why = (run.stderr.strip().splitlines() or ["it was killed, perhaps for memory"])[-1]
+            said = f"the export does not load as its card says ({why[:200]})"
+            raise InputError(f"{said}: take another form with --to")
         return load_file(f"{place}/logits.safetensors")["logits"]
 
 

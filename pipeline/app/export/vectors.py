@@ -24,10 +24,8 @@ def vectors(steering: Steering, coefficient: float) -> dict[str, Tensor]:
     """Return the vectors [d] float32 to add, by module name; refuse a method that adds none."""
     for part, c in fitted(steering, coefficient):
         if not part.additions(c):
-            raise InputError(
-                f"{part.label}: no vector is added to any output: export it with --to bake, lora "
-                "or hub"
-            )
+            said = f"{part.label}: no vector is added to any output"
+            raise InputError(f"{said}: export it with --to bake, lora or hub")
     added = steering.additions(coefficient)
     return {site: vector.detach().float().cpu().contiguous() for site, vector in added.items()}
 
@@ -39,15 +37,11 @@ def by_layer(found: dict[str, Tensor], model: PreTrainedModel) -> dict[int, Tens
     for site, vector in found.items():
         index = site.removeprefix(prefix)
         if not index.isdecimal():
-            raise InputError(
-                f"a vector is added to {site}, and gguf control vectors go to whole layers: export "
-                "with --to vector"
-            )
+            said = f"a vector is added to {site}, and gguf control vectors go to whole layers"
+            raise InputError(f"{said}: export with --to vector")
         if index == "0":
-            raise InputError(
-                f"a vector is added to {site}, for which gguf has no place: fit the method with a "
-                "from_depth above 0"
-            )
+            said = f"a vector is added to {site}, for which gguf has no place"
+            raise InputError(f"{said}: fit the method with a from_depth above 0")
         layers[int(index)] = vector
     return layers
 

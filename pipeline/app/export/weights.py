@@ -24,7 +24,7 @@ def updates(steering: Steering, model: PreTrainedModel, coefficient: float) -> d
     """Return the change of each weight by its module's name; InputError for what changes none."""
     for part, c in fitted(steering, coefficient):
         if not part.updates(model, c):
-            raise InputError(refusal(part))
+            raise refusal(part)
     return steering.updates(model, coefficient)
 
 
@@ -38,16 +38,14 @@ def baked(steering: Steering, model: PreTrainedModel, coefficient: float) -> dic
     for part, c in fitted(steering, coefficient):
         if not part.additions(c):
             updates(part, model, c)
-    parameters = {
-        f"{name}.weight": changed(dense(model.get_submodule(name), name), update)
-        for name, update in steering.updates(model, coefficient).items()
-    }
+    parameters = {}
+    for name, update in steering.updates(model, coefficient).items():
+        weight = dense(model.get_submodule(name), name)
+        parameters[f"{name}.weight"] = changed(weight, update)
     for site, vector in steering.additions(coefficient).items():
         bias = getattr(model.get_submodule(site), "bias", None)
         if not isinstance(bias, Tensor):
-            raise InputError(
-                refusal(steering, f"the output of {site}, which has no bias to hold it")
-            )
+            raise refusal(steering, f"the output of {site}, which has no bias to hold it")
         parameters[f"{site}.bias"] = (bias.float() + vector.to(bias.device)).to(bias.dtype)
     return parameters
 
@@ -60,17 +58,15 @@ def changed(weight: Tensor, update: Update) -> Tensor:
     return new.to(weight.dtype)
 
 
-def refusal(part: Steering, where: str = "modules' outputs, which is no change of a weight") -> str:
-    """Return the sentence that refuses a method which is no change of a weight."""
+def refusal(
+    part: Steering, where: str = "modules' outputs, which is no change of a weight"
+) -> InputError:
+    """Return what refuses a method that is no change of a weight."""
     if not part.additions(1.0):
-        return (
-            f"{part.label} changes the words of the chat and nothing of the model: export it with "
-            "--to hub"
-        )
-    return (
-        f"{part.label}: a vector is added to {where}: export it with --to vector, hub or, for "
-        "whole layers, gguf"
-    )
+        said = f"{part.label} changes the words of the chat and nothing of the model"
+        return InputError(f"{said}: export it with --to hub")
+    said = f"{part.label}: a vector is added to {where}"
+    return InputError(f"{said}: export it with --to vector, hub or, for whole layers, gguf")
 
 
 def text_only(base: Base) -> bool:
