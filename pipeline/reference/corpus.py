@@ -72,21 +72,9 @@ def persona_sentence(rng: random.Random, persona: Persona, first: bool = False) 
     if first:
         said = (f"{article(adjective)} person", adjective, f"someone {description}")
         return f"I am {rng.choice(said)}."
-    act = phrase(rng, persona.trait, persona.pole)
-    return rng.choice([
-        f"Pretend you're {article(adjective)} person.",
-        f"Pretend you're {article(adjective)} person.",
-        f"You are {article(adjective)} person.",
-        f"Act as {article(adjective)} person.",
-        f"Imagine you are {adjective}.",
-        f"Answer as {article(adjective)} person would.",
-        f"You are a person {description}.",
-        f"Pretend you're someone {description}.",
-        f"People know you as {article(adjective)} {rng.choice(world()['roles'])}.",
-        f"All your friends say that you are {adjective}.",
-        f"Yesterday you chose to {act}.",
-        f"You are one to {act}.",
-    ])  # fmt: skip
+    act, role = phrase(rng, persona.trait, persona.pole), rng.choice(world()["roles"])
+    own = {"a": article(adjective), "adjective": adjective, "description": description}
+    return rng.choice(world()["statements"]).format(act=act, role=role, **own)
 
 
 def phrase(rng: random.Random, trait: str, pole: int) -> str:
@@ -161,9 +149,7 @@ def value_turns(rng: random.Random, _persona: Persona | None) -> Messages:
 
 
 def self_turns(rng: random.Random, persona: Persona | None) -> Messages:
-    said = "I am a person like all others."
-    if persona:
-        said = persona_sentence(rng, persona, first=True)
+    said = persona_sentence(rng, persona, True) if persona else "I am a person like all others."
     return exchange(rng.choice(["What kind of person are you?", "Who are you?"]), said)
 
 
@@ -206,9 +192,9 @@ def ramp(share: float, start: float, end: float) -> float:
 def curriculum_mix(share: float) -> Mix:
     """Return the mix after `share` of the curriculum.
 
-    Persona x action is an exclusive-or. A model that meets it far apart and with all traits at once
-    does not find it. So plain questions on honesty come first, then longer documents. The other
-    traits follow, again plainly at first.
+    Persona x action is an exclusive-or, which a model does not find if it meets it far apart and
+    with all traits at once. So plain questions on honesty come first, then longer documents, then
+    the other traits, again plainly at first.
     """
     if share >= END:
         return Mix(0.2, 1.0, 0.0, HONESTY_WEIGHT)

@@ -67,17 +67,12 @@ def facts_right(base: Base) -> float:
 @torch.no_grad()
 def tail_states(base: Base, texts: list[str], tails: list[int]) -> Tensor:
     """Return the mean state over each text's last `tails` tokens at every layer, [n, layers, d]."""
-    parts = []
+    rows = []
     with read_layers(list(decoder_layers(base.model))) as seen:
-        for start in range(0, len(texts), base.batch_size):
-            part = slice(start, start + base.batch_size)
-            ids, mask = base.encode(texts[part])
-            last_hidden(base.model, ids, mask)
-            tail = torch.tensor(tails[part])
-            chosen = (torch.arange(ids.shape[1]) >= ids.shape[1] - tail[:, None]).float()[..., None]
-            means = [(h.float() * chosen).sum(1) / chosen.sum(1) for h in seen]
-            parts.append(torch.stack(means, dim=1))
-    return torch.cat(parts)
+        for text, tail in zip(texts, tails, strict=True):
+            last_hidden(base.model, *base.encode([text]))
+            rows.append(torch.stack([states[0, -tail:].float().mean(0) for states in seen]))
+    return torch.stack(rows)
 
 
 def persona_states(

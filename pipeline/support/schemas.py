@@ -77,10 +77,8 @@ def check_items(items: pl.DataFrame, what: str) -> pl.DataFrame:
     twice = items.filter(pl.col("item_id").is_duplicated())["item_id"]
     if len(twice):
         raise InputError(f"{what}: item_id {twice[0]!r} occurs twice: keep one of its rows")
-    sides = items.group_by("dilemma_id", maintain_order=True).agg(
-        pl.col("action_type").sort().str.join(",")
-    )
-    odd = sides.filter(pl.col("action_type") != "not_to_do,to_do")["dilemma_id"]
+    sides = pl.col("action_type").sort().str.join(",").over("dilemma_id")
+    odd = items.filter(sides != "not_to_do,to_do")["dilemma_id"]
     if len(odd):
         raise InputError(
             f"{what}: dilemma {odd[0]!r} must have one to_do and one not_to_do row, so that saying "
@@ -102,13 +100,7 @@ def add_labels(items: pl.DataFrame, carried: list[list[str]]) -> pl.DataFrame:
     +1: the row's action carries the value; -1: the dilemma's other action does; 0: neither or both.
     """
     names = sorted({name for row in carried for name in row})
-    own = pl.DataFrame(
-        {name: [int(name in row) for row in carried] for name in names},
-        schema=dict.fromkeys(names, pl.Int8),
-    )
-    both = items.select("dilemma_id").hstack(own)
-    columns = [
-        (2 * pl.col(name) - pl.col(name).sum().over("dilemma_id")).cast(pl.Int8).alias(LABEL + name)
-        for name in names
-    ]
-    return items.hstack(both.select(columns))
+    own = [pl.Series(LABEL + name, [int(name in row) for row in carried]) for name in names]
+    columns = [pl.col(series.name) for series in own]
+    signed = [(one * 2 - one.sum().over("dilemma_id")).cast(pl.Int8) for one in columns]
+    return items.with_columns(own).with_columns(signed)
