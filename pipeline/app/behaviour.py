@@ -5,7 +5,7 @@ import json
 from pipeline.study.behaviours import Behaviour
 from pipeline.study.params import check_id
 from pipeline.support.errors import InputError
-from pipeline.support.files import new_file
+from pipeline.support.files import write_text
 from pipeline.support.paths import behaviour_file
 from pipeline.support.section import parse
 
@@ -32,8 +32,7 @@ def main(name: str, positive: str, negative: str, force: bool) -> None:
         raise InputError(f"{file} exists: take another name, or --force to replace it")
     pair = json.dumps(personas, ensure_ascii=False)
     text = TEXT.format(name=name, template=TEMPLATE, personas=pair)
-    with new_file(file) as new:
-        new.write_text(text, encoding="utf-8")
+    write_text(file, text)
     print(
         f"{file} is written; a study with free texts: dvc exp run -S behaviour={name} "
         "-S generation.coherence_tokens=64"

@@ -10,7 +10,7 @@ from pipeline.app.revisions import Result, differing, read_result
 from pipeline.report.columns import Cell, Columns, build, cost, interval, method, raw, show, twice
 from pipeline.report.figures.comparison import comparison
 from pipeline.support.errors import InputError
-from pipeline.support.files import new_file
+from pipeline.support.files import write_text
 from pipeline.support.formats import NONE, markdown, p_value, write_table
 
 LISTS = ("methods", "baselines")  # which methods ran: seen in the rows, so not a difference to name
@@ -31,8 +31,7 @@ def main(names: list[str], out: str, only: list[str]) -> None:
     table = comparison_table(rows, keys, results)
     folder = Path(out)
     write_table(folder, "comparison", table)
-    with new_file(folder / "results.csv") as file:
-        rows.write_csv(file)
+    write_text(folder / "results.csv", rows.write_csv())
     axis = ", ".join(keys) or "experiment"
     comparison(folder, rows, axis, log_odds_first(results), caption(results))
     print(markdown(table))

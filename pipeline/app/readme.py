@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.steering import METHODS
 from pipeline.support.errors import InputError
-from pipeline.support.files import new_file
+from pipeline.support.files import write_text
 
 README = Path("README.md")
 RESULTS = Path("reports/tables/summary.md")
@@ -69,6 +69,4 @@ def filled(text: str) -> str:
 
 
 def main() -> None:
-    text = filled(README.read_text(encoding="utf-8"))
-    with new_file(README) as new:
-        new.write_text(text, encoding="utf-8")
+    write_text(README, filled(README.read_text(encoding="utf-8")))

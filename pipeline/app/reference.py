@@ -16,7 +16,7 @@ from pipeline.reference.measure import measure, parameters, verdicts
 from pipeline.reference.pretrain import Recipe, pretrain, seen_openings
 from pipeline.reference.world import persona_traits
 from pipeline.study.behaviours import load_behaviour
-from pipeline.support.files import new_file, read_json, write_json
+from pipeline.support.files import read_json, write_json, write_text
 from pipeline.support.paths import SUFFIXES, behaviour_file
 
 TEMPLATE = Path(__file__).with_name("reference_card.md.jinja")
@@ -59,7 +59,6 @@ def card(folder: str) -> None:
     )
     about = {"m": measured, "config": config, "recipe": json.dumps(recipe)}
     text = template.render(**about, verdicts=verdicts(measured), size=parameters(path))
-    with new_file(path / "README.md") as file:
-        file.write_text(text, encoding="utf-8")
+    write_text(path / "README.md", text)
     for name, value, meaning, holds in verdicts(measured):
         print(f"{'ok  ' if holds else 'MISS'} {name} {value:.3f}: {meaning}")

@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 
 from pipeline.bench import null_studies as null
-from pipeline.support.files import new_file
+from pipeline.support.files import write_text
 from pipeline.support.formats import markdown
 
 FOLDER = Path("docs")
@@ -86,7 +86,5 @@ def main() -> None:
     for name, of_size in rates.items():
         rows = [row for size in null.SIZES for row in of_size(size)]
         table = tables[name] = pl.DataFrame(rows, infer_schema_length=None)
-        with new_file(FOLDER / f"{name}.csv") as file:
-            table.write_csv(file)
-    with new_file(FOLDER / "null_studies.md") as file:
-        file.write_text(page(tables), encoding="utf-8")
+        write_text(FOLDER / f"{name}.csv", table.write_csv())
+    write_text(FOLDER / "null_studies.md", page(tables))

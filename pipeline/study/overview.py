@@ -18,9 +18,11 @@ CURVES = {"effect_by_dose": "target_effect", "log_odds_by_dose": "target_effect_
 EQUAL = {"equal_cost_effect": "target_effect", "equal_cost_log_odds": "target_effect_log_odds"}
 # A line by coefficient instead of by step, straight between its points.
 AXIS = {"xAxisKey": "metric", "selectedXAxisMetricKey": "coefficient", "useGlobalXaxisKey": False}
-ORDER = {"orderByKey": "attributes.start_time", "orderByAsc": False}
-# Else the sections would be sorted by name.
-SHOWN = {"runsHiddenMode": "FIRST_20_RUNS", "isAccordionReordered": True}
+# Sections in their own order, not sorted by name.
+SHOWN = {
+    "orderByKey": "attributes.start_time", "orderByAsc": False,
+    "runsHiddenMode": "FIRST_20_RUNS", "isAccordionReordered": True,
+}  # fmt: skip
 
 
 def figures(headline: dict[str, dict[str, float]], equal: pl.DataFrame) -> dict[str, float]:
@@ -46,10 +48,16 @@ def curves(effects: pl.DataFrame) -> list[tuple[int, dict[str, float]]]:
 
 
 def chart(form: str, section: str, name: str) -> dict[str, Any]:
-    key = f"{section}/{name}"
-    own = AXIS if section in CURVES else {}
-    own = own | ({"lineSmoothness": 0} if form == "LINE" else {})
-    return {"type": form, "uuid": key, "metricSectionId": section, "metricKey": key} | own
+    key, axis = f"{section}/{name}", AXIS if section in CURVES else {}
+    smooth = {"lineSmoothness": 0} if form == "LINE" else {}
+    return {
+        "type": form,
+        "uuid": key,
+        "metricSectionId": section,
+        "metricKey": key,
+        **axis,
+        **smooth,
+    }
 
 
 def view(kind: str, columns: list[str], charts: list[tuple[str, str, str]]) -> dict[str, Any]:
@@ -59,7 +67,7 @@ def view(kind: str, columns: list[str], charts: list[tuple[str, str, str]]) -> d
     widths = {name: max(75, 6 * len(name) - 20) for name in columns}
     table = {"selectedColumns": columns, "columnOrder": columns, "columnWidths": widths}
     drawn = {"compareRunCharts": [chart(*one) for one in charts], "compareRunSections": named}
-    return {"searchFilter": f"tags.kind = '{kind}'"} | ORDER | SHOWN | table | drawn
+    return {"searchFilter": f"tags.kind = '{kind}'"} | SHOWN | table | drawn
 
 
 def show(run: Run, reports: Path, effects: pl.DataFrame) -> None:

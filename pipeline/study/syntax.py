@@ -6,13 +6,13 @@ stands for what it was imported from, and a name of the project goes without its
 
 import ast
 import hashlib
+import symtable
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
-COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 SHOWN = {"label", "look", "source"}  # of a class: what only tables, figures and cards show
 
@@ -33,7 +33,9 @@ class Module:
 
     def __init__(self, name: str, file: Path, is_module: Callable[[str], bool]):
         self.name, self.file, self.is_module = name, file, is_module
-        tree = ast.parse(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        tree = ast.parse(text)
+        self.scopes = dict(scopes(symtable.symtable(text, str(file), "exec")))
         body = [s for s in tree.body if not (isinstance(s, ast.If) and typing_only(s))]
         self.imported = imports(s for s in body if not isinstance(s, SCOPES))
         self.statements: dict[str, list[ast.stmt]] = defaultdict(list)
@@ -90,24 +92,14 @@ def names_of(statement: ast.stmt) -> set[str]:
     return {n.id for part in parts for n in ast.walk(part) if isinstance(n, ast.Name)}
 
 
-def local_names(function: Function) -> set[str]:
-    """Return a function's own variables; those of what it holds inside are left out."""
-    arguments = function.args
-    every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
-    own = {a.arg for a in [*every, arguments.vararg, arguments.kwarg] if a}
-    todo: list[ast.AST] = list(function.body)
-    shared = set()
-    while todo:
-        match node := todo.pop():
-            case ast.Name(id=name, ctx=ast.Store()):
-                own.add(name)
-            case ast.Global(names=names):
-                shared |= set(names)
-            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
-                own.add(name)
-        if not isinstance(node, (*SCOPES, *COMPREHENSIONS)):
-            todo += ast.iter_child_nodes(node)
-    return own - shared
+def scopes(table: symtable.SymbolTable) -> Iterator[tuple[tuple[str, int], set[str]]]:
+    """Yield by name and line each scope's own variables, without what it imports."""
+    own = {
+        one.get_name() for one in table.get_symbols() if one.is_local() and not one.is_imported()
+    }
+    yield (table.get_name(), table.get_lineno()), own
+    for child in table.get_children():
+        yield from scopes(child)
 
 
 class Reader(ast.NodeTransformer):
@@ -163,7 +155,7 @@ class Reader(ast.NodeTransformer):
                 argument.annotation = None
         node.args, node.returns = self.visit(node.args), None
         outer, self.in_class = self.in_class, False
-        self.locals.append(local_names(node))
+        self.locals.append(self.module.scopes[node.name, node.lineno])
         visited = [self.visit(each) for each in node.body]
         node.body = [each for each in visited if each is not None]
         self.locals.pop()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline.support.files import new_file
+from pipeline.support.files import write_text
 
 NONE = "–"
 LATEX = str.maketrans({
@@ -80,5 +80,4 @@ def write_table(folder: Path, name: str, table: pl.DataFrame) -> None:
     """Write a table of strings as <name>.md, .tex and .csv."""
     forms = {"md": markdown(table), "tex": latex(table), "csv": table.write_csv()}
     for ending, text in forms.items():
-        with new_file(folder / f"{name}.{ending}") as file:
-            file.write_text(text, encoding="utf-8")
+        write_text(folder / f"{name}.{ending}", text)
