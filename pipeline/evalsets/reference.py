@@ -22,4 +22,4 @@ def build_items(section: ReferenceParams, behaviour: str) -> pl.DataFrame:
     others, seed, known = section.other_dilemmas, section.seed, persona_traits()
     if behaviour in known or not others:
         return held_out_items(behaviour, section.target_dilemmas, others, seed)
-    return held_out_items(known[0], others, others, seed).drop(f"oracle_{pole}" for pole in POLES)
+    return held_out_items(known[0], others, others, seed).drop(*POLES)
