@@ -352,9 +352,9 @@ def test_a_dose_that_does_not_reach_the_budget_is_not_called_equal_cost_in_silen
 
 
 def test_every_entry_of_the_page_has_a_group_and_a_source():
-    assert {entry.group for entry in page.ENTRIES} <= set(page.GROUPS)
-    assert all(entry.sources for entry in page.ENTRIES)
-    assert len({entry.name for entry in page.ENTRIES}) == len(page.ENTRIES)
+    assert {entry["group"] for entry in page.ENTRIES} <= set(page.GROUPS)
+    assert all(entry["sources"] for entry in page.ENTRIES)
+    assert len({entry["name"] for entry in page.ENTRIES}) == len(page.ENTRIES)
 
 
 def test_the_lock_hash_is_of_this_study_before_its_report(tmp_path, monkeypatch):

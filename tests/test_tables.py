@@ -204,7 +204,7 @@ def test_the_further_statistics_are_shown_from_their_files(tmp_path):
         {"innerpissa": scores, "prompting": prompt},
         replace(ask(base, items, min_choice_mass=0.0), ungraded=["prompting"]),
     )
-    assert set(found.further) == set(FURTHER) <= {entry.name for entry in ENTRIES}
+    assert set(found.further) == set(FURTHER) <= {entry["name"] for entry in ENTRIES}
     for name, table in found.further.items():
         table.write_csv(tmp_path / f"{name}.csv")
     read = {

@@ -7,19 +7,8 @@ import polars as pl
 
 from pipeline.metrics.coherence import compared_coherence
 from pipeline.metrics.scores import renaming
-from pipeline.report.columns import (
-    Cell,
-    Columns,
-    Row,
-    build,
-    cost,
-    digits,
-    interval,
-    marked_method,
-    method,
-    show,
-    twice,
-)
+from pipeline.report import columns
+from pipeline.report.columns import Cell, Columns, Row, build, digits, method, show, twice
 from pipeline.report.figures.words import short_labels
 from pipeline.report.results import Results
 from pipeline.support.formats import NONE, coefficient
@@ -27,12 +16,8 @@ from pipeline.support.formats import NONE, coefficient
 OTHER_BASIS = ("lora", "dora")
 
 
-def error(value: float | None) -> str:
-    return NONE if value is None else "0" if value == 0 else f"{value:.1e}"
-
-
-def degrees(angle: float | None) -> str:
-    return NONE if angle is None else f"{math.degrees(angle):.1f}"
+def error(value: float) -> str:
+    return f"{value:.1e}" if value else "0"
 
 
 def change(effect: str, whole: str) -> Cell:
@@ -56,12 +41,6 @@ ABLATION: Columns = {
     "SD over seeds": show("seed_sd"),
     "Change": change("target_effect", "target_effect_whole"),
 }
-
-
-def statistic(t: float | None) -> str:
-    return NONE if t is None else f"{t:.1f}"
-
-
 CERTIFICATES: Columns = {
     "Adapter": lambda row: f"{method(row)}, seed {row['seed']}",
     "|logits(0) − base|": show("zero", error),
@@ -69,17 +48,19 @@ CERTIFICATES: Columns = {
     "after reloading": show("reload", error),
     "|R(−c) − R(c)ᵀ|": show("inverse", error),
     "|RᵀR − I|": show("orthogonal", error),
-    "Largest angle (°)": show("angle", degrees),
-    "t of the sign": show("t", statistic),
-    "t at +c": show("up_t", statistic),
-    "t at −c": show("down_t", statistic),
+    "Largest angle (°)": show("angle", lambda angle: f"{math.degrees(angle):.1f}"),
+    "t of the sign": show("t", "{:.1f}".format),
+    "t at +c": show("up_t", "{:.1f}".format),
+    "t at −c": show("down_t", "{:.1f}".format),
     "Sign": lambda row: "decided" if row["decided"] else "undecided",
 }
 COMPOSITION: Columns = {
     "Effect": show("effect"),
-    "95 % interval": interval("effect_low", "effect_high"),
+    "95 % interval": columns.interval("effect_low", "effect_high"),
     "Interaction": together(show("interaction")),
-    "95 % interval (interaction)": together(interval("interaction_low", "interaction_high")),
+    "95 % interval (interaction)": together(
+        columns.interval("interaction_low", "interaction_high")
+    ),
 }
 COHERENCE: Columns = {
     "Method": method,
@@ -100,8 +81,6 @@ EXAMPLES: Columns = {
     "Yes (to do)": show("to_do"),
     "Yes (not to do)": show("not_to_do"),
 }
-
-
 WHOLE = renaming(target_effect="target_effect_whole")
 
 
@@ -111,15 +90,16 @@ def whole_methods(methods: list[str], sections: dict[str, Any]) -> dict[str, str
     A variant belongs to the method that it names. LoRA and DoRA, which leave out the SVD basis,
     belong to the one with their loss.
     """
-    in_svd_basis = {m: s for m in methods if (s := sections[m]).method not in OTHER_BASIS}
-    whole = [method for method, section in in_svd_basis.items() if section.method == method]
+    in_svd_basis = [m for m in methods if sections[m].method not in OTHER_BASIS]
+    whole = [method for method in in_svd_basis if sections[method].method == method]
 
-    def whole_of(method: str, section: Any) -> str | None:
+    def root(method: str) -> str:
+        section = sections[method]
         if method in in_svd_basis:
-            return section.method if section.method in whole else None
-        return next((m for m in whole if sections[m].loss.of == section.loss.of), None)
+            return section.method
+        return next((m for m in whole if sections[m].loss.of == section.loss.of), "")
 
-    return {m: root for m in methods if (root := whole_of(m, sections[m]))}
+    return {method: root(method) for method in methods if root(method) in whole}
 
 
 def ablation(results: Results) -> pl.DataFrame:
@@ -131,11 +111,11 @@ def ablation(results: Results) -> pl.DataFrame:
     frame = pl.DataFrame(pairs, {"method": pl.String, "whole": pl.String}, orient="row")
     both = results.tables["equal_cost"]
     of_whole = both.select(pl.col("method").alias("whole"), *WHOLE).rename(WHOLE)
-    rows = frame.join(both, on="method", maintain_order="left").join(
-        of_whole, on="whole", maintain_order="left"
-    )
-    about = {"Method": marked_method, "Δ NLL": show("delta_nll")}
-    return build(rows, about | twice(ABLATION, results.log_odds_first) | {"KL at +c / −c": cost})
+    rows = frame.join(both, on="method", maintain_order="left")
+    rows = rows.join(of_whole, on="whole", maintain_order="left")
+    about = {"Method": columns.marked_method, "Δ NLL": show("delta_nll")}
+    effects = twice(ABLATION, results.log_odds_first)
+    return build(rows, about | effects | {"KL at +c / −c": columns.cost})
 
 
 def certificates(results: Results) -> pl.DataFrame:
@@ -152,11 +132,9 @@ def composition(results: Results) -> pl.DataFrame:
     rows = results.tables["composition"]
     words = short_labels(rows["target"].unique().to_list())
     behaviours = zip(results.params.composition.behaviours, ("first", "second"), strict=False)
-    return build(rows, {
-        "Effect on": show("target", words.__getitem__),
-        **{f"c of {behaviour}": show(name, coefficient) for behaviour, name in behaviours},
-        **twice(COMPOSITION, results.log_odds_first),
-    })  # fmt: skip
+    dials = {f"c of {behaviour}": show(name, coefficient) for behaviour, name in behaviours}
+    effects = twice(COMPOSITION, results.log_odds_first)
+    return build(rows, {"Effect on": show("target", words.__getitem__)} | dials | effects)
 
 
 def coherence(results: Results) -> pl.DataFrame:
@@ -167,9 +145,7 @@ def coherence(results: Results) -> pl.DataFrame:
 def examples(results: Results) -> pl.DataFrame:
     """The single dilemmas of the page, by coefficient."""
     rows = [
-        {"method": example.method, "kind": example.kind, "dilemma_id": example.dilemma_id, **row}
-        for example in results.examples
-        for row in example.answers.to_dicts()
+        vars(example) | row for example in results.examples for row in example.answers.to_dicts()
     ]
     target = twice({"Target choice": show("target")}, results.log_odds_first)
     return build(rows, EXAMPLES | target)

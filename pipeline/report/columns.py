@@ -8,7 +8,7 @@ import polars as pl
 from pipeline.metrics.scores import LOG_ODDS
 from pipeline.report.figures.words import name_of
 from pipeline.support import formats
-from pipeline.support.formats import number
+from pipeline.support.formats import NONE, number
 
 Row = dict[str, Any]
 Cell = Callable[[Row], str]
@@ -41,27 +41,17 @@ def twice(columns: Columns, log_odds_first: bool) -> Columns:
 
 def pair(write: Cell, log_odds_first: bool) -> Cell:
     """Return a cell that writes an effect in one measure, and in brackets in the other."""
-
-    def cell(row: Row) -> str:
-        parts = [write(row), write(in_log_odds(row))]
-        first, second = parts[::-1] if log_odds_first else parts
-        return f"{first} ({second})"
-
-    return cell
+    first, second = (nats(write), write) if log_odds_first else (write, nats(write))
+    return lambda row: f"{first(row)} ({second(row)})"
 
 
 def show(source: str, write: Callable[[Any], str] = number) -> Cell:
     """Return a cell that writes one column; three digits unless `write` says otherwise."""
-    return lambda row: write(row[source])
+    return lambda row: NONE if row[source] is None else write(row[source])
 
 
-def digits(count: int, sign: str = "") -> Callable[[float | None], str]:
+def digits(count: int, sign: str = "") -> Callable[[float], str]:
     return lambda value: number(value, count, sign)
-
-
-def general(pattern: str) -> Callable[[Any], str]:
-    """Return a writer by a format string such as `±{:g}`."""
-    return pattern.format
 
 
 def interval(low: str = "ci_low", high: str = "ci_high") -> Cell:
@@ -84,9 +74,8 @@ def missed(row: Row) -> str:
 
 def raw(row: Row) -> str:
     """Return the raw coefficients that c = 1 and c = -1 stand for in a row of equal_cost."""
-    if not row["calibrated"]:
-        return "no unit"
-    return f"{row['raw_positive']:.2f} / {row['raw_negative']:.2f}"
+    both = row["raw_positive"], row["raw_negative"]
+    return "{:.2f} / {:.2f}".format(*both) if row["calibrated"] else "no unit"
 
 
 def cost(row: Row) -> str:

@@ -60,11 +60,6 @@ class Results:
         return "" if self.target.label else unmeasured(file, self.params.evalset)
 
     @property
-    def evaluation(self) -> Evaluation:
-        target, statistics = self.target, self.params.statistics
-        return Evaluation(self.base, self.items, target.label, target.opposite, statistics)
-
-    @property
     def unit(self) -> float:
         """The coefficient of tables at ±1, or the nearest to it that was run."""
         return abs(at_one(next(iter(self.cells.values())))["coefficient"][0])
@@ -74,7 +69,7 @@ class Results:
         return self.tables["arms"]["n_dilemmas"][0]
 
     def n_pairs(self, split: str) -> int:
-        return self.pairs.filter(pl.col("split") == split).height
+        return self.pairs.filter(split=split).height
 
     @property
     def synthetic(self) -> str:
@@ -124,13 +119,15 @@ class Results:
     @cached_property
     def examples(self) -> list[Example]:
         """Single dilemmas of the best trained method (at equal cost) and of the first prompting."""
+        params, target = self.params, self.target
+        about = target.label, target.opposite, params.statistics
+        against = Evaluation(self.base, self.items, *about)
         effect = f"target_effect{SUFFIXES[self.log_odds_first]}"
-        best = self.tables["equal_cost"].sort(effect, descending=True)["method"].to_list()
-        trained = [method for method in best if method in self.params.methods]
-        sections = self.params.steering
-        prompts = [m for m in self.params.baselines if sections[m].method == "prompting"]
+        best = self.tables["equal_cost"].sort(effect, descending=True)["method"]
+        trained = [method for method in best if method in params.methods]
+        prompts = [m for m in params.baselines if params.steering[m].method == "prompting"]
         return [
             example
             for method in trained[:1] + prompts[:1]
-            for example in examples(method, self.cells[method], self.evaluation, self.unit)
+            for example in examples(method, self.cells[method], against, self.unit)
         ]

@@ -6,21 +6,11 @@ import polars as pl
 
 from pipeline.metrics.regression import ALPHA
 from pipeline.metrics.scores import at_one, in_both, renaming
-from pipeline.report.columns import (
-    Cell,
-    Columns,
-    Row,
-    build,
-    digits,
-    interval,
-    method,
-    pair,
-    show,
-    twice,
-)
+from pipeline.report import columns
+from pipeline.report.columns import Cell, Columns, Row, build, digits, method, show
 from pipeline.report.figures.words import name_of
 from pipeline.report.results import Results
-from pipeline.support.formats import NONE, coefficient, number, p_value, percent, with_sign
+from pipeline.support.formats import NONE, coefficient, p_value, percent, with_sign
 from pipeline.support.paths import BASE
 
 SENSITIVITY: Columns = {
@@ -35,13 +25,13 @@ SENSITIVITY: Columns = {
 }
 AT_BUDGET: Columns = {
     "Effect": show("effect"),
-    "95 % interval": interval(),
+    "95 % interval": columns.interval(),
     "at +c": show("effect_up"),
     "at −c": show("effect_down"),
 }
 NLL_BUDGET: Columns = {
     "c": show("coefficient_up", digits(2)),
-    "−c": show("coefficient_down", lambda c: number(None if c is None else -c, 2)),
+    "−c": show("coefficient_down", lambda c: digits(2)(-c)),
     "Why not": lambda row: why_not(row["reason"], row["reason_up"], row["reason_down"]),
 }
 ANSWERS: Columns = {
@@ -74,7 +64,7 @@ FLIPS: Columns = {
 CONTROLS: Columns = {"Controls moved (nats)": show("control_change")}
 ASYMMETRY: Columns = {
     "Asymmetry at ±1": show("asymmetry", with_sign),
-    "95 % interval": interval("asymmetry_low", "asymmetry_high"),
+    "95 % interval": columns.interval("asymmetry_low", "asymmetry_high"),
 }
 CURVES: Columns = {
     "Coefficients": show("n_coefficients", str),
@@ -93,19 +83,19 @@ def sensitivity(results: Results) -> pl.DataFrame:
 
 def flips(results: Results) -> pl.DataFrame:
     rows = results.tables["flips"]
-    asked = rows["control_change"].count() > 0
-    return build(rows, FLIPS | CONTROLS if asked else FLIPS)
+    return build(rows, FLIPS | (CONTROLS if rows["control_change"].count() else {}))
 
 
 def answers(results: Results) -> pl.DataFrame:
-    return build(results.tables["answers"], ANSWERS | twice(ANSWERED, results.log_odds_first))
+    effects = columns.twice(ANSWERED, results.log_odds_first)
+    return build(results.tables["answers"], ANSWERS | effects)
 
 
 def curves(results: Results) -> pl.DataFrame:
     """The shape over all coefficients, beside the asymmetry of the arms at ±1 (or nearest)."""
     arms = at_one(results.tables["arms"]).select("method", pl.col("^asymmetry.*$"))
     rows = results.tables["curves"].join(arms, on="method", maintain_order="left")
-    asymmetry = twice(ASYMMETRY, results.log_odds_first)
+    asymmetry = columns.twice(ASYMMETRY, results.log_odds_first)
     return build(rows, {"Method": method} | asymmetry | CURVES)
 
 
@@ -118,13 +108,13 @@ def differences(results: Results) -> pl.DataFrame:
         for (name, other), row in own.items()
     }
     methods = list(dict.fromkeys(itertools.chain(*rows.select("method", "other").rows())))
-    write = pair(marked_difference, results.log_odds_first)
+    write = columns.pair(marked_difference, results.log_odds_first)
 
     def less(other: str) -> Cell:
         return lambda row: NONE if row["method"] == other else write(own[row["method"], other])
 
-    columns = {name_of(other): less(other) for other in methods}
-    return build([{"method": name} for name in methods], {"Method": method, **columns})
+    others = {name_of(other): less(other) for other in methods}
+    return build([{"method": name} for name in methods], {"Method": method} | others)
 
 
 def marked_difference(row: Row) -> str:
@@ -134,13 +124,13 @@ def marked_difference(row: Row) -> str:
 def nll_budget(results: Results) -> pl.DataFrame:
     """A row per method: half the span, both arms with the c there, or why there is none."""
     rows = results.tables["nll_budget"]
-    both, up, down = (rows.filter(pl.col("arm") == arm) for arm in ("both", "+", "-"))
-    for arm, rows in (("up", up), ("down", down)):
+    both = rows.filter(arm="both")
+    for arm, sign in (("up", "+"), ("down", "-")):
         names = renaming(effect=f"effect_{arm}")
         names |= {"coefficient": f"coefficient_{arm}", "reason": f"reason_{arm}"}
-        own = rows.select("method", *names).rename(names)
+        own = rows.filter(arm=sign).select("method", *names).rename(names)
         both = both.join(own, on="method", maintain_order="left")
-    effects = twice(AT_BUDGET, results.log_odds_first)
+    effects = columns.twice(AT_BUDGET, results.log_odds_first)
     return build(both, {"Method": method} | effects | NLL_BUDGET)
 
 
@@ -149,5 +139,5 @@ def why_not(both: str | None, up: str | None, down: str | None) -> str:
     arms = {"+c": up, "−c": down} if up or down else {"": both}
     reasons = {arm: reason.replace("delta", "Δ") for arm, reason in arms.items() if reason}
     if len(reasons) == 2 and len(set(reasons.values())) == 1:
-        reasons = {"": next(iter(reasons.values()))}
+        reasons = {"": reasons["+c"]}
     return "; ".join(f"{arm}: {reason}" if arm else reason for arm, reason in reasons.items())

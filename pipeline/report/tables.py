@@ -4,35 +4,21 @@ import polars as pl
 
 from pipeline.metrics.drawn import value_halves
 from pipeline.metrics.scores import SUFFIXES, at_one, fold_arms, in_both, renaming
-from pipeline.report.columns import (
-    Columns,
-    build,
-    cost,
-    digits,
-    general,
-    interval,
-    marked_method,
-    method,
-    missed,
-    nats,
-    pair,
-    raw,
-    show,
-    twice,
-)
+from pipeline.report import columns
+from pipeline.report.columns import Columns, build, digits, marked_method, method, show, twice
 from pipeline.report.figures.words import in_order, name_of, short_labels
 from pipeline.report.results import Results
-from pipeline.support.formats import NONE, p_value, with_sign
+from pipeline.support.formats import p_value, with_sign
 from pipeline.support.schemas import MEAN
 
 EFFECT: Columns = {
-    "Effect": show("target_effect"), "95 % interval": interval(),
+    "Effect": show("target_effect"), "95 % interval": columns.interval(),
     "at +c": show("up"), "at −c": show("down"),
 }  # fmt: skip
 SPREAD: Columns = {"SD over seeds": show("seed_sd"), "Side effects": show("side_effect")}
 LIKELIHOOD: Columns = {
     "Effect (likelihood)": show("target_effect_likelihood"),
-    "95 % interval (likelihood)": interval("ci_low_likelihood", "ci_high_likelihood"),
+    "95 % interval (likelihood)": columns.interval("ci_low_likelihood", "ci_high_likelihood"),
     "at +c (likelihood)": show("up_likelihood"),
     "at −c (likelihood)": show("down_likelihood"),
     "p (likelihood)": show("p_clustered_likelihood", p_value),
@@ -52,9 +38,9 @@ SEED: Columns = {"Method": method, "Seed": show("seed", str)}
 SEED_EFFECT: Columns = {
     "Effect": show("target_effect"),
     "at +c": show("up"),
-    "95 % interval at +c": interval("up_low", "up_high"),
+    "95 % interval at +c": columns.interval("up_low", "up_high"),
     "at −c": show("down"),
-    "95 % interval at −c": interval("down_low", "down_high"),
+    "95 % interval at −c": columns.interval("down_low", "down_high"),
     "Side effects": show("side_effect"),
 }
 
@@ -64,9 +50,12 @@ def likelihood(rows: pl.DataFrame) -> Columns:
     return LIKELIHOOD if "target_effect_likelihood" in rows.columns else {}
 
 
+def some(*names: str) -> Columns:
+    return {name: FULL[name] for name in names}
+
+
 def source(results: Results) -> pl.DataFrame:
     """The published README's results table in its own layout, best normalized gain first."""
-    rows = results.tables["equal_cost"].sort("normalized_gain", descending=True)
     behaviour = results.params.behaviour
     target = "Truth" if behaviour == "honesty" else behaviour
     effects = {
@@ -75,68 +64,56 @@ def source(results: Results) -> pl.DataFrame:
         "at −c": show("down"),
         "Side Effects (Δ Other ↓)": show("side_effect"),
     }
-    return build(
-        rows,
-        {
-            "Method": marked_method,
-            "Coeff": show("coefficient", general("±{:g}")),
-            **twice(effects, results.log_odds_first),
-            "p-value": show("p_clustered", p_value),
-            "Output Quality (Δ NLL ↓)": show("delta_nll"),
-            "Normalized Gain (%)": show("normalized_gain", digits(2)),
-        },
-    )
+    return build(results.tables["equal_cost"].sort("normalized_gain", descending=True), {
+        "Method": marked_method,
+        "Coeff": show("coefficient", "±{:g}".format),
+        **twice(effects, results.log_odds_first),
+        "p-value": show("p_clustered", p_value),
+        "Output Quality (Δ NLL ↓)": show("delta_nll"),
+        "Normalized Gain (%)": show("normalized_gain", digits(2)),
+    })  # fmt: skip
 
 
 def rank(n_random: int) -> Columns:
     """Return the column of places among random directions, where there are some."""
-    place = show("random_rank", lambda place: NONE if place is None else str(place))
-    return {f"Rank among {n_random} random directions": place} if n_random else {}
+    return (
+        {f"Rank among {n_random} random directions": show("random_rank", str)} if n_random else {}
+    )
 
 
 def summary(results: Results) -> pl.DataFrame:
     """The table `equal_cost` for a narrow page: interval and arms are in log-odds (nats)."""
-    return build(
-        results.tables["equal_cost"].sort("target_effect_log_odds", descending=True),
-        {
-            "Method": lambda row: marked_method(row) + missed(row),
-            "Effect (log-odds)": nats(EFFECT["Effect"]),
-            **{head: nats(cell) for head, cell in EFFECT.items() if head != "Effect"},
-            "Effect (probability)": EFFECT["Effect"],
-            **rank(results.n_random),
-            "p (clustered)": FULL["p (clustered)"],
-            "Δ NLL": FULL["Δ NLL"],
-            "Choice mass": FULL["Choice mass"],
-        },
-    )
+    in_nats = {head: columns.nats(cell) for head, cell in EFFECT.items()}
+    return build(results.tables["equal_cost"].sort("target_effect_log_odds", descending=True), {
+        "Method": lambda row: marked_method(row) + columns.missed(row),
+        "Effect (log-odds)": in_nats.pop("Effect"),
+        **in_nats,
+        "Effect (probability)": EFFECT["Effect"],
+        **rank(results.n_random),
+        **some("p (clustered)", "Δ NLL", "Choice mass"),
+    })  # fmt: skip
 
 
 def equal_cost(results: Results) -> pl.DataFrame:
     """Every method at ±1, best effect first."""
-    rows = results.tables["equal_cost"]
-    first = SUFFIXES[results.log_odds_first]
-    return build(
-        rows.sort(f"target_effect{first}", descending=True),
-        {
-            "Method": marked_method,
-            **twice(EFFECT | SPREAD, results.log_odds_first),
-            "p (clustered)": show("p_clustered", p_value),
-            **rank(results.n_random),
-            **likelihood(rows),
-            "Δ NLL": show("delta_nll"),
-            "Share of oracle": show("oracle_share", digits(2)),
-            "KL at +c / −c": cost,
-            "Raw +c / −c": raw,
-        },
-    )
+    rows, first = results.tables["equal_cost"], SUFFIXES[results.log_odds_first]
+    return build(rows.sort(f"target_effect{first}", descending=True), {
+        "Method": marked_method,
+        **twice(EFFECT | SPREAD, results.log_odds_first),
+        **some("p (clustered)"),
+        **rank(results.n_random),
+        **likelihood(rows),
+        **some("Δ NLL", "Share of oracle"),
+        "KL at +c / −c": columns.cost,
+        "Raw +c / −c": columns.raw,
+    })  # fmt: skip
 
 
 def full(results: Results) -> pl.DataFrame:
     """Every |c|: both arms, interval, both p-values, share of the oracle, and n."""
-    columns = {"Method": marked_method, "±c": show("coefficient", general("{:g}"))}
-    effects = twice(EFFECT | SPREAD, results.log_odds_first)
-    rows = results.tables["arms"]
-    return build(rows, columns | effects | likelihood(rows) | FULL)
+    about = {"Method": marked_method, "±c": show("coefficient", "{:g}".format)}
+    rows, effects = results.tables["arms"], twice(EFFECT | SPREAD, results.log_odds_first)
+    return build(rows, about | effects | likelihood(rows) | FULL)
 
 
 def seeds(results: Results) -> pl.DataFrame:
@@ -153,25 +130,22 @@ def seeds(results: Results) -> pl.DataFrame:
     order = in_order(halves["method"].to_list())
     return build(
         sorted(halves.to_dicts(), key=lambda row: order.index(row["method"])),
-        SEED | twice(SEED_EFFECT, results.log_odds_first) | {"Δ NLL": show("delta_nll")},
+        SEED | twice(SEED_EFFECT, results.log_odds_first) | some("Δ NLL"),
     )
 
 
 def values(results: Results) -> pl.DataFrame:
     """The change of every value, the target first, a column per method; * where q < 0.05."""
     halves = value_halves(results.tables["values"], results.unit)
-    write = pair(show("half", with_sign), results.log_odds_first)
+    write = columns.pair(show("half", with_sign), results.log_odds_first)
     marked = [write(row) + "*" * row["significant"] for row in halves.to_dicts()]
     wide = halves.with_columns(pl.Series("half", marked)).pivot(
         "method", index=["label", "n_items"], values="half", maintain_order=True
     )
     words, target = short_labels(wide["label"].to_list()), results.target.label
     methods = in_order(halves["method"].to_list())
+    about = {"Value": show("label", words.__getitem__), "Items": show("n_items", str)}
     return build(
         sorted(wide.to_dicts(), key=lambda row: (row["label"] != target, row["label"])),
-        {
-            "Value": show("label", words.__getitem__),
-            "Items": show("n_items", str),
-            **{name_of(method): show(method, str) for method in methods},
-        },
+        about | {name_of(method): show(method, str) for method in methods},
     )

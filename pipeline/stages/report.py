@@ -1,5 +1,7 @@
 """report: the effects' tables -> reports/tables, figures, report.html, and MLflow's parent run."""
 
+import itertools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +19,10 @@ from pipeline.study import overview
 from pipeline.study.behaviours import load_behaviour
 from pipeline.study.params import Params
 from pipeline.study.tracking import Run, read_records
+from pipeline.support import paths
 from pipeline.support.files import new_file, new_folder, read_json
 from pipeline.support.formats import write_table
-from pipeline.support.paths import (
-    BASE,
-    CHECKS,
-    CODE,
-    COMPOSITION,
-    ITEMS,
-    MANIFEST,
-    PAIRS,
-    REPORTS,
-    SVD,
-    adapter_folder,
-    behaviour_file,
-    cell_folders,
-    scores_folder,
-)
+from pipeline.support.paths import BASE, REPORTS, adapter_folder, scores_folder
 from pipeline.support.schemas import read_table
 
 TABLES = (
@@ -49,70 +38,60 @@ def read_csv(name: str) -> pl.DataFrame:
     return read_table(path, made_by, infer_schema_length=None, schema_overrides=seed)
 
 
-def read_cells(params: Params) -> dict[str, pl.DataFrame]:
-    """Return each method's scores, all its seeds, and those of the base model under `base`."""
-    folders = cell_folders(params.methods, params.baselines, params.seeds)
-    folders[BASE] = [scores_folder(BASE)]
-    return {
-        method: pl.concat([read_table(f / "scores.parquet", "effects") for f in own]).filter(
-            form=params.scoring.forms[0]
-        )
-        for method, own in folders.items()
-    }
+def read_cells(folders: Iterable[Path], name: str) -> pl.DataFrame:
+    return pl.concat(read_table(folder / f"{name}.parquet", "effects") for folder in folders)
 
 
-def read_texts(params: Params) -> pl.DataFrame:
-    """Return the free texts of the base model and of all cells."""
-    cells = cell_folders(params.methods, params.baselines, params.seeds)
-    folders = [scores_folder(BASE), *(folder for own in cells.values() for folder in own)]
-    return pl.concat([read_table(f / "coherence.parquet", "effects") for f in folders])
-
-
-def read_adapters(cells: list[Cell], name: str, made_by: str) -> dict[Cell, dict[str, Any]]:
+def read_adapters(cells: Iterable[Cell], name: str, made_by: str) -> dict[Cell, dict[str, Any]]:
     return {cell: read_json(adapter_folder(*cell) / name, made_by) for cell in cells}
 
 
+def score_folders(params: Params) -> dict[str, list[Path]]:
+    """Return the folders of each method's scores, those of the base model first."""
+    cells = paths.cell_folders(params.methods, params.baselines, params.seeds)
+    return {BASE: [scores_folder(BASE)]} | cells
+
+
 def read_results(params: Params) -> Results:
-    scores = read_cells(params)
-    base = scores.pop(BASE)
-    learned = [(method, seed) for method in params.methods for seed in params.seeds]
-    others = [
-        (method, seed)
-        for method in params.baselines
-        for seed in scores[method]["seed"].unique(maintain_order=True)
-    ]
+    folders, texts = score_folders(params), None
+    if params.generation.coherence_tokens:
+        texts = read_cells(itertools.chain(*folders.values()), "coherence")
+    form = params.scoring.forms[0]
+    scores = {m: read_cells(own, "scores").filter(form=form) for m, own in folders.items()}
+    learned = list(itertools.product(params.methods, params.seeds))
+    seeds = {m: scores[m]["seed"].unique(maintain_order=True) for m in params.baselines}
+    others = [(method, seed) for method, own in seeds.items() for seed in own]
+    fitted = read_adapters(learned, "steering.json", "train")
     return Results(
         params=params,
         tables={name: read_csv(name) for name in TABLES},
         oracle=read_json(REPORTS / "oracle.json", "effects"),
-        manifest=read_json(MANIFEST, "model"),
-        behaviour=load_behaviour(behaviour_file(params.behaviour)),
+        manifest=read_json(paths.MANIFEST, "model"),
+        behaviour=load_behaviour(paths.behaviour_file(params.behaviour)),
         pairs=read_pairs(),
         items=read_items(),
-        base=base,
+        base=scores.pop(BASE),
         cells=scores,
         histories={
-            method: {
-                seed: read_table(adapter_folder(method, seed) / "history.parquet", "train")
-                for seed in params.seeds
+            m: {
+                s: read_table(adapter_folder(m, s) / "history.parquet", "train")
+                for s in params.seeds
             }
-            for method in params.methods
+            for m in params.methods
         },
         certificates=read_adapters(learned, "certificate.json", "train"),
-        adapters=read_adapters(learned, "steering.json", "train")
-        | read_adapters(others, "steering.json", "baselines"),
-        texts=read_texts(params) if params.generation.coherence_tokens else None,
+        adapters=fitted | read_adapters(others, "steering.json", "baselines"),
+        texts=texts,
     )
 
 
 def stage_records(params: Params) -> list[dict]:
     """Return the records of all stages before this one, for those that DVC took from its cache."""
-    learned = [adapter_folder(m, s) for m in params.methods for s in params.seeds]
-    others = [adapter_folder(m, 0) for m in params.baselines]
-    cells = cell_folders(params.methods, params.baselines, params.seeds)
-    scored = [folder for folders in cells.values() for folder in folders]
-    early = [CODE, MANIFEST.parent, PAIRS, CHECKS, SVD, ITEMS, COMPOSITION]
-    return read_records([*early, *learned, *others, scores_folder(BASE), *scored])
+    fits = [adapter_folder(m, s) for m, s in itertools.product(params.methods, params.seeds)]
+    fits += [adapter_folder(method, 0) for method in params.baselines]
+    early = [paths.CODE, paths.MANIFEST.parent, paths.PAIRS, paths.CHECKS, paths.SVD, paths.ITEMS]
+    scored = itertools.chain(*score_folders(params).values())
+    return read_records([*early, paths.COMPOSITION, *fits, *scored])
 
 
 def main() -> None:
@@ -124,7 +103,7 @@ def main() -> None:
                 write_table(folder, name, table)
         with new_folder(REPORTS / "figures") as folder:
             figures = draw(results, folder)
-        items = read_json(ITEMS / "source.json", "evalset")
+        items = read_json(paths.ITEMS / "source.json", "evalset")
         made_by = manifest(results.manifest, items, params, str(choose_device("auto")))
         with new_file(REPORTS / "report.html") as file:
             used = Path("params.yaml").read_text(encoding="utf-8")
