@@ -43,7 +43,7 @@ from pipeline.app.export.command import main
 from pipeline.lm.base import Base
 from pipeline.lm.load import load_model, load_tokenizer
 from pipeline.report import figures
-from pipeline.report.figures.look import FREE, look_of, style
+from pipeline.report.figures.look import FREE, Sheet, look_of, style
 from pipeline.report.figures.words import has_dose, name_of
 from pipeline.steering import METHODS
 from pipeline.steering.saved import save_steering
@@ -73,7 +73,7 @@ equal = pl.DataFrame(
 )
 effect = dict.fromkeys(("effect", "effect_log_odds"), [0.1])
 seeds = pl.DataFrame({"method": ["median"], "seed": [0], **effect})
-figures.forest(place / "figures", equal, seeds, False, "a caption")
+figures.forest(Sheet(place / "figures", "a caption"), equal, seeds)
 assert "<!-- median difference -->" in (place / "figures/forest.svg").read_text()
 """
 

@@ -13,7 +13,7 @@ from pipeline.metrics.scores import Evaluation
 from pipeline.report import figures, page
 from pipeline.report.contents import marked
 from pipeline.report.context import ACTIONS, ahead, change, headline, left_out, said
-from pipeline.report.figures.look import stacked
+from pipeline.report.figures.look import Sheet, stacked
 from pipeline.report.figures.words import name_of
 from pipeline.report.manifest import cells, digest, locked
 from pipeline.report.results import Results
@@ -91,14 +91,15 @@ def draw_all(folder) -> None:
         {"coefficient": 1.0, "target_effect": 0.3, "target_effect_log_odds": 1.5},
     ]
     effects, arms, equal = (shown[name] for name in ("effects", "arms", "equal"))
-    figures.effect_vs_coherence(folder, arms, equal, effects, 0.2, False, "a caption")
-    figures.dose_response(folder, effects, oracle, True, "a caption")
-    figures.forest(folder, equal, shown["seeds"], False, "a caption")
+    sheet, nats_first = (Sheet(folder, "a caption", first) for first in (False, True))
+    figures.effect_vs_coherence(sheet, arms, equal, effects, 0.2)
+    figures.dose_response(nats_first, effects, oracle)
+    figures.forest(sheet, equal, shown["seeds"])
     halves = drawn.value_halves(shown["values"], 1.0)
     order = drawn.most_moved(halves, "Value/honesty")
-    figures.value_map(folder, halves, order, 1.0, True, "a caption")
+    figures.value_map(nats_first, halves, order, 1.0)
     counts = drawn.excluded_counts(effects, 200)
-    figures.choice_mass(folder, effects, counts, 200, 0.5, "a caption")
+    figures.choice_mass(sheet, effects, counts, 200, 0.5)
 
 
 def test_every_figure_names_its_methods_and_comes_out_the_same_twice(tmp_path):
@@ -127,7 +128,7 @@ def test_training_curves_have_a_panel_per_method(tmp_path):
         {"split": ["train", "train", "calibration"], "step": [1, 2, 2], "loss": [1.0, 0.5, 0.7]}
     )
     histories = {"lora": {0: history, 1: history}, "lora_antiparallel": {0: history}}
-    figures.training_curves(tmp_path, histories, "a caption")
+    figures.training_curves(Sheet(tmp_path, "a caption"), histories)
     said = re.findall(r"<!-- (.*?) -->", (tmp_path / "training.svg").read_text())
     assert {"LoRA", "LoRA, antiparallel", "seed 1"} <= set(said)
 
@@ -136,7 +137,7 @@ def test_training_curves_have_a_panel_per_method(tmp_path):
 def test_a_far_value_gets_an_axis_of_its_own(far, axes):
     from matplotlib.figure import Figure
 
-    assert len(stacked(Figure(), [0.05, -0.01], [0.05, -0.01, far], "y", (1, 3))) == axes
+    assert len(stacked(Figure(), [0.05, -0.01], [0.05, -0.01, far])) == axes
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import polars as pl
 from pipeline.app.revisions import Result, differing, read_result
 from pipeline.report.columns import Cell, Columns, build, cost, interval, method, raw, show, twice
 from pipeline.report.figures.comparison import comparison
+from pipeline.report.figures.look import Sheet
 from pipeline.support.errors import InputError
 from pipeline.support.files import write_text
 from pipeline.support.formats import NONE, markdown, p_value, write_table
@@ -33,7 +34,7 @@ def main(names: list[str], out: str, only: list[str]) -> None:
     write_table(folder, "comparison", table)
     write_text(folder / "results.csv", rows.write_csv())
     axis = ", ".join(keys) or "experiment"
-    comparison(folder, rows, axis, log_odds_first(results), caption(results))
+    comparison(Sheet(folder, caption(results), log_odds_first(results)), rows, axis)
     print(markdown(table))
     print(f"{out}: comparison.md, .csv, .tex, .svg, .png, and the numbers in full in results.csv")
 

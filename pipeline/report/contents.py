@@ -8,6 +8,7 @@ import polars as pl
 from pipeline.metrics import drawn
 from pipeline.report import appendix, figures, statistics, tables, untargeted
 from pipeline.report.columns import MISSED
+from pipeline.report.figures.look import Sheet
 from pipeline.report.figures.words import name_of
 from pipeline.report.results import Results
 
@@ -64,11 +65,9 @@ def draw(results: Results, folder: Path) -> dict[str, str]:
     if results.histories:
         of_pairs = f"n = {results.n_pairs('train')} training and {results.n_pairs('calibration')}"
         said = f"{results.study}; {of_pairs} calibration pairs; {results.seeds}"
-        figures.training_curves(folder, results.histories, said)
-    return {
-        file.stem: base64.b64encode(file.read_bytes()).decode()
-        for file in sorted(folder.glob("*.svg"))
-    }
+        figures.training_curves(Sheet(folder, said), results.histories)
+    drawings = {file.stem: file.read_bytes() for file in sorted(folder.glob("*.svg"))}
+    return {name: base64.b64encode(drawing).decode() for name, drawing in drawings.items()}
 
 
 def draw_effects(results: Results, folder: Path) -> None:
@@ -77,19 +76,15 @@ def draw_effects(results: Results, folder: Path) -> None:
     effects, arms, equal = read["effects"], read["arms"], read["equal_cost"]
     random = f"; {results.n_random} random directions" if results.n_random else ""
     caption = f"{results.study}; n = {results.n_dilemmas} dilemmas; {results.seeds}{random}"
-    first = results.log_odds_first
-    figures.effect_vs_coherence(folder, arms, equal, effects, params.nll_budget, first, caption)
-    figures.dose_response(folder, effects, results.oracle, first, caption)
-    figures.forest(folder, equal, results.seed_effects, first, caption + unreached(results))
+    sheet = Sheet(folder, caption, results.log_odds_first)
+    figures.effect_vs_coherence(sheet, arms, equal, effects, params.nll_budget)
+    figures.dose_response(sheet, effects, results.oracle)
+    missed = "; ".join(map(name_of, results.unreached))
+    said = f". Largest dose of the search instead, which does not reach the budget: {missed}"
+    own = sheet._replace(caption=caption + said) if missed else sheet
+    figures.forest(own, equal, results.seed_effects)
     halves = drawn.value_halves(read["values"], unit)
     order = drawn.most_moved(halves, results.target.label)
-    figures.value_map(folder, halves, order, unit, first, caption)
-    n_items = results.items.height
-    counts = drawn.excluded_counts(effects, n_items)
-    figures.choice_mass(folder, effects, counts, n_items, params.min_choice_mass, caption)
-
-
-def unreached(results: Results) -> str:
-    methods = "; ".join(map(name_of, results.unreached))
-    said = f". Largest dose of the search instead, which does not reach the budget: {methods}"
-    return said if methods else ""
+    figures.value_map(sheet, halves, order, unit)
+    n, gate = results.items.height, params.min_choice_mass
+    figures.choice_mass(sheet, effects, drawn.excluded_counts(effects, n), n, gate)

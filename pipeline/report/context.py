@@ -55,7 +55,7 @@ def missed(row: dict[str, Any]) -> str:
     """Say what ±1 cost where that is not the budget."""
     if row["budget_reached"] or not row["calibrated"]:
         return ""
-    costs = f"{row['cost_positive']:.3f} / {row['cost_negative']:.3f}"
+    costs = "{cost_positive:.3f} / {cost_negative:.3f}".format(**row)
     return f"; the budget is not reached: KL {costs} at +c / −c"
 
 
@@ -65,66 +65,48 @@ def ahead(equal: pl.DataFrame, log_odds_first: bool) -> float | None:
     It is None where no prompt or no method with a dose moves it.
     """
     effects = f"target_effect{SUFFIXES[log_odds_first]}"
-    dosed, prompt = (
-        max(equal.filter(pl.col("calibrated") == has_dose)[effects], default=0.0)
-        for has_dose in (True, False)
-    )
+    dosed, prompt = (max(equal.filter(calibrated=c)[effects], default=0.0) for c in (True, False))
     return prompt / dosed if prompt > 0 and dosed > 0 else None
 
 
 def headline(
-    equal: pl.DataFrame,
-    learned: list[str],
-    seeds: pl.DataFrame,
-    even_arms: float,
-    log_odds_first: bool,
+    equal: pl.DataFrame, learned: list[str], seeds: pl.DataFrame, even: float, log_odds_first: bool
 ) -> list[str]:
     """Say what moves the target most at equal cost, by kind of method, and which stand out.
 
-    `seeds` (method, seed, effect): effects of single seeds. Single random
-    directions are the control.
+    `seeds` (method, seed, effect): effects of single seeds. Single random directions are the
+    control. `even`: the least share of the stronger arm that the weaker one may be.
     """
     best = equal.sort(f"target_effect{SUFFIXES[log_odds_first]}", descending=True)
-    dosed, is_random = best.filter("calibrated"), pl.col("method") == "random"
-    is_learned, control, others = (
-        pl.col("method").is_in(learned), dosed.filter(is_random), dosed.filter(~is_random)
-    )  # fmt: skip
-    kinds = {
-        "Of the trained methods": dosed.filter(is_learned),
-        "Of those without training": others.filter(~is_learned),
-        "Without a dose, at its own cost": best.filter(~pl.col("calibrated")),
-    }
-    lines = [
-        said(kind, rows.row(0, named=True), log_odds_first) + "."
-        for kind, rows in kinds.items()
-        if rows.height
-    ]
+    dosed, is_learned = best.filter("calibrated"), pl.col("method").is_in(learned)
+    control, others = dosed.filter(method="random"), dosed.filter(pl.col("method") != "random")
+
+    def first(kind: str, rows: pl.DataFrame) -> list[str]:
+        return [f"{said(kind, row, log_odds_first)}." for row in rows.head(1).to_dicts()]
+
+    lines = first("Of the trained methods", dosed.filter(is_learned))
+    lines += first("Of those without training", others.filter(~is_learned))
+    lines += first("Without a dose, at its own cost", best.filter(calibrated=False))
     if (ratio := ahead(equal, log_odds_first) or 0.0) >= FAR_AHEAD:
         lines[-1] += f" That is {ratio:.0f} times as much as the best method with a dose."
     if control.height:
-        single = seeds.filter(is_random)["effect_log_odds"].to_list()
-        lines.append(said("As a control", control.row(0, named=True), log_odds_first) + ".")
-        lines.append(against_random(others, single))
-    return [*lines, both_ways(others, even_arms)] if others.height else lines
+        lines += first("As a control", control)
+        single = seeds.filter(method="random")["effect_log_odds"].to_list()
+        lines.append(
+            f"Further than each of {len(single)} random directions at the same cost, whatever its "
+            f"sign ({change(min(single))} to {change(max(single))} nats): "
+            f"{names(others.filter(random_rank=1)['method'])}."
+        )
+    return [*lines, both_ways(others, even)] if others.height else lines
 
 
-def against_random(others: pl.DataFrame, single: list[float]) -> str:
-    beyond = names(others.filter(pl.col("random_rank") == 1)["method"])
-    return (
-        f"Further than each of {len(single)} random directions at the same cost, whatever its sign "
-        f"({change(min(single))} to {change(max(single))} nats): {beyond}."
-    )
-
-
-def both_ways(rows: pl.DataFrame, even_arms: float) -> str:
+def both_ways(rows: pl.DataFrame, even: float) -> str:
     """Say which methods move up at +c and down at -c, the weaker arm not too weak."""
     arms = pl.col("up"), -pl.col("down")
     weaker, stronger = pl.min_horizontal(arms), pl.max_horizontal(arms)
-    even = rows.filter((weaker > 0) & (weaker >= even_arms * stronger))["method"]
-    return (
-        f"With a dose, up at +c and down at −c, the weaker arm at least {100 * even_arms:.0f} % of "
-        f"the stronger: {names(even)}."
-    )
+    found = rows.filter((weaker > 0) & (weaker >= even * stronger))["method"]
+    share = f"the weaker arm at least {100 * even:.0f} % of the stronger"
+    return f"With a dose, up at +c and down at −c, {share}: {names(found)}."
 
 
 def left_out(undecided: list[Cell]) -> list[str]:
@@ -142,33 +124,26 @@ def setup(results: Results) -> dict[str, str]:
     positive, negative = results.behaviour.sentences()[0]
     packed = "" if model["quantisation"] == "none" else f", {model['quantisation']}"
     shape = f"{model['architecture']}, {model['layers']} layers, width {model['hidden_size']}"
-    trained = [trained_method(results, method) for method in params.methods]
-    baselines = [
-        name_of(m) + (f" ({results.n_random})" if m == "random" else "") for m in params.baselines
-    ]
+    trained = "; ".join(trained_method(results, method) for method in params.methods)
+    count = {"random": f" ({results.n_random})"}
+    baselines = "; ".join(name_of(method) + count.get(method, "") for method in params.baselines)
+    pairs = f"{results.n_pairs('train')} to train on, {results.n_pairs('calibration')}"
+    asked, own = results.items["dilemma_id"].n_unique(), f"none of them on {params.behaviour}"
+    if not results.unmeasured:
+        own = f"{results.n_dilemmas} of them on {results.target.label}"
     return {
         "Model": f"{params.model}: {shape}{packed}",
         "Behaviour": f"{params.behaviour}; +1 stands for “{positive}”, −1 for “{negative}”",
-        "Contrast pairs": f"{results.n_pairs('train')} to train on, "
-        f"{results.n_pairs('calibration')} for the checkpoint",
-        "Dilemmas": f"{results.items['dilemma_id'].n_unique()} of {params.evalset}, "
-        f"{on_target(results)}; each is asked from both sides",
+        "Contrast pairs": f"{pairs} for the checkpoint",
+        "Dilemmas": f"{asked} of {params.evalset}, {own}; each is asked from both sides",
         "Scores": "; and ".join(SCORED[form] for form in params.scoring.forms),
-        "Trained methods": f"{'; '.join(trained)}. {results.seeds.capitalize()}"
-        if trained
-        else "none",
-        "Without training": "; ".join(baselines) or "none",
+        "Trained methods": f"{trained}. {results.seeds.capitalize()}" if trained else "none",
+        "Without training": baselines or "none",
         "Coefficients": f"{coefficients}, ±1 cost {cost} on replies of the base model",
         "Checkpoints": "from contrast pairs alone",
         "Signs": "from Yes-or-No probes for trained methods, PCA and gradient; else from pairs",
         "Defaults": "some were chosen on dilemmas of another value, kindness: docs/lab_notes.md",
     }
-
-
-def on_target(results: Results) -> str:
-    if results.unmeasured:
-        return f"none of them on {results.params.behaviour}"
-    return f"{results.n_dilemmas} of them on {results.target.label}"
 
 
 def trained_method(results: Results, method: str) -> str:
@@ -179,16 +154,15 @@ def trained_method(results: Results, method: str) -> str:
 
 def context(results: Results, reproduction: dict[str, str], params_text: str) -> dict[str, Any]:
     """Return the variables of the page's template and of the texts in page.yaml."""
-    shared = {
-        "params": results.params, "manifest": results.manifest, "synthetic": results.synthetic,
-        "unmeasured": results.unmeasured, "unit": results.unit, "target": results.target.label,
-        "opposite": results.target.opposite, "budget": results.params.dose, "measure": MEASURE,
-        "pair": results.params.composition, "log_odds_first": results.log_odds_first, "sure": SURE,
+    own = ("params", "manifest", "synthetic", "unmeasured", "unit", "log_odds_first")
+    shared = {name: getattr(results, name) for name in own} | {
+        "target": results.target.label, "opposite": results.target.opposite, "sure": SURE,
+        "budget": results.params.dose, "measure": MEASURE, "pair": results.params.composition,
         "setup": setup(results), "name_of": name_of, "change": change, "words": ACTIONS,
         "reproduction": reproduction, "manifest_text": json.dumps(results.manifest, indent=2),
-        "params_text": params_text,
+        "params_text": params_text, "examples": [],
     }  # fmt: skip
-    return shared | ({"examples": []} if results.unmeasured else of_effects(results))
+    return shared if results.unmeasured else shared | of_effects(results)
 
 
 def of_effects(results: Results) -> dict[str, Any]:
@@ -197,9 +171,9 @@ def of_effects(results: Results) -> dict[str, Any]:
     even, first = params.report.even_arms, results.log_odds_first
     unknown = pl.col("method").is_in([method for method, _ in results.undecided])
     lines = headline(equal.filter(~unknown), params.methods, results.seed_effects, even, first)
-    return {
-        "oracle": results.oracle, "n_dilemmas": results.n_dilemmas, "examples": results.examples,
+    own = ("oracle", "n_dilemmas", "examples", "n_random")
+    return {name: getattr(results, name) for name in own} | {
         "ahead": ahead(equal, first), "undecided": adapters(results.undecided),
-        "n_random": results.n_random, "unreached": list(map(name_of, results.unreached)),
+        "unreached": list(map(name_of, results.unreached)),
         "headline": lines + left_out(results.undecided),
     }  # fmt: skip

@@ -46,8 +46,7 @@ def digest(content: Any) -> str:
 
 def edited() -> list[str]:
     """Return the files of code and raw data that differ from the commit."""
-    status = git("status", "--porcelain", "--", *CODE) or ""
-    return [line[3:] for line in status.splitlines()]
+    return [line[3:] for line in (git("status", "--porcelain", "--", *CODE) or "").splitlines()]
 
 
 def manifest(
@@ -58,15 +57,14 @@ def manifest(
     outs = [out for stage in lock.values() for out in stage.get("outs", [])]
     hashes = {out["path"]: out["md5"] for out in outs if "md5" in out}
     edits = f", with edits to {', '.join(changed)}" if changed else ""
+    read_at = f", commit {items['commit']}" if items.get("commit") else ""
+    locked_as = digest(lock) if lock else "none: not run by DVC"
     return {
         "commit": (commit() or "none: not a git checkout") + edits,
-        "dvc.lock (this study's stages before the report, sha256)": digest(lock)
-        if lock
-        else "none: not run by DVC",
+        "dvc.lock (this study's stages before the report, sha256)": locked_as,
         "model": f"{model['source']}, revision {model['revision'] or 'none (a local folder)'}",
         "weights (sha256)": model["weights_sha256"],
-        "evaluation set": f"{items['source']}, {items['dilemmas']} dilemmas"
-        + (f", commit {items['commit']}" if items.get("commit") else ""),
+        "evaluation set": f"{items['source']}, {items['dilemmas']} dilemmas{read_at}",
         **{f"{path} (md5)": hashes[path] for path in HASHED if path in hashes},
         "seeds": ", ".join(map(str, params.seeds)),
         "device": params.device + (f", here {auto}" if params.device == "auto" else ""),

@@ -1,46 +1,36 @@
 """Effects across experiments: by the one number that differs, else a place per experiment."""
 
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from pipeline.report.figures.look import (
-    QUIET,
-    Measure,
-    draw_effects,
-    halves,
-    legend,
-    methods_of,
-    stacked,
-    style,
-)
+from pipeline.report.figures import look
+from pipeline.report.figures.look import QUIET, Measure, Sheet, halves, methods_of
 from pipeline.report.figures.words import has_dose
 
 MANY = 8  # a number that spans this factor is drawn on a logarithmic axis
 
 
-def comparison(
-    folder: Path, rows: pl.DataFrame, axis: str, log_odds_first: bool, caption: str
-) -> None:
+def comparison(sheet: Sheet, rows: pl.DataFrame, axis: str) -> None:
     """Draw the effect at equal cost with its 95 % interval.
 
     `rows` hold `experiment`, `x` (a number, or null in all) and the columns of equal_cost.csv.
     """
-    numeric = not rows["x"].has_nulls()
     names = rows["experiment"].unique(maintain_order=True).to_list()
-    place = (
-        pl.col("x") if numeric else pl.col("experiment").replace_strict(names, range(len(names)))
-    )
+    place = pl.col("x")
+    if rows["x"].has_nulls():
+        place = pl.col("experiment").replace_strict(names, range(len(names)))
+    else:
+        names = []
     rows = rows.with_columns(place.cast(pl.Float64).alias("place")).sort("place")
-    said = f"{caption}. Effect at equal cost with its 95 % interval."
-    with halves(folder, "comparison", said, 4.0, log_odds_first) as parts:
+    said = "Effect at equal cost with its 95 % interval."
+    with halves(sheet, "comparison", said, 4.0) as parts:
         for part, measure in parts:
-            panel = draw(part, measure.of(rows), numeric)
-            finish(panel, measure, sorted(set(rows["place"])), [] if numeric else names)
+            panel = draw(part, measure.of(rows), not names)
+            finish(panel, measure, sorted(set(rows["place"])), names)
             panel.set_xlabel(axis)
             if part is parts[0][0]:
-                legend(part, panel)
+                look.legend(part, panel)
 
 
 def draw(drawing: Any, rows: pl.DataFrame, numeric: bool) -> Any:
@@ -48,13 +38,16 @@ def draw(drawing: Any, rows: pl.DataFrame, numeric: bool) -> Any:
     methods = methods_of(rows)
     inner = rows.filter(pl.col("method").map_elements(has_dose, pl.Boolean))
     reach, far = ([*part["ci_low"], *part["ci_high"]] for part in (inner, rows))
-    panels = stacked(drawing, reach, [*reach, *far], "y", (1, 3))
+    panels = look.stacked(drawing, reach, [*reach, *far])
     for axes in panels:
         for index, method in enumerate(methods):
-            own = rows.filter(pl.col("method") == method)
-            side = (index - (len(methods) - 1) / 2) * 0.6 / len(methods)
-            look = {"ls": "-"} | style(method) | {"lw": 1} | ({} if numeric else {"ls": "none"})
-            draw_effects(axes, own["place"] + (0.0 if numeric else side), own, look)
+            own, side = rows.filter(method=method), (index - (len(methods) - 1) / 2) * 0.6
+            style = {"ls": "-"} | look.style(method) | {"lw": 1}
+            if numeric:
+                look.draw_effects(axes, own["place"], own, style)
+            else:
+                shifted = own["place"] + side / len(methods)
+                look.draw_effects(axes, shifted, own, style | {"ls": "none"})
     return panels[0]
 
 

@@ -1,22 +1,11 @@
 """Dose-response: a panel per method with intervals, seeds, random directions and the oracle."""
 
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from pipeline.report.figures.look import (
-    BAND,
-    COLUMNS,
-    QUIET,
-    draw_effects,
-    grid,
-    grid_height,
-    halves,
-    limits,
-    methods_of,
-    style,
-)
+from pipeline.report.figures import look
+from pipeline.report.figures.look import COLUMNS, QUIET, Sheet, halves, methods_of
 from pipeline.report.figures.words import has_dose
 from pipeline.support.formats import with_minus
 from pipeline.support.schemas import MEAN
@@ -25,14 +14,11 @@ Oracle = list[dict[str, float]]
 EDGES = ("ci_low", "ci_high", "seed_min", "seed_max")
 
 
-def dose_response(
-    folder: Path, effects: pl.DataFrame, oracle: Oracle, log_odds_first: bool, caption: str
-) -> None:
+def dose_response(sheet: Sheet, effects: pl.DataFrame, oracle: Oracle) -> None:
     """Draw the effect at every c: methods with a dose on one scale, those without on another."""
     methods = sorted(methods_of(effects), key=lambda method: not has_dose(method))
-    said = f"{caption}. {explained('random' in methods, oracle)}"
-    height = grid_height(len(methods))
-    with halves(folder, "dose_response", said, height, log_odds_first) as parts:
+    said = explained("random" in methods, oracle)
+    with halves(sheet, "dose_response", said, look.grid_height(len(methods))) as parts:
         for part, measure in parts:
             law = measure.of(pl.DataFrame(oracle)).to_dicts()
             draw(part, methods, measure.of(effects), law)
@@ -41,16 +27,20 @@ def dose_response(
 
 
 def draw(drawing: Any, methods: list[str], effects: pl.DataFrame, oracle: Oracle) -> None:
-    shown = {method: effects.filter(pl.col("method") == method) for method in methods}
-    panels, kinds = grid(drawing, len(methods), sharex=True), list(map(has_dose, methods))
-    for index, (method, rows) in enumerate(shown.items()):
-        axes, dosed = panels[index], kinds[index]
-        draw_method(axes, method, rows, effects)
-        draw_oracle(axes, oracle, effects)
-        alike = [other for kind, other in zip(kinds, shown.values(), strict=True) if kind == dosed]
-        axes.set_ylim(*scale(alike, oracle, dosed))
-        finish(axes, method, index + COLUMNS >= len(methods))
-        axes.tick_params(labelleft=index in (0, kinds.index(dosed)) or index % COLUMNS == 0)
+    panels, kinds = look.grid(drawing, len(methods), sharex=True), list(map(has_dose, methods))
+    largest = effects["coefficient"].abs().to_numpy().max()
+    for index, (axes, method, dosed) in enumerate(zip(panels, methods, kinds, strict=True)):
+        draw_method(axes, method, effects)
+        for point in oracle:
+            ends = [0, largest * point["coefficient"]]
+            axes.plot(ends, [point["target_effect"]] * 2, color="black", lw=0.8, ls=":")
+        alike = [other for other, kind in zip(methods, kinds, strict=True) if kind == dosed]
+        axes.set_ylim(*scale(effects.filter(pl.col("method").is_in(alike)), oracle, dosed))
+        style, lowest = look.style(method), index + COLUMNS >= len(methods)
+        axes.set_title(style["label"], color=style["color"])
+        axes.set_xlabel("coefficient c" if lowest else "")
+        first = index in (0, kinds.index(dosed)) or index % COLUMNS == 0
+        axes.tick_params(labelbottom=lowest, labelleft=first)
         if not dosed and any(kinds):
             where = {"transform": axes.transAxes, "fontsize": 6.5, "va": "top"}
             axes.text(0.03, 0.97, "other scale", **where)
@@ -67,34 +57,25 @@ def explained(random: bool, oracle: Oracle) -> str:
     return f"{said} Dotted: the oracle ({points}), where the scale reaches it." if oracle else said
 
 
-def finish(axes: Any, method: str, lowest: bool) -> None:
-    look = style(method)
-    axes.set_title(look["label"], color=look["color"])
-    axes.tick_params(labelbottom=lowest)
-    if lowest:
-        axes.set_xlabel("coefficient c")
-
-
-def scale(frames: list[pl.DataFrame], oracle: Oracle, dosed: bool) -> tuple[float, float]:
+def scale(effects: pl.DataFrame, oracle: Oracle, dosed: bool) -> tuple[float, float]:
     """Return the limits of all panels of one kind; without a dose, the oracle is inside."""
-    means = pl.concat(frames).filter(pl.col("seed") == MEAN)
+    means = effects.filter(seed=MEAN)
     values = [0.0, *(value for name in EDGES for value in means[name].drop_nulls())]
-    return limits(values if dosed else [*values, *(point["target_effect"] for point in oracle)])
+    return look.limits(values + [point["target_effect"] for point in oracle if not dosed])
 
 
-def draw_method(axes: Any, method: str, rows: pl.DataFrame, effects: pl.DataFrame) -> None:
+def draw_method(axes: Any, method: str, effects: pl.DataFrame) -> None:
     """Draw the mean with its 95 % interval, single seeds thin, and random directions behind it."""
-    average, look = pl.col("seed") == MEAN, style(method)
-    band = with_zero(effects.filter((pl.col("method") == "random") & average))
+    rows, style = effects.filter(method=method), look.style(method)
+    band = with_zero(effects.filter(method="random", seed=MEAN))
     axes.axhline(0, color=QUIET, lw=0.6)
     if band.height > 1 and has_dose(method):
-        x, low, high = (band[name].to_numpy() for name in ("coefficient", "seed_min", "seed_max"))
-        axes.fill_between(x, low, high, color=BAND, lw=0)
-    for _, seed in rows.filter(~average).group_by("seed", maintain_order=True):
-        line, thin = with_zero(seed), {"color": look["color"], "lw": 0.5, "alpha": 0.5}
+        look.shade(axes, band, "coefficient", "seed_min", "seed_max")
+    for _, seed in rows.filter(pl.col("seed") != MEAN).group_by("seed", maintain_order=True):
+        line, thin = with_zero(seed), {"color": style["color"], "lw": 0.5, "alpha": 0.5}
         axes.plot(line["coefficient"], line["target_effect"], **thin)
-    own = with_zero(rows.filter(average))
-    draw_effects(axes, own["coefficient"], own, look | {"ls": "-", "lw": 1.2, "ms": 3.5})
+    own = with_zero(rows.filter(seed=MEAN))
+    look.draw_effects(axes, own["coefficient"], own, style | {"ls": "-", "lw": 1.2, "ms": 3.5})
 
 
 def with_zero(rows: pl.DataFrame) -> pl.DataFrame:
@@ -102,10 +83,3 @@ def with_zero(rows: pl.DataFrame) -> pl.DataFrame:
     names = ("coefficient", "target_effect", *EDGES)
     zero = pl.DataFrame({name: [0.0] for name in names})
     return pl.concat([rows.select(pl.col(names).cast(pl.Float64)), zero]).sort("coefficient")
-
-
-def draw_oracle(axes: Any, oracle: Oracle, effects: pl.DataFrame) -> None:
-    end = float(effects["coefficient"].abs().to_numpy().max())
-    for point in oracle:
-        x, y = [0, end * point["coefficient"]], [point["target_effect"]] * 2
-        axes.plot(x, y, color="black", lw=0.8, ls=":")

@@ -1,48 +1,51 @@
 """Forest plot: every method's effect at equal cost, with its interval and its single seeds."""
 
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from pipeline.report.figures.look import BAND, QUIET, Measure, halves, limits, stacked, style
+from pipeline.report.figures.look import (
+    BAND,
+    QUIET,
+    Measure,
+    Sheet,
+    far_apart,
+    halves,
+    limits,
+    style,
+)  # fmt: skip
 
 AT_BUDGET, AT_OWN_COST = "at the dose that costs the budget", "without a dose, at its own cost"
 
 
-def forest(
-    folder: Path, equal: pl.DataFrame, seeds: pl.DataFrame, log_odds_first: bool, caption: str
-) -> None:
+def forest(sheet: Sheet, equal: pl.DataFrame, seeds: pl.DataFrame) -> None:
     """`equal` holds a row per method, `seeds` (method, seed, effect) the same for single seeds."""
     said = (
-        f"{caption}. Half the span between +c and −c with its 95 % interval. Small dots: single "
-        "seeds (random: single directions)."
+        "Half the span between +c and −c with its 95 % interval. Small dots: single seeds (random: "
+        "single directions)."
     )
-    height = 1.2 + 0.27 * equal.height
-    with halves(folder, "forest", said, height, log_odds_first, beside=True) as parts:
+    with halves(sheet, "forest", said, 1.2 + 0.27 * equal.height, beside=True) as parts:
         for part, measure in parts:
             draw(part, measure, measure.of(equal), measure.of(seeds))
 
 
 def draw(drawing: Any, measure: Measure, equal: pl.DataFrame, seeds: pl.DataFrame) -> None:
     rows = equal.sort("target_effect", descending=True)
-    dosed, others = rows.filter("calibrated"), rows.filter(~pl.col("calibrated"))
-    heights = max(dosed.height, 1) + 1, others.height + 1
-    panels = stacked(drawing, reach(dosed), reach(rows), "x", heights)
-    for axes, part in zip(panels, [dosed, others] if panels[1:] else [rows], strict=True):
+    dosed, others = rows.filter("calibrated"), rows.filter(calibrated=False)
+    shown = {AT_BUDGET: dosed, f"{AT_OWN_COST} (other scale)": others}
+    if not far_apart(reach(dosed), reach(rows)):
+        kinds = {AT_BUDGET: dosed, AT_OWN_COST: others}
+        shown = {"; ".join(title for title, part in kinds.items() if part.height): rows}
+    heights = [max(part.height, 1) + 1 for part in shown.values()]
+    panels = drawing.subplots(len(shown), 1, height_ratios=heights, squeeze=False).flat
+    for axes, (title, part) in zip(panels, shown.items(), strict=True):
         draw_rows(axes, part, seeds)
-    random = seeds.filter(pl.col("method") == "random")["effect"]
+        axes.set_title(title, loc="left")
+    random = seeds.filter(method="random")["effect"]
     if random.len():
         look = {"color": BAND, "lw": 0, "zorder": 0, "label": "range of random directions"}
         shade = panels[0].axvspan(random.min(), random.max(), **look)
         drawing.legend(handles=[shade], loc="outside upper center")
-    if panels[1:]:
-        titles = [AT_BUDGET, f"{AT_OWN_COST} (other scale)"]
-    else:
-        kinds = {AT_BUDGET: dosed, AT_OWN_COST: others}
-        titles = ["; ".join(title for title, part in kinds.items() if part.height)]
-    for axes, title in zip(panels, titles, strict=True):
-        axes.set_title(title, loc="left")
     panels[-1].set_xlabel(f"effect on the target choice, {measure.words}")
 
 
@@ -58,7 +61,7 @@ def draw_rows(axes: Any, rows: pl.DataFrame, seeds: pl.DataFrame) -> None:
         error = [[max(effect - row["ci_low"], 0)], [max(row["ci_high"] - effect, 0)]]
         bar = {"capsize": 2.5, "elinewidth": 1.2} | look | {"ls": "none", "ms": 6}
         axes.errorbar([effect], [place], xerr=error, **bar)
-        single = seeds.filter(pl.col("method") == row["method"])["effect"].to_list()
+        single = seeds.filter(method=row["method"])["effect"].to_list()
         if len(single) > 1:
             places = [place + 0.28] * len(single)
             axes.plot(single, places, ".", ms=3.5, color=look["color"], alpha=0.7)

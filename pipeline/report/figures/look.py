@@ -18,12 +18,9 @@ from pipeline.steering.base import Look
 
 # Of methods without a look of their own, in the registry's order; after the last it starts anew.
 FREE = [
-    Look("#117733", "h"),
-    Look("#AA4499", "d"),
-    Look("#999933", "8"),
-    Look("#661100", "<"),
+    Look("#117733", "h"), Look("#AA4499", "d"), Look("#999933", "8"), Look("#661100", "<"),
     Look("#44AA99", ">"),
-]
+]  # fmt: skip
 BLACK = Look("black", ".")
 QUIET = "#bbbbbb"
 BAND = "#d9d9d9"
@@ -38,6 +35,15 @@ SETTINGS = {
 OUTLIER = 3
 
 
+class Sheet(NamedTuple):
+    """Where the figures of a study go, and what all of them say."""
+
+    folder: Path
+    caption: str
+    log_odds_first: bool = False
+    """Whether the half in log-odds stands before that in probability."""
+
+
 class Measure(NamedTuple):
     """What a half of a figure shows effects in."""
 
@@ -49,32 +55,30 @@ class Measure(NamedTuple):
         return exchanged(rows) if self.log_odds else rows
 
 
-PROBABILITY = Measure("probability", False)
-IN_LOG_ODDS = Measure("log-odds (nats)", True)
+MEASURES = [Measure("probability", False), Measure("log-odds (nats)", True)]
 
 
 @contextmanager
-def figure(folder: Path, name: str, caption: str, height: float) -> Iterator[Figure]:
-    """Yield an empty figure; write <name>.svg and .png with the caption below."""
-    folder.mkdir(parents=True, exist_ok=True)
+def figure(sheet: Sheet, name: str, said: str, height: float) -> Iterator[Figure]:
+    """Yield an empty figure; write <name>.svg and .png with the sheet's and its own caption."""
+    sheet.folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(SETTINGS):
         drawing = Figure(figsize=(WIDTH, height), layout="constrained")
         yield drawing
-        lines = textwrap.wrap(caption, 130, break_on_hyphens=False)
+        lines = textwrap.wrap(f"{sheet.caption}. {said}", 130, break_on_hyphens=False)
         drawing.supxlabel("\n".join(lines), fontsize=6.5, color="#444444")
-        drawing.savefig(folder / f"{name}.svg", metadata={"Date": None})
-        drawing.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
+        drawing.savefig(sheet.folder / f"{name}.svg", metadata={"Date": None})
+        drawing.savefig(sheet.folder / f"{name}.png", dpi=200, metadata={"Software": None})
 
 
 @contextmanager
 def halves(
-    folder: Path, name: str, caption: str, height: float, log_odds_first: bool, beside: bool = False
+    sheet: Sheet, name: str, said: str, height: float, beside: bool = False
 ) -> Iterator[list[tuple[SubFigure, Measure]]]:
     """Yield the halves of a figure, in probability and in log-odds, each `height` inches high."""
-    measures = [IN_LOG_ODDS, PROBABILITY] if log_odds_first else [PROBABILITY, IN_LOG_ODDS]
-    with figure(folder, name, caption, height if beside else 2 * height) as drawing:
+    with figure(sheet, name, said, height if beside else 2 * height) as drawing:
         parts = drawing.subfigures(*((1, 2) if beside else (2, 1)), squeeze=False)
-        yield list(zip(parts.flat, measures, strict=True))
+        yield list(zip(parts.flat, MEASURES[:: -1 if sheet.log_odds_first else 1], strict=True))
 
 
 def grid(drawing: Figure | SubFigure, count: int, **options: Any) -> list[Any]:
@@ -111,24 +115,16 @@ def methods_of(rows: pl.DataFrame) -> list[str]:
     return in_order(rows["method"].to_list())
 
 
-def stacked(
-    drawing: Figure | SubFigure,
-    inner: list[float],
-    every: list[float],
-    along: str,
-    sizes: tuple[float, float],
-) -> list[Any]:
-    """Return axes for `inner`, and second ones where other values lie far outside of it.
+def far_apart(inner: list[float], every: list[float]) -> bool:
+    """Say whether some of all values lie far outside of the inner ones."""
+    return bool(inner) and max(map(abs, every)) > OUTLIER * max(map(abs, inner))
 
-    `along` is the axis of the values. With "y" the second axes stand above, after a break; with "x"
-    they stand below, with a scale of their own.
-    """
-    span = max(map(abs, inner), default=0.0)
-    if not inner or max(map(abs, every)) <= OUTLIER * span:
+
+def stacked(drawing: Figure | SubFigure, inner: list[float], every: list[float]) -> list[Any]:
+    """Return axes for `inner`, and second ones above, after a break, where others lie far off."""
+    if not far_apart(inner, every):
         return [drawing.subplots()]
-    if along == "x":
-        return list(drawing.subplots(2, 1, height_ratios=sizes))
-    outer, main = drawing.subplots(2, 1, sharex=True, height_ratios=sizes)
+    outer, main = drawing.subplots(2, 1, sharex=True, height_ratios=(1, 3))
     low, high = limits(inner)
     far = [value for value in every if not low <= value <= high]
     main.set_ylim(low, high)
@@ -137,8 +133,8 @@ def stacked(
     outer.tick_params(axis="x", which="both", length=0)
     cut = {"marker": [(-1, -0.6), (1, 0.6)], "markersize": 8, "mew": 0.8}
     cut |= {"ls": "none", "color": "k", "mec": "k", "clip_on": False}
-    outer.plot([0], [0], transform=outer.transAxes, **cut)
-    main.plot([0], [1], transform=main.transAxes, **cut)
+    for axes, edge in ((outer, 0), (main, 1)):
+        axes.plot([0], [edge], transform=axes.transAxes, **cut)
     return [main, outer]
 
 
@@ -156,7 +152,12 @@ def draw_effects(axes: Any, x: pl.Series, rows: pl.DataFrame, look: dict[str, An
     axes.errorbar(x.to_numpy(), effect, yerr=error, capsize=2, elinewidth=0.8, **look)
 
 
-def legend(drawing: Figure | SubFigure, axes: Any, columns: int = 4) -> None:
+def shade(axes: Any, rows: pl.DataFrame, x: str, low: str, high: str, **look: Any) -> None:
+    """Fill what lies between two columns over a third."""
+    along, lowest, highest = (rows[name].to_numpy() for name in (x, low, high))
+    axes.fill_between(along, lowest, highest, color=BAND, lw=0, **look)
+
+
+def legend(drawing: Figure | SubFigure, axes: Any) -> None:
     """Name everything once, above the figure."""
-    handles, names = axes.get_legend_handles_labels()
-    drawing.legend(handles, names, loc="outside upper center", ncols=columns)
+    drawing.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4)

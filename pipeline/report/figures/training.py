@@ -1,28 +1,22 @@
 """Training curves: the loss of every trained adapter by step."""
 
-from pathlib import Path
-
 import polars as pl
 
-from pipeline.report.figures.look import figure, grid, grid_height, style
+from pipeline.report.figures.look import Sheet, figure, grid, grid_height, style
 
 LINES = ("-", "--", ":", "-.")
 
 
-def training_curves(
-    folder: Path, histories: dict[str, dict[int, pl.DataFrame]], caption: str
-) -> None:
+def training_curves(sheet: Sheet, histories: dict[str, dict[int, pl.DataFrame]]) -> None:
     """Draw a panel per method, a line style per seed: thin on batches, marks on calibration."""
-    said = f"{caption}. The most extreme 1.5 % of losses lie outside of the panels."
-    with figure(folder, "training", said, grid_height(len(histories))) as drawing:
+    said = "The most extreme 1.5 % of losses lie outside of the panels."
+    with figure(sheet, "training", said, grid_height(len(histories))) as drawing:
         panels = grid(drawing, len(histories))
         for axes, (method, seeds) in zip(panels, histories.items(), strict=False):
             look = style(method)
             colour, marks = {"color": look["color"]}, {"marker": look["marker"], "ms": 2.5}
             for place, (seed, history) in enumerate(seeds.items()):
-                train, held = (
-                    history.filter(pl.col("split") == split) for split in ("train", "calibration")
-                )
+                train, held = (history.filter(split=name) for name in ("train", "calibration"))
                 axes.plot(train["step"], train["loss"], lw=0.4, alpha=0.4, **colour)
                 line = colour | marks | {"ls": LINES[place % len(LINES)], "lw": 1}
                 axes.plot(held["step"], held["loss"], label=f"seed {seed}", **line)

@@ -1,12 +1,11 @@
 """Heat map: how far every method moves every value."""
 
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 from matplotlib.colors import SymLogNorm
 
-from pipeline.report.figures.look import Measure, halves, methods_of
+from pipeline.report.figures.look import Measure, Sheet, halves, methods_of
 from pipeline.report.figures.words import name_of, short_labels
 from pipeline.support.formats import with_minus
 
@@ -15,25 +14,18 @@ from pipeline.support.formats import with_minus
 SCALES = {False: (0.02, 1.0), True: (0.1, 10.0)}
 
 
-def value_map(
-    folder: Path,
-    changes: pl.DataFrame,
-    labels: list[str],
-    coefficient: float,
-    log_odds_first: bool,
-    caption: str,
-) -> None:
+def value_map(sheet: Sheet, changes: pl.DataFrame, labels: list[str], coefficient: float) -> None:
     """Draw half the change between +c and -c of every value; a dot marks a significant one.
 
     `changes` comes from `drawn.value_halves`; `labels` gives the order of rows, the target on top.
     """
     said = (
-        f"{caption}. Half the change from −{coefficient:g} to +{coefficient:g}. Dots: q < 0.05 "
+        f"Half the change from −{coefficient:g} to +{coefficient:g}. Dots: q < 0.05 "
         "(Benjamini-Hochberg, without the target, which stands on top, and its opposite). Items in "
         "brackets."
     )
     height = 1.4 + 0.17 * len(labels)
-    with halves(folder, "value_map", said, height, log_odds_first, beside=True) as parts:
+    with halves(sheet, "value_map", said, height, beside=True) as parts:
         for part, measure in parts:
             draw(part, measure, measure.of(changes), labels)
 
@@ -53,9 +45,8 @@ def draw(drawing: Any, measure: Measure, changes: pl.DataFrame, labels: list[str
                 axes.plot([x], [y], ".", ms=3, color="white" if dark else "black")
     axes.set_xticks(range(len(methods)), map(name_of, methods), rotation=35, ha="right")
     words = short_labels(labels)
-    named = [
-        f"{words[label]} ({row[0]['n_items']})" for label, row in zip(labels, rows, strict=True)
-    ]
+    counts = [cells[methods[0], label]["n_items"] for label in labels]
+    named = [f"{words[label]} ({n})" for label, n in zip(labels, counts, strict=True)]
     axes.set_yticks(range(len(labels)), named)
     axes.get_yticklabels()[0].set_fontweight("bold")
     axes.axhline(0.5, color="black", lw=1)
