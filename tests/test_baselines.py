@@ -5,13 +5,14 @@ import torch
 from sklearn.decomposition import PCA
 
 from pipeline.lm.forward import last_hidden, read_layers
-from pipeline.lm.layers import decoder_layers
+from pipeline.lm.layers import decoder_layers, layers_prefix
 from pipeline.lm.prompts import pad_left, tokenize
 from pipeline.steering.methods.mean_diff import MeanDiff
 from pipeline.steering.methods.pca import Pca, PcaParams
 from pipeline.steering.methods.random import RandomDirection
-from pipeline.steering.states import pair_differences
+from pipeline.steering.states import pair_differences, residual_stream
 from pipeline.support.errors import InputError
+from tests.architectures import load_family
 
 SECTION = PcaParams(method="pca", from_depth=0.25, to_depth=0.75, last_tokens=1, centred=False)
 
@@ -85,6 +86,33 @@ def test_pair_differences_do_not_depend_on_the_batch(pairs, monkeypatch, base):
         rtol=1e-4,
         atol=1e-4,
     )
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+def test_texts_with_one_beginning_have_the_states_that_they_have_alone(
+    family, pairs, tmp_path, tokenizer, monkeypatch
+):
+    base = load_family(family, tmp_path, tokenizer).base(tokenizer)
+    site = layers_prefix(base.model) + ".2"
+    ran, found = [], []
+    base.model.get_submodule(site).register_forward_pre_hook(
+        lambda _module, inputs: ran.append(inputs[0].shape[:2].numel())
+    )
+    for together in (True, False):
+        ran.clear()
+        monkeypatch.setattr("pipeline.steering.states.shares_rows", lambda *_, t=together: t)
+        found.append(
+            [pair_differences(base, pairs[0], [site], 2), residual_stream(base, pairs[0], [2, 3])]
+        )
+        found[-1].append(sum(ran))
+    for one, other in zip(found[0][:2], found[1][:2], strict=True):
+        assert (one - other).norm() < 1e-5 * other.norm()
+    assert found[0][2] < 0.6 * found[1][2]
+
+
+def test_more_last_tokens_than_a_text_has_are_refused(base, pairs):
+    with pytest.raises(InputError, match=r"a text has only \d+ tokens: lower last_tokens \(99\)"):
+        pair_differences(base, pairs[0], ["model.layers.1"], 99)
 
 
 def test_an_empty_layer_range_is_refused(fit):

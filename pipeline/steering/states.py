@@ -8,17 +8,23 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.lm.base import Base
-from pipeline.lm.forward import ROWS, last_hidden, layer_output, read_layers
+from pipeline.lm.forward import ROWS, check_length, layer_output, read_layers
 from pipeline.lm.layers import decoder_layers
+from pipeline.lm.prefixes import Laid, lay_texts, rows_hidden, shares_rows, states_at
+from pipeline.lm.prompts import tokenize
 from pipeline.steering.base import Pairs
 from pipeline.support.errors import InputError
 
 
-def run_all(base: Base, texts: list[str]) -> Iterator[None]:
-    """Run the texts, `ROWS` at a time; hooks read what they want after each step."""
-    for start in range(0, len(texts), ROWS):
-        last_hidden(base.model, *base.encode(texts[start : start + ROWS]))
-        yield
+def lay_all(base: Base, texts: list[str], last_tokens: int = 1) -> Iterator[Laid]:
+    """Yield `ROWS` texts at a time, in order; those that begin alike run that beginning once."""
+    tokens = tokenize(base.tokenizer, texts)
+    check_length(base.model, max(map(len, tokens), default=0))
+    if (shortest := min(map(len, tokens), default=last_tokens)) < last_tokens:
+        raise InputError(f"a text has only {shortest} tokens: lower last_tokens ({last_tokens})")
+    together = shares_rows(base.model, tokens, base.pad_id)
+    for start in range(0, len(tokens), ROWS):
+        yield lay_texts(tokens[start : start + ROWS], base.pad_id, base.device, together)
 
 
 @torch.no_grad()
@@ -27,16 +33,18 @@ def site_states(
 ) -> list[Float[Tensor, "n _"]]:
     """Return the texts' outputs of each module, mean over the last tokens, float32."""
     parts = []
-    with read_layers([base.model.get_submodule(site) for site in sites]) as seen:
-        for _ in run_all(base, texts):
-            if any(hidden.ndim != 3 for hidden in seen):
-                raise InputError(
-                    "a target module sees its tokens without batch rows, as experts do: leave it "
-                    "out of modules.target"
-                )
-            parts.append(
-                [hidden[:, -last_tokens:].float().mean(1).to(base.model.device) for hidden in seen]
+    modules = [base.model.get_submodule(site) for site in sites]
+    for laid in lay_all(base, texts, last_tokens):
+        with read_layers(modules) as seen:
+            rows_hidden(base.model, laid.rows)
+        if any(hidden.ndim != 3 for hidden in seen):
+            raise InputError(
+                "a target module sees its tokens without batch rows, as experts do: leave it "
+                "out of modules.target"
             )
+        ends = [at[-last_tokens:] for at in laid.at]
+        states = [states_at(hidden[None], ends)[0] for hidden in seen]
+        parts.append([each.float().mean(1).to(base.device) for each in states])
     return [torch.cat(site) for site in zip(*parts, strict=True)]
 
 
@@ -68,10 +76,11 @@ def residual_stream(base: Base, pairs: Pairs, places: list[int]) -> Float[Tensor
         raise InputError(
             "there are no pairs in a split: raise pairs.max_pairs or change pairs.calibration_share"
         )
-    with read_stream(base, places) as seen:
-        parts = [
-            torch.stack([seen[place] for place in places], dim=1) for _ in run_all(base, texts)
-        ]
+    parts = []
+    for laid in lay_all(base, texts):
+        with read_stream(base, places, [at[-1] for at in laid.at]) as seen:
+            rows_hidden(base.model, laid.rows)
+        parts.append(torch.stack([seen[place] for place in places], dim=1))
     states = torch.cat(parts).unflatten(0, (-1, 2))
     if not states.isfinite().all():
         raise InputError(
@@ -86,13 +95,13 @@ def entering_states(base: Base, pairs: Pairs, layers: list[int]) -> dict[int, Te
 
 
 @contextmanager
-def read_stream(base: Base, places: list[int]) -> Iterator[dict[int, Tensor]]:
-    """Yield a dict that every forward pass refills with the last position's states [b, d]."""
+def read_stream(base: Base, places: list[int], last: list[int]) -> Iterator[dict[int, Tensor]]:
+    """Yield a dict that a forward pass fills with the states [n, d] at `last` [n] of its rows."""
     layers = decoder_layers(base.model)
     seen: dict[int, Tensor] = {}
 
     def keep(place: int, hidden: Tensor) -> None:
-        seen[place] = hidden[:, -1].to(base.model.device, torch.float32, copy=True)
+        seen[place] = states_at(hidden[None], last)[0].to(base.device, torch.float32)
 
     def entering(place: int):
         def hook(_module, args, kwargs):
