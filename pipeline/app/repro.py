@@ -13,12 +13,13 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from graphlib import TopologicalSorter
 from queue import SimpleQueue
 
 import psutil
 
+from pipeline.app.forkserver import forkserver
 from pipeline.study.params import Params, load_params
 from pipeline.support.errors import InputError
 from pipeline.support.files import read_json
@@ -40,9 +41,11 @@ def main(jobs: int | None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cells end too
     call("repro", "sources", "code", "model")
     jobs = jobs or default_jobs(load_params())
-    if jobs > 1 and (stale := changed()):
-        Runner(jobs).run(graph(), stale)
-    call("repro")  # what is left; it also says that all is up to date
+    stale = changed()
+    with forkserver() if stale else nullcontext():
+        if jobs > 1 and stale:
+            Runner(jobs).run(graph(), stale)
+        call("repro")  # what is left; it also says that all is up to date
 
 
 def call(*words: str) -> None:

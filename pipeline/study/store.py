@@ -67,10 +67,10 @@ def check_server(uri: str) -> None:
 
 
 def execution() -> str | None:
-    """Return what stands for this run of DVC and its store; None where DVC does not run."""
+    """Return what stands for this run of DVC, or of `repro`, and its store; None without one."""
     with suppress(psutil.Error):
         for process in psutil.Process().parents():
-            if any(Path(word).name == "dvc" for word in process.cmdline()[:3]):
+            if {"dvc", "repro"} & {Path(word).name for word in process.cmdline()[:4]}:
                 return f"{URI} {execution_key()} {process.pid} {process.create_time()}"
     return None
 
