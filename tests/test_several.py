@@ -73,6 +73,15 @@ def test_an_adapter_brings_its_base(saved, tiny_folder):
     assert len(texts) == 3
 
 
+def test_an_adapter_brings_what_its_base_begins_answers_with(saved, manifest, tmp_path):
+    adapter = load_adapter(saved / "lora", device="cpu").adapter
+    save_steering(tmp_path / "it", "lora", adapter, {**manifest, "answer_prefix": "Answer:"})
+    opened = load_adapter(tmp_path / "it", device="cpu")
+    assert opened.base.answer_prefix == "Answer:"
+    plain = load_adapter(saved / "lora", device="cpu")
+    assert ask(*vars(opened).values(), CHAT, [0.0], 1) != ask(*vars(plain).values(), CHAT, [0.0], 1)
+
+
 @pytest.mark.parametrize("spelt", ["quantisation", "quantization"])
 def test_an_adapter_brings_its_base_in_four_bits(spelt, saved):
     model, _, adapter = load_adapter(str(saved / "innerpissa"), device="cpu", **{spelt: "4bit"})

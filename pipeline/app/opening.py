@@ -1,7 +1,7 @@
 """Find a saved adapter, and open it with the base it was made for."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -76,6 +76,8 @@ def load_adapter(
     if base is not None and not isinstance(base, str):
         return composed([attachable(folder, base) for folder in folders], weights)
     own = open_base(folders[0], base, device, quantisation or quantization, dtype)
+    prefix = read_about(folders[0]).get("answer_prefix", own.answer_prefix)
+    own = replace(own, answer_prefix=prefix)
     return Opened(own, composed([attachable(folder, own) for folder in folders], weights))
 
 

@@ -113,7 +113,8 @@ class Fits:
 
     def save(self, folder: Path, steering: Steering, seed: int, dose: Dose) -> None:
         about = {"behaviour": self.behaviour, "seed": seed}
-        about |= {key: self.base.manifest[key] for key in KNOWN} | {"dose": dose.record()}
+        about |= {key: self.base.manifest[key] for key in KNOWN}
+        about |= {"answer_prefix": read_prefix(), "dose": dose.record()}
         save_steering(folder, self.section.method, steering, about)
 
 
