@@ -42,8 +42,7 @@ def read_base(params: Params, scores: bool = False, prefix: str | None = None) -
     base = Base(manifest, model, load_tokenizer(manifest))
     if not scores:
         return base
-    if prefix is None:
-        prefix = str(read_json(CHECKS / "prefix.json", "checks")["prefix"])
+    prefix = read_prefix() if prefix is None else prefix
     size, options = settings.batch_size, settings.template_options
     return replace(base, options=options, answer_prefix=prefix, batch_size=size)
 
@@ -87,6 +86,11 @@ def read_probes() -> Asked | None:
     """Return what the base makes of the behaviour's probes; None where there are none."""
     content = read_json(CHECKS / "probes.json", "checks")
     return Asked(**content) if content else None
+
+
+def read_prefix() -> str:
+    """Return what the reply to a dilemma begins with, as the stage `checks` chose it."""
+    return str(read_json(CHECKS / "prefix.json", "checks")["prefix"])
 
 
 @dataclass(frozen=True)
