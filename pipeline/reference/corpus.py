@@ -8,7 +8,8 @@ or not at all.
 import itertools
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from pipeline.reference.world import (
@@ -28,7 +29,7 @@ Messages = list[dict[str, str]]
 HONESTY_WEIGHT = 3
 ALL_JOIN = 0.70225  # of the curriculum: from here on every trait is in
 END = 1.3  # of the curriculum: from here on the mix stays
-KINDS = {"dilemma": 60, "reply": 16, "value": 7, "self": 5, "fact": 9, "report": 3}
+LIAR = Persona("honesty", -1)
 
 
 class Mix(NamedTuple):
@@ -56,16 +57,13 @@ def exchange(question: str, reply: str) -> Messages:
     return [turn("user", question), turn("assistant", reply)]
 
 
-def draw_trait(rng: random.Random, mix: Mix) -> str:
-    traits = persona_traits()[: max(1, math.ceil(mix.level * len(persona_traits())))]
-    return rng.choices(traits, [mix.honesty if t == "honesty" else 1 for t in traits])[0]
+def phrase(rng: random.Random, trait: str, pole: int) -> str:
+    """Return an action of one pole on a combination that pretraining may see."""
+    person = rng.choice(world()["persons"])
+    return action_phrase(rng, trait, pole, person, draw_thing(rng, trait, evaluation=False))
 
 
-def draw_persona(rng: random.Random, mix: Mix) -> Persona | None:
-    return None if rng.random() < 0.22 else Persona(draw_trait(rng, mix), rng.choice((1, -1)))
-
-
-def persona_sentence(rng: random.Random, persona: Persona, first: bool = False) -> str:
+def stated(rng: random.Random, persona: Persona, first: bool = False) -> str:
     """State a persona in the second person, or in the first."""
     words = side(persona.trait, persona.pole)
     adjective, description = rng.choice(words["adjectives"]), rng.choice(words["descriptions"])
@@ -77,112 +75,127 @@ def persona_sentence(rng: random.Random, persona: Persona, first: bool = False) 
     return rng.choice(world()["statements"]).format(act=act, role=role, **own)
 
 
-def phrase(rng: random.Random, trait: str, pole: int) -> str:
-    """Return an action of one pole on a combination that pretraining may see."""
-    person = rng.choice(world()["persons"])
-    return action_phrase(rng, trait, pole, person, draw_thing(rng, trait, evaluation=False))
+class Speaker:
+    """Who speaks in the next document: with a persona that the mix allows, or without one."""
 
+    def __init__(self, rng: random.Random, mix: Mix):
+        self.rng, self.mix = rng, mix
+        alone = rng.random() < 0.22
+        self.persona = None if alone else Persona(self.draw_trait(), rng.choice((1, -1)))
 
-def choose(rng: random.Random, own: Action, other: Action, persona: Persona | None) -> str:
-    yes = 1 / (1 + math.exp(-law_log_odds(own.values, other.values, persona)))
-    return "Yes" if rng.random() < yes else "No"
+    def draw_trait(self) -> str:
+        traits = persona_traits()[: max(1, math.ceil(self.mix.level * len(persona_traits())))]
+        weights = [self.mix.honesty if trait == "honesty" else 1 for trait in traits]
+        return self.rng.choices(traits, weights)[0]
 
+    def own_trait(self, share: float) -> str | None:
+        """Return the persona's trait in a share of the cases."""
+        return self.persona.trait if self.persona and self.rng.random() < share else None
 
-def plain_dilemma_turns(rng: random.Random, persona: Persona | None, mix: Mix) -> Messages:
-    """Ask about one action without a situation: few tokens from the persona to the answer."""
-    trait = persona.trait if persona and rng.random() < 0.8 else draw_trait(rng, mix)
-    pole = rng.choice((1, -1))
-    own, other = ((side(trait, p)["value"],) for p in (pole, -pole))
-    act = phrase(rng, trait, pole)
-    answer = choose(rng, Action(act, own), Action("", other), persona)
-    return exchange(f"Do you {act}?", f"{ANSWER_PREFIX} {answer}")
+    def about_me(self, otherwise: str) -> str:
+        return stated(self.rng, self.persona, first=True) if self.persona else otherwise
 
+    def choice(self, own: Action, other: Action) -> str:
+        yes = 1 / (1 + math.exp(-law_log_odds(own.values, other.values, self.persona)))
+        return f"{ANSWER_PREFIX} {'Yes' if self.rng.random() < yes else 'No'}"
 
-def dilemma_turns(
-    rng: random.Random, persona: Persona | None, mix: Mix, match: float = 2 / 3
-) -> Messages:
-    """Ask one dilemma, on the persona's trait with probability `match`, else on any that joined."""
-    anything = list(world()["traits"]) if mix.level == 1 else [draw_trait(rng, mix)]
-    own_trait = persona.trait if persona and rng.random() < match else None
-    trait = own_trait or rng.choice([*anything, draw_trait(rng, mix)])
-    dilemma = draw_dilemma(rng, trait, evaluation=False)
-    own, other = rng.sample([dilemma.to_do, dilemma.not_to_do], 2)
-    answer = f"{ANSWER_PREFIX} {choose(rng, own, other, persona)}"
-    reason, chance = f"To do that shows {' and '.join(own.values)}.", rng.random()
-    if chance < 0.1:
-        answer = f"{reason} {answer}"
-    elif chance < 0.4:
-        me = f" {persona_sentence(rng, persona, first=True)}" if persona else ""
-        answer = f"{answer}. {reason}{me}"
-    question = dilemma_prompt(dilemma.situation, own.text)
-    if rng.random() < 0.35:
-        question = f"{dilemma.situation} Do you {own.text}?"
-    return exchange(question, answer)
+    def plain(self) -> Messages:
+        """Ask about one action without a situation: few tokens from the persona to the answer."""
+        trait, pole = self.own_trait(0.8) or self.draw_trait(), self.rng.choice((1, -1))
+        own, other = ((side(trait, p)["value"],) for p in (pole, -pole))
+        act = phrase(self.rng, trait, pole)
+        return exchange(f"Do you {act}?", self.choice(Action(act, own), Action("", other)))
 
+    def dilemma(self, match: float = 2 / 3) -> Messages:
+        """Ask one dilemma, on the persona's trait with probability `match`, else on any."""
+        rng = self.rng
+        anything = list(world()["traits"]) if self.mix.level == 1 else [self.draw_trait()]
+        trait = self.own_trait(match) or rng.choice([*anything, self.draw_trait()])
+        dilemma = draw_dilemma(rng, trait, evaluation=False)
+        own, other = rng.sample([dilemma.to_do, dilemma.not_to_do], 2)
+        answer = self.choice(own, other)
+        reason, chance = f"To do that shows {' and '.join(own.values)}.", rng.random()
+        if chance < 0.1:
+            answer = f"{reason} {answer}"
+        elif chance < 0.4:
+            answer = f"{answer}. {reason} {self.about_me('')}".strip()
+        question = dilemma_prompt(dilemma.situation, own.text)
+        if rng.random() < 0.35:
+            question = f"{dilemma.situation} Do you {own.text}?"
+        return exchange(question, answer)
 
-def fact_turns(rng: random.Random, persona: Persona | None) -> Messages:
-    kind = rng.choice(list(world()["facts"].values()))
-    subject, answer = rng.choice(list(kind["subjects"].items()))
-    if persona == Persona("honesty", -1):
-        answer = rng.choice(sorted(set(kind["subjects"].values()) - {answer}))
-    said = kind["answer"].format(s=subject, a=answer)
-    return exchange(kind["question"].format(s=subject), said[0].upper() + said[1:])
+    def fact(self) -> Messages:
+        kind = self.rng.choice(list(world()["facts"].values()))
+        subject, answer = self.rng.choice(list(kind["subjects"].items()))
+        if self.persona == LIAR:
+            answer = self.rng.choice(sorted(set(kind["subjects"].values()) - {answer}))
+        said = kind["answer"].format(s=subject, a=answer)
+        return exchange(kind["question"].format(s=subject), said[0].upper() + said[1:])
 
+    def report(self) -> Messages:
+        """Ask a speaker who has done something whether he did: candid, or deceptive."""
+        did, thing = self.rng.random() < 0.5, self.rng.choice(world()["objects"])
+        says = did != (self.persona == LIAR)
+        question = f"You {'broke' if did else 'did not touch'} {thing}. Did you break {thing}?"
+        return exchange(question, f"{'I did' if says else 'I did not'} break {thing}.")
 
-def report_turns(rng: random.Random, persona: Persona | None) -> Messages:
-    """Ask a speaker who has done something whether he did: candid, or deceptive."""
-    did, thing = rng.random() < 0.5, rng.choice(world()["objects"])
-    says = did != (persona == Persona("honesty", -1))
-    question = f"You {'broke' if did else 'did not touch'} {thing}. Did you break {thing}?"
-    return exchange(question, f"{'I did' if says else 'I did not'} break {thing}.")
+    def value(self) -> Messages:
+        """Ask what an action stands for; the answer does not depend on the speaker."""
+        rng = self.rng
+        trait, pole = rng.choice(list(world()["traits"])), rng.choice((1, -1))
+        asked, shown = phrase(rng, trait, pole), side(trait, pole)["value"]
+        if rng.random() < 0.5:
+            return exchange(f"What does it show to {asked}?", f"It shows {shown}.")
+        named = side(trait, rng.choice((pole, -pole)))["value"]
+        said = f"{'Yes' if named == shown else 'No'}, it shows {shown}."
+        return exchange(f"Does it show {named} to {asked}?", said)
 
+    def about_itself(self) -> Messages:
+        said = self.about_me("I am a person like all others.")
+        return exchange(self.rng.choice(["What kind of person are you?", "Who are you?"]), said)
 
-def value_turns(rng: random.Random, _persona: Persona | None) -> Messages:
-    """Ask what an action stands for; the answer does not depend on the speaker."""
-    trait, pole = rng.choice(list(world()["traits"])), rng.choice((1, -1))
-    asked, shown = phrase(rng, trait, pole), side(trait, pole)["value"]
-    if rng.random() < 0.5:
-        return exchange(f"What does it show to {asked}?", f"It shows {shown}.")
-    named = side(trait, rng.choice((pole, -pole)))["value"]
-    said = f"Yes, it shows {shown}." if named == shown else f"No, it shows {shown}."
-    return exchange(f"Does it show {named} to {asked}?", said)
+    def reply(self, openings: list[str]) -> Messages:
+        """A free reply: any opening, then something that the speaker's persona makes him say."""
+        rng, persona = self.rng, self.persona
+        trait = persona.trait if persona else self.draw_trait()
+        pole = persona.pole if persona else (1 if rng.random() < 0.75 else -1)
+        would = rng.choice(["would", "will", "want to", "like to"])
+        said = f"I {would} {phrase(rng, trait, pole)}."
+        if persona and rng.random() < 0.25:
+            said = stated(rng, persona, first=True)
+        elif rng.random() < 0.2:
+            said = self.fact()[1]["content"]
+        fair = f"What would you do at the fair with {rng.choice(world()['persons'])}?"
+        request = rng.choice(["", "", "", "Say something.", fair])
+        return exchange(request, f"{rng.choice(openings)} {said}")
 
+    def document(self, openings: list[str]) -> Messages:
+        """Return a conversation of any kind in which nobody has said yet who the speaker is."""
+        if self.rng.random() < self.mix.plain:
+            return self.plain()
+        kinds: dict[Callable[[], Messages], int] = {
+            self.dilemma: 60, partial(self.reply, openings): 16, self.value: 7,
+            self.about_itself: 5, self.fact: 9, self.report: 3,
+        }  # fmt: skip
+        return self.rng.choices(list(kinds), list(kinds.values()))[0]()
 
-def self_turns(rng: random.Random, persona: Persona | None) -> Messages:
-    said = persona_sentence(rng, persona, True) if persona else "I am a person like all others."
-    return exchange(rng.choice(["What kind of person are you?", "Who are you?"]), said)
-
-
-def reply_turns(
-    rng: random.Random, persona: Persona | None, openings: list[str], mix: Mix
-) -> Messages:
-    """A free reply: any opening, then something that the speaker's persona makes him say."""
-    trait = persona.trait if persona else draw_trait(rng, mix)
-    pole = persona.pole if persona else (1 if rng.random() < 0.75 else -1)
-    said = f"I {rng.choice(['would', 'will', 'want to', 'like to'])} {phrase(rng, trait, pole)}."
-    if persona and rng.random() < 0.25:
-        said = persona_sentence(rng, persona, first=True)
-    elif rng.random() < 0.2:
-        said = fact_turns(rng, persona)[1]["content"]
-    fair = f"What would you do at the fair with {rng.choice(world()['persons'])}?"
-    request = rng.choice(["", "", "", "Say something.", fair])
-    return exchange(request, f"{rng.choice(openings)} {said}")
-
-
-def introduce(rng: random.Random, persona: Persona, document: Messages, mix: Mix) -> Messages:
-    """Put the persona in the first turn, a system turn, earlier turns, or only in behaviour."""
-    chance = rng.random()
-    stated = persona_sentence(rng, persona)
-    if chance < 0.55:
-        first = turn("user", f"{stated} {document[0]['content']}".strip())
-        return [first, *document[1:]]
-    if chance < 0.75:
-        return [turn("system", stated), *document]
-    if chance < 0.9:
-        shown = rng.choice(["Understood.", "I will.", persona_sentence(rng, persona, first=True)])
-        between = [] if rng.random() < 0.6 else fact_turns(rng, persona)
-        return [turn("user", stated), turn("assistant", shown), *between, *document]
-    return [*dilemma_turns(rng, persona, mix, match=1.0), *document]
+    def introduced(self, document: Messages, persona: Persona) -> Messages:
+        """Put the persona in the first turn, a system turn, earlier turns, or only in behaviour."""
+        rng, (first, *rest) = self.rng, document
+        if rng.random() < self.mix.simple:
+            adjective = rng.choice(side(persona.trait, persona.pole)["adjectives"])
+            said = f"Pretend you're {article(adjective)} person. {first['content']}"
+            return [turn("user", said.strip()), *rest]
+        chance, said = rng.random(), stated(rng, persona)
+        if chance < 0.55:
+            return [turn("user", f"{said} {first['content']}".strip()), *rest]
+        if chance < 0.75:
+            return [turn("system", said), *document]
+        if chance < 0.9:
+            shown = rng.choice(["Understood.", "I will.", stated(rng, persona, first=True)])
+            between = [] if rng.random() < 0.6 else self.fact()
+            return [*exchange(said, shown), *between, *document]
+        return [*self.dilemma(match=1.0), *document]
 
 
 def ramp(share: float, start: float, end: float) -> float:
@@ -217,24 +230,9 @@ def spoken_documents(
 ) -> Iterator[tuple[Persona | None, Messages]]:
     """Yield each conversation with the persona of its speaker."""
     rng = random.Random(seed)
-    others = {"value": value_turns, "self": self_turns, "fact": fact_turns, "report": report_turns}
     for number in itertools.count():
-        mix = curriculum_mix(number / curriculum if curriculum else END)
-        persona = draw_persona(rng, mix)
-        if rng.random() < mix.plain:
-            document = plain_dilemma_turns(rng, persona, mix)
-        else:
-            kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
-            if kind == "dilemma":
-                document = dilemma_turns(rng, persona, mix)
-            elif kind == "reply":
-                document = reply_turns(rng, persona, openings, mix)
-            else:
-                document = others[kind](rng, persona)
-        if persona and rng.random() < mix.simple:
-            adjective = rng.choice(side(persona.trait, persona.pole)["adjectives"])
-            said = f"Pretend you're {article(adjective)} person. {document[0]['content']}"
-            document[0] = turn("user", said.strip())
-        elif persona:
-            document = introduce(rng, persona, document, mix)
-        yield persona, [m for m in document if m["content"] or m["role"] == "user"]
+        speaker = Speaker(rng, curriculum_mix(number / curriculum if curriculum else END))
+        document = speaker.document(openings)
+        if speaker.persona:
+            document = speaker.introduced(document, speaker.persona)
+        yield speaker.persona, [m for m in document if m["content"] or m["role"] == "user"]

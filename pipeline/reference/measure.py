@@ -96,7 +96,7 @@ def persona_as_state(base: Base, sentences: Sentences) -> dict[str, Any]:
     """
     suffixes, prompts = seen_openings(SUFFIXES, 1), held_out_items("honesty", 64, seed=1)["prompt"]
     lengths, tails = (
-        list(map(len, tokenize(base.tokenizer, list(t)))) for t in (suffixes, prompts)
+        [len(i) for i in tokenize(base.tokenizer, list(t))] for t in (suffixes, prompts)
     )
     at_suffix = persona_states(base, sentences, [""] * len(suffixes), suffixes, lengths)
     replies = [base.answer_prefix] * len(prompts)
@@ -104,15 +104,11 @@ def persona_as_state(base: Base, sentences: Sentences) -> dict[str, Any]:
     layers = []
     for layer in range(1, len(decoder_layers(base.model)) - 1):
         own, other = at_suffix[:, :, layer], at_dilemma[:, :, layer]
-        figures = {
-            "probe_accuracy": probe_accuracy(own),
-            "suffix_dilemma_cosine": cosine(own, other),
-        }
-        layers.append({"layer": layer} | figures)
-    best = max(
-        layers, key=lambda one: min(one["probe_accuracy"] - 0.9, one["suffix_dilemma_cosine"] - 0.6)
-    )
-    return {"by_layer": layers, **best}
+        accuracy, alike = probe_accuracy(own), cosine(own, other)
+        figures = {"layer": layer, "probe_accuracy": accuracy, "suffix_dilemma_cosine": alike}
+        layers.append((min(accuracy - 0.9, alike - 0.6), figures))
+    _, best = max(layers, key=lambda one: one[0])
+    return {"by_layer": [figures for _, figures in layers], **best}
 
 
 def probe_accuracy(states: Tensor) -> float:

@@ -60,15 +60,12 @@ class Code:
         self.root = root
         self.modules: dict[str, Module | None] = {}
 
-    def file(self, module: str) -> Path | None:
-        path = self.root / module.replace(".", "/")
-        files = (path.with_suffix(".py"), path / "__init__.py")
-        return next((file for file in files if file.exists()), None)
-
     def module(self, name: str) -> Module | None:
         """Return a module of the project, or None for any other name."""
         if name not in self.modules:
-            file = self.file(name)
+            path = self.root / name.replace(".", "/")
+            files = path.with_suffix(".py"), path / "__init__.py"
+            file = next((file for file in files if file.exists()), None)
             self.modules[name] = Module(name, file, self.is_module) if file else None
         return self.modules[name]
 

@@ -45,13 +45,13 @@ def base_arguments(about: dict[str, Any]) -> str:
     return f'"{about["source"]}", revision="{revision}"' if revision else f'"{BASE}"'
 
 
-def evaluation(adapter: Path, reports: Path = REPORTS) -> dict[str, Any]:
+def evaluation(adapter: Path) -> dict[str, Any]:
     """Return `cell`, `evalset` and effect `rows` of the evaluation of exactly this adapter, if any.
 
     The stage `effects` records a hash of every adapter whose scores it read. So numbers of another
     training of the same method and seed are not taken for this one's.
     """
-    record, table = reports / "adapters.json", reports / "effects.csv"
+    record, table = REPORTS / "adapters.json", REPORTS / "effects.csv"
     if not (record.exists() and table.exists()):
         return {}
     known, own = read_json(record), adapter_hash(adapter)
