@@ -17,7 +17,7 @@ from pipeline.metrics.effects import (
 )
 from pipeline.metrics.regression import clustered_slope, pooled_slope
 from pipeline.metrics.scores import Evaluation, at_one, fold_arms, signed_scores
-from pipeline.metrics.study import analyse, arm_table, headline
+from pipeline.metrics.study import analyse, headline, oracle_effects, with_likelihood
 from pipeline.study.params import load_params
 from pipeline.support.errors import InputError
 from pipeline.support.schemas import DOSES, add_labels
@@ -237,12 +237,12 @@ def test_a_study_joins_seeds_methods_and_base():
     moved = pl.concat(frame.with_columns(seed=pl.lit(i)) for i, (frame, _) in enumerate(parts))
     evaluation = parts[0][1]
     study = analyse({"good": moved}, evaluation)
-    assert study.effects["seed"].to_list() == ["0", "0", "1", "1", "mean", "mean"]
-    assert study.values.filter(pl.col("label") == "Value/truth")["q"].null_count() == 3
-    assert study.oracle == []
+    assert study["effects"]["seed"].to_list() == ["0", "0", "1", "1", "mean", "mean"]
+    assert study["values"].filter(pl.col("label") == "Value/truth")["q"].null_count() == 3
+    assert oracle_effects(evaluation) == []
     each = [1 / (1 + np.exp(-slope)) - 0.5 for slope in (0.5, 1.5)]
-    assert study.arms["seed_sd"].item() == pytest.approx(np.std(each, ddof=1))
-    up = study.effects.row(-1, named=True)
+    assert study["arms"]["seed_sd"].item() == pytest.approx(np.std(each, ddof=1))
+    up = study["effects"].row(-1, named=True)
     assert (up["seed_min"], up["seed_max"]) == pytest.approx(each)
     assert evaluation.movements(moved).height == 60
     assert up["target_effect"] == pytest.approx(np.mean(each))
@@ -257,7 +257,7 @@ def test_seeds_that_move_other_values_in_opposite_ways_do_not_cancel():
 
     parts = [planted(items, both_ways(seed)) for seed in (0, 1)]
     moved = pl.concat(frame.with_columns(seed=pl.lit(i)) for i, (frame, _) in enumerate(parts))
-    effects = analyse({"random": moved}, parts[0][1]).effects
+    effects = analyse({"random": moved}, parts[0][1])["effects"]
     own = 1 / (1 + np.exp(-1)) - 0.5
     assert effects["side_effect"].to_list() == pytest.approx([own] * 6)
     assert effects["side_effect_log_odds"].to_list() == pytest.approx([1.0] * 6)
@@ -270,7 +270,7 @@ def test_the_headline_is_of_the_coefficient_nearest_to_one():
         lambda r, c: c * r["label_Value/truth"],
         coefficients=[-2.0, -1.0, 0.0, 1.0, 2.0],
     )
-    found = headline(analyse({"good": scores}, evaluation).arms)["good"]
+    found = headline(analyse({"good": scores}, evaluation)["arms"])["good"]
     assert found["target_effect"] == pytest.approx(1 / (1 + np.exp(-1)) - 0.5)
     assert found["delta_nll"] == pytest.approx(0.1)
 
@@ -289,7 +289,7 @@ def test_equal_cost_is_one_with_what_it_stands_for_and_costs():
         )
         parts.append(scores.with_columns(pl.lit(seed).alias("seed")))
     prompt, _ = planted(items, lambda r, c: c * r["label_Value/truth"])
-    arms = analyse({"good": pl.concat(parts), "prompt": prompt}, evaluation).arms
+    arms = analyse({"good": pl.concat(parts), "prompt": prompt}, evaluation)["arms"]
     reached = 2.0, 3.0, 0.1, 0.1, 0.4, 0.5, True
     given = doses(
         good=[reached, (64.0, 5.0, 0.03, 0.1, 0.2, 0.5, False)],
@@ -323,7 +323,7 @@ def test_a_method_is_ranked_among_the_sizes_of_random_directions_at_the_same_cos
 
     def ranked(cells: dict[str, pl.DataFrame]) -> pl.DataFrame:
         study = analyse(cells, evaluation)
-        return random_ranks(equal_cost(study.arms, given), seed_effects(study.effects))
+        return random_ranks(equal_cost(study["arms"], given), seed_effects(study["effects"]))
 
     equal = ranked(cells | {"prompting": prompt})
     ranks = {"pca": 3, "lora": 1, "dora": 5, "random": None, "prompting": None}
@@ -338,10 +338,10 @@ def test_the_likelihoods_effects_stand_beside_the_answers():
     answers, evaluation = planted(items, lambda r, c: c * r["label_Value/truth"])
     texts, of_texts = planted(items, lambda r, c: 0.1 * c * r["label_Value/truth"])
     study = analyse({"good": answers}, evaluation)
-    study.add_likelihood(arm_table({"good": texts}, of_texts))
+    arms = with_likelihood(study["arms"], {"good": texts}, of_texts)
     names = ("target_effect_log_odds", "target_effect_likelihood", "down_likelihood")
-    assert study.arms.select(names).row(0) == pytest.approx((1, 0.1, -0.1))
-    assert study.arms["ci_low_likelihood"].item() == pytest.approx(0.1)
+    assert arms.select(names).row(0) == pytest.approx((1, 0.1, -0.1))
+    assert arms["ci_low_likelihood"].item() == pytest.approx(0.1)
 
 
 def test_effects_that_add_up_in_probability_have_no_interaction():
@@ -387,4 +387,4 @@ def test_a_value_on_a_single_dilemma_is_left_out_of_the_values():
         make_items(6).with_columns(kindness), lambda r, c: c * r["label_Value/truth"]
     )
     study = analyse({"good": scores}, evaluation)
-    assert set(study.values["label"]) == {"Value/truth", "Value/lie"}
+    assert set(study["values"]["label"]) == {"Value/truth", "Value/lie"}

@@ -19,12 +19,9 @@ def swap_consistency(rows: pl.DataFrame) -> float:
 
 def answer_record(rows: pl.DataFrame, evaluation: Evaluation) -> dict[str, Any]:
     """Return the figures of one method at one coefficient, over items and seeds."""
-    base = evaluation.base
-    bias = mean(rows["log_odds"])
-    answered_at_base = base.filter(evaluation.answered(base)).select("item_id")
-    kept = rows.filter(evaluation.answered(rows)).join(
-        answered_at_base, on="item_id", how="semi", maintain_order="left"
-    )
+    base, bias = evaluation.base, mean(rows["log_odds"])
+    at_base = base.filter(evaluation.answered(base))["item_id"].to_list()
+    kept = rows.filter(evaluation.answered(rows) & rows["item_id"].is_in(at_base))
     return {
         "yes_log_odds": bias, "yes_shift": bias - mean(base["log_odds"]),
         "yes_rate": mean(rows["log_odds"] > 0),
@@ -52,12 +49,12 @@ def answer_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.D
     mass, or whose item does at coefficient 0. target_effect_answered leaves them out.
     """
     base = evaluation.base.with_columns(pl.col("coefficient").cast(pl.Float64))
-    unmoved = dict.fromkeys(in_both("target_effect", "target_effect_answered"), 0.0)
-    untouched = answer_record(base, evaluation) | unmoved
-    records: list[dict[str, Any]] = [{"method": BASE, "coefficient": 0.0, **untouched}]
-    for method, scores in cells.items():
-        for c in sorted(scores["coefficient"].unique()):
-            record = answer_record(scores.filter(pl.col("coefficient") == c), evaluation)
-            records.append({"method": method, "coefficient": c, **record})
+    records = [
+        {"method": method, "coefficient": c}
+        | answer_record(scores.filter(coefficient=c), evaluation)
+        for method, scores in ({BASE: base} | cells).items()
+        for c in sorted(scores["coefficient"].unique())
+    ]
+    records[0] |= dict.fromkeys(in_both("target_effect", "target_effect_answered"), 0.0)
     answered = dict.fromkeys(in_both("target_effect_answered"), pl.Float64)
     return pl.DataFrame(records, schema_overrides=answered)

@@ -6,14 +6,11 @@ import numpy as np
 import polars as pl
 
 from pipeline.metrics.scores import SUFFIXES, Evaluation, in_both, movements
+from pipeline.support.schemas import numbers, texts
 
 REACHED = 0.95  # of the resamples: with fewer there is no 95 % interval
-NUMBERS = (*in_both("effect", "ci_low", "ci_high"), "coefficient", "reached")
-SCHEMA = (
-    {"method": pl.String, "arm": pl.String, "budget": pl.Float64}
-    | dict.fromkeys(NUMBERS, pl.Float64)
-    | {"reason": pl.String}
-)
+NUMBERS = numbers("budget", *in_both("effect", "ci_low", "ci_high"), "coefficient", "reached")
+SCHEMA = texts("method", "arm") | NUMBERS | texts("reason")
 
 
 def at_budget(costs: np.ndarray, values: np.ndarray, budget: float) -> np.ndarray:
@@ -23,8 +20,11 @@ def at_budget(costs: np.ndarray, values: np.ndarray, budget: float) -> np.ndarra
     """
     above = costs >= budget
     after = np.where(above.any(-1), above.argmax(-1), 1)[..., None]
-    low, high = (np.take_along_axis(costs, index, -1)[..., 0] for index in (after - 1, after))
-    start, end = (np.take_along_axis(values, index, -1)[..., 0] for index in (after - 1, after))
+    low, high, start, end = (
+        np.take_along_axis(lines, index, -1)[..., 0]
+        for lines in (costs, values)
+        for index in (after - 1, after)
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         between = start + (budget - low) / (high - low) * (end - start)
     return np.where(above.any(-1), between, np.nan)
@@ -34,12 +34,12 @@ def sums_by_dilemma(
     frame: pl.DataFrame, column: str | None, dilemmas: list[str], coefficients: list[float]
 ) -> np.ndarray:
     """Return sums over a dilemma's items [g, c], 0 where it has none; without a column, counts."""
-    rows = frame["dilemma_id"].replace_strict(dilemmas, range(len(dilemmas))).to_numpy()
-    places = frame["coefficient"].replace_strict(coefficients, range(len(coefficients))).to_numpy()
     shape = len(dilemmas), len(coefficients)
-    cells = rows * shape[1] + places
+    rows = frame["dilemma_id"].replace_strict(dilemmas, range(shape[0])).to_numpy()
+    places = frame["coefficient"].replace_strict(coefficients, range(shape[1])).to_numpy()
     values = frame[column].to_numpy() if column else None
-    return np.bincount(cells, values, minlength=shape[0] * shape[1]).reshape(shape)
+    cells = np.bincount(rows * shape[1] + places, values, minlength=shape[0] * shape[1])
+    return cells.reshape(shape)
 
 
 def arm_curves(
@@ -56,10 +56,8 @@ def arm_curves(
     dilemmas = evaluation.base["dilemma_id"].unique(maintain_order=True).to_list()
 
     def average(frame: pl.DataFrame, column: str) -> np.ndarray:
-        total, count = (
-            weights @ sums_by_dilemma(frame, name, dilemmas, coefficients)
-            for name in (column, None)
-        )
+        about = dilemmas, coefficients
+        total, count = (weights @ sums_by_dilemma(frame, name, *about) for name in (column, None))
         with np.errstate(invalid="ignore"):  # a resample without the target reaches nothing
             return total / count
 
@@ -82,10 +80,9 @@ def budget_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.D
     weights = np.vstack([np.ones(n), drawn])  # the first row is the sample itself
     records: list[dict[str, Any]] = []
     for method, scores in cells.items():
-        if method in evaluation.ungraded:
-            reason = "the coefficient has no size"
-            own = [{"arm": arm, "reason": reason} for arm in ("+", "-", "both")]
-        else:
+        sizeless = {"reason": "the coefficient has no size"}
+        own = [{"arm": arm} | sizeless for arm in ("+", "-", "both")]
+        if method not in evaluation.ungraded:
             own = arm_records(scores, evaluation, weights)
         records += [{"method": method, "budget": params.nll_budget, **record} for record in own]
     return pl.DataFrame(records, schema=SCHEMA)

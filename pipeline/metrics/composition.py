@@ -18,29 +18,23 @@ def composition_table(
 ) -> list[dict[str, Any]]:
     """Return effect and interaction on a target at each pair but (0, 0), with 95 % intervals.
 
-    Both are in probability and in log-odds.
-
-    `scores` has item_id, dilemma_id, log_odds and the coefficients first and second. It holds (0,
-    0), (a, 0), (0, b) and (a, b).
+    Both are in probability and in log-odds. `scores` has item_id, dilemma_id, log_odds and the
+    coefficients first and second. It holds (0, 0), (a, 0), (0, b) and (a, b).
     """
     rows = signed_scores(scores, items, [target]).sort("item_id")
     parts = rows.partition_by("first", "second", as_dict=True)
     records = []
     for first, second in sorted(parts.keys() - {(0.0, 0.0)}):
         both = parts[first, second].select("dilemma_id")
+        pairs = (first, second), (first, 0.0), (0.0, second)
         for column, suffix in zip(("probability", "y"), SUFFIXES, strict=True):
-            effect, first_alone, second_alone = (
-                parts[pair][column] - parts[0.0, 0.0][column]
-                for pair in ((first, second), (first, 0.0), (0.0, second))
-            )
-            interaction = effect - first_alone - second_alone
+            effect, *alone = (parts[pair][column] - parts[0.0, 0.0][column] for pair in pairs)
+            interaction = effect - alone[0] - alone[1]
             both = both.with_columns(
                 effect.alias(f"effect{suffix}"), interaction.alias(f"interaction{suffix}")
             )
-        record: dict[str, Any] = {
-            "target": target, "first": first, "second": second,
-            "n_dilemmas": both["dilemma_id"].n_unique(),
-        }  # fmt: skip
+        record: dict[str, Any] = {"target": target, "first": first, "second": second}
+        record["n_dilemmas"] = both["dilemma_id"].n_unique()
         for name in ("effect", "interaction"):
             record |= measured(both, name, name, name, params)
         records.append(record)

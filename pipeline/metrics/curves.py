@@ -25,9 +25,9 @@ def curve_record(frame: pl.DataFrame, valid: float) -> dict[str, Any]:
     valid² r2, as there.
     """
     coefficients = np.array(sorted(frame["coefficient"].unique()))
-    by_dilemma = means(frame, ["dilemma_id", "coefficient"], ["y"])
-    ordered = by_dilemma.sort("dilemma_id", "coefficient")["y"].to_numpy()
-    responses = ordered.reshape(-1, len(coefficients))
+    keys = ["dilemma_id", "coefficient"]
+    ordered = means(frame, keys, ["y"]).sort(keys)
+    responses = ordered["y"].to_numpy().reshape(-1, len(coefficients))
     higher = responses[:, -1] > responses[:, 0] + ROUNDING
     rising = (np.diff(responses, axis=1) >= -ROUNDING).all(1) & higher
     curve = means(frame, ["coefficient"], ["y"]).sort("coefficient")["y"].to_numpy()

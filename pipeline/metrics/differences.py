@@ -9,18 +9,10 @@ from statsmodels.stats.multitest import multipletests
 
 from pipeline.metrics.regression import cluster_t, with_p
 from pipeline.metrics.scores import SUFFIXES, Evaluation, at_one, fold_arms, in_both
+from pipeline.support.schemas import numbers, texts
 
-NUMBERS = ("difference", "ci_low", "ci_high", "stderr", "df", "p", "p_holm")
-SCHEMA = (
-    {"method": pl.String, "other": pl.String, "n_dilemmas": pl.Int64}
-    | dict.fromkeys(in_both(*NUMBERS), pl.Float64)
-)  # fmt: skip
-
-
-def dilemma_effects(rows: pl.DataFrame, evaluation: Evaluation) -> pl.DataFrame:
-    """Return half the span in every dilemma, in probability and in log-odds, and its `count`."""
-    moved = evaluation.movements(rows)
-    return fold_arms(moved, ["dilemma_id"], in_both("effect")).sort("dilemma_id")
+NUMBERS = in_both("difference", "ci_low", "ci_high", "stderr", "df", "p", "p_holm")
+SCHEMA = texts("method", "other") | {"n_dilemmas": pl.Int64} | numbers(*NUMBERS)
 
 
 def paired(values: np.ndarray, sizes: np.ndarray) -> dict[str, float]:
@@ -40,14 +32,17 @@ def difference_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> 
     Clustered t (CR2) with its 95 % interval, for the seeds that were run; in probability and in
     log-odds. p_holm is adjusted over all pairs.
     """
-    effects = {m: dilemma_effects(at_one(scores), evaluation) for m, scores in cells.items()}
+    moved = {method: evaluation.movements(at_one(scores)) for method, scores in cells.items()}
+    effects = {
+        method: fold_arms(own, ["dilemma_id"], in_both("effect")).sort("dilemma_id")
+        for method, own in moved.items()
+    }
     rows = []
     for method, other in itertools.combinations(effects, 2):
         own, theirs = effects[method], effects[other]
         row = {"method": method, "other": other, "n_dilemmas": own.height}
         for name, suffix in zip(in_both("effect"), SUFFIXES, strict=True):
-            values = (own[name] - theirs[name]).to_numpy()
-            test = paired(values, own["count"].to_numpy())
+            test = paired((own[name] - theirs[name]).to_numpy(), own["count"].to_numpy())
             row |= {f"{key}{suffix}": value for key, value in test.items()}
         rows.append(row)
     for suffix in SUFFIXES if rows else ():

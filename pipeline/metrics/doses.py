@@ -13,15 +13,11 @@ def equal_cost(arms: pl.DataFrame, doses: pl.DataFrame) -> pl.DataFrame:
     """
     reached = pl.col("budget_reached")
     said = doses.group_by("method", maintain_order=True).agg(
-        (reached.is_not_null() & reached).all(), reached.is_not_null().all().alias("calibrated")
+        reached.fill_null(False).all(), reached.is_not_null().all().alias("calibrated")
     )
     figures = [name for name in doses.columns if name.startswith(("raw_", "cost_", "p95_"))]
-    averaged = means(doses, ["method"], figures).drop("count")
-    return (
-        at_one(arms)
-        .join(averaged, on="method", maintain_order="left")
-        .join(said, on="method", maintain_order="left")
-    )
+    about = means(doses, ["method"], figures).drop("count").join(said, on="method")
+    return at_one(arms).join(about, on="method", maintain_order="left")
 
 
 def random_ranks(equal: pl.DataFrame, seeds: pl.DataFrame) -> pl.DataFrame:

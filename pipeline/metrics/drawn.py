@@ -29,10 +29,8 @@ def frontier(points: pl.DataFrame) -> pl.DataFrame:
 
 def frontier_steps(arms: pl.DataFrame, equal: pl.DataFrame) -> pl.DataFrame:
     """Return the frontier of all measured points with a dose but random, up to the largest cost."""
-    dosed = equal.filter("calibrated")
-    points = arms.join(dosed, on="method", how="semi", maintain_order="left").select(
-        "method", "delta_nll", "target_effect"
-    )
+    dosed = pl.col("method").is_in(equal.filter("calibrated")["method"].to_list())
+    points = arms.filter(dosed).select("method", "delta_nll", "target_effect")
     best = frontier(points.filter(pl.col("method") != "random"))
     return pl.concat([best, best.tail(1).with_columns(delta_nll=pl.lit(points["delta_nll"].max()))])
 
@@ -42,14 +40,12 @@ def value_halves(values: pl.DataFrame, coefficient: float) -> pl.DataFrame:
 
     `half_log_odds` is the same in nats.
     """
+    keys, names = ["method", "label"], renaming(change="half")
     rows = values.filter(pl.col("coefficient").abs() == coefficient)
-    names = renaming(change="half")
-    halves = fold_arms(rows, ["method", "label"], list(names)).rename(names)
+    halves = fold_arms(rows, keys, list(names)).rename(names).drop("coefficient", "count")
     significant = (pl.col("q").cast(pl.Float64) < ALPHA).fill_null(False).alias("significant")
-    about = rows.filter(pl.col("coefficient") > 0).select("method", "label", "n_items", significant)
-    return halves.drop("coefficient", "count").join(
-        about, on=["method", "label"], maintain_order="left"
-    )
+    about = rows.filter(pl.col("coefficient") > 0).select(*keys, "n_items", significant)
+    return halves.join(about, on=keys, maintain_order="left")
 
 
 def most_moved(halves: pl.DataFrame, target: str) -> list[str]:
@@ -62,9 +58,5 @@ def most_moved(halves: pl.DataFrame, target: str) -> list[str]:
 def excluded_counts(effects: pl.DataFrame, n_items: int) -> pl.DataFrame:
     """Return method, coefficient, `share` and `count` of the items below the choice-mass gate."""
     share = 1 - pl.col("answered")
-    return effects.filter(pl.col("seed") == MEAN).select(
-        "method",
-        "coefficient",
-        share.alias("share"),
-        (share * n_items).round().cast(pl.Int64).alias("count"),
-    )
+    count = (share * n_items).round().cast(pl.Int64)
+    return effects.filter(seed=MEAN).select("method", "coefficient", share=share, count=count)

@@ -20,7 +20,7 @@ from pipeline.metrics.scores import (
     p_yes,
     renaming,
     signed_scores,
-)
+)  # fmt: skip
 from pipeline.support.errors import InputError
 from pipeline.support.schemas import LABEL, MEAN, labels
 from pipeline.support.sections import StatisticsParams
@@ -36,15 +36,11 @@ def enough(items: pl.DataFrame, label: str, min_items: int) -> bool:
 
 def side_labels(evaluation: Evaluation) -> list[str]:
     """Return the labels that count as side effects: raw values only where they are all there is."""
-    items = evaluation.items
-    raw = {name.split("/")[0] for name in labels(items)} == {"Value"}
-    return [
-        name
-        for name in labels(items)
-        if name not in (evaluation.target, *evaluation.opposite)
-        and (raw or not name.startswith("Value/"))
-        and enough(items, name, evaluation.params.min_items)
-    ]
+    items, own = evaluation.items, (evaluation.target, *evaluation.opposite)
+    every = labels(items)
+    places = [name for name in every if not name.startswith("Value/")]
+    least = evaluation.params.min_items
+    return [n for n in places or every if n not in own and enough(items, n, least)]
 
 
 def label_changes(scores: pl.DataFrame, items: pl.DataFrame, names: list[str]) -> pl.DataFrame:
@@ -57,26 +53,20 @@ def label_changes(scores: pl.DataFrame, items: pl.DataFrame, names: list[str]) -
     table = table.sort("label", "coefficient").with_columns(
         at_base("n_items", "label"), at_base("score", "label").alias("base")
     )
-    return table.with_columns(
-        (pl.col("score") - pl.col("base")).alias("change"),
-        (pl.col("y") - at_base("y", "label")).alias("change_log_odds"),
-    ).drop("y")
+    change, nats = pl.col("score") - pl.col("base"), pl.col("y") - at_base("y", "label")
+    return table.with_columns(change=change, change_log_odds=nats).drop("y")
 
 
-def bootstrap(
-    rows: pl.DataFrame, column: str | pl.Expr, params: StatisticsParams
-) -> tuple[float, float]:
+def bootstrap(rows: pl.DataFrame, column: str, params: StatisticsParams) -> tuple[float, float]:
     """Return the 95 % percentile interval of a mean over rows; whole dilemmas are resampled."""
-    values = rows.select("dilemma_id", column)
-    name = values.columns[1]
-    clusters = means(values, ["dilemma_id"], [name])
+    clusters = means(rows, ["dilemma_id"], [column])
     counts = clusters["count"].cast(pl.Float64).to_numpy()
 
     def ratio(total, count, axis):
         return total.sum(axis=axis) / count.sum(axis=axis)
 
     interval = stats.bootstrap(
-        ((clusters[name] * clusters["count"]).to_numpy(), counts), ratio, paired=True,
+        ((clusters[column] * clusters["count"]).to_numpy(), counts), ratio, paired=True,
         vectorized=True, n_resamples=params.bootstrap, method="percentile",
         rng=np.random.default_rng(params.seed),
     ).confidence_interval  # fmt: skip
@@ -90,14 +80,10 @@ def oracle_effect(
     if "oracle_neutral" not in items.columns or coefficient == 0:
         return None
     rows = items.filter(pl.col(LABEL + label) != 0)
-    pole = "oracle_positive" if coefficient > 0 else "oracle_negative"
-    told, neutral = pl.col(pole), pl.col("oracle_neutral")
+    told = pl.col("oracle_positive" if coefficient > 0 else "oracle_negative")
+    neutral = pl.col("oracle_neutral")
     change = told - neutral if log_odds else p_yes(told) - p_yes(neutral)
     return float(rows.select((pl.col(LABEL + label) * change).mean()).item())
-
-
-def ratio(effect: float, whole: float | None) -> float | None:
-    return effect / whole if whole else None
 
 
 def normalized_gain(effect: float, delta_nll: float) -> float:
@@ -113,10 +99,8 @@ def method_effects(scores: pl.DataFrame, evaluation: Evaluation) -> list[Record]
     params, items, target = evaluation.params, evaluation.items, evaluation.target
     whole, moved = evaluation.with_base(scores), evaluation.movements(scores)
     if moved["dilemma_id"].n_unique() < 2:
-        raise InputError(
-            f"label {target!r} concerns fewer than 2 dilemmas: take more items, or another "
-            "behaviour"
-        )
+        said = f"label {target!r} concerns fewer than 2 dilemmas"
+        raise InputError(f"{said}: take more items, or another behaviour")
     names = side_labels(evaluation)
     side = pl.concat(
         label_changes(evaluation.with_base(own), items, names)
@@ -125,13 +109,9 @@ def method_effects(scores: pl.DataFrame, evaluation: Evaluation) -> list[Record]
     base_nll = mean(evaluation.base["nll"])
     records = []
     for c in sorted(set(scores["coefficient"])):
-        at, rows = (
-            moved.filter(pl.col("coefficient") == c),
-            whole.filter(pl.col("coefficient") == c),
-        )
+        at, rows, changes = (frame.filter(coefficient=c) for frame in (moved, whole, side))
         effect, delta_nll = mean(at["effect"]), mean(rows["nll"]) - base_nll
-        answered = mean(evaluation.answered(rows))
-        changes = side.filter(pl.col("coefficient") == c)
+        answered, most = mean(evaluation.answered(rows)), oracle_effect(items, target, c)
         records.append({
             "coefficient": c, "target_score": mean(at["probability"]),
             "target_log_odds": mean(at["y"]),
@@ -144,7 +124,7 @@ def method_effects(scores: pl.DataFrame, evaluation: Evaluation) -> list[Record]
             "normalized_gain": normalized_gain(effect * np.sign(c), delta_nll),
             "choice_mass": mean(rows["choice_mass"]), "answered": answered,
             "coherent": answered >= params.coherent_share,
-            "oracle_share": ratio(effect, oracle_effect(items, target, c)),
+            "oracle_share": effect / most if most else None,
             "yes_rate": mean(rows["log_odds"] > 0), **slopes(moved, c),
             "n_items": at.height, "n_dilemmas": at["dilemma_id"].n_unique(),
         })  # fmt: skip
@@ -157,8 +137,8 @@ def measured(
     """Return the mean of a column and its 95 % interval, in probability and in log-odds."""
     record: Record = {}
     for suffix in SUFFIXES:
-        record[f"{name}{suffix}"] = mean(rows[f"{column}{suffix}"])
-        low, high = bootstrap(rows, f"{column}{suffix}", params)
+        low, high = bootstrap(rows, column + suffix, params)
+        record |= {name + suffix: mean(rows[column + suffix])}
         record |= {f"{limits}_low{suffix}": low, f"{limits}_high{suffix}": high}
     return record
 
@@ -177,38 +157,35 @@ def arm_effects(
     asymmetry = effect(+c) + effect(-c), 0 if the arms mirror each other. Where each has its right
     sign, it is how much further +c moves than -c.
     """
-    by_c = {record["coefficient"]: record for record in records}
+    by_c, params = {record["coefficient"]: record for record in records}, evaluation.params
     frame, moved = pl.DataFrame(records, infer_schema_length=None), evaluation.movements(scores)
     averaged = [*in_both("side_effect"), "delta_nll", "choice_mass"]
-    spans = in_both("target_effect")
+    best, worst = (oracle_effect(evaluation.items, evaluation.target, s) for s in (1, -1))
     folded = []
-    for both in fold_arms(frame, [], spans, averaged).sort("coefficient").to_dicts():
+    for both in (
+        fold_arms(frame, [], in_both("target_effect"), averaged).sort("coefficient").to_dicts()
+    ):
         c, effect = both["coefficient"], both["target_effect"]
         up, down = by_c[c], by_c[-c]
         rows = moved.filter(pl.col("coefficient").abs() == c)
         odd = rows.with_columns(half_span(in_both("effect")))
         even = rows.with_columns(pl.col(in_both("effect")) * 2)
-        best, worst = (oracle_effect(evaluation.items, evaluation.target, s) for s in (1, -1))
-        kept = [key for key in up if key.endswith(("_clustered", "_pooled")) or key[:2] == "n_"]
+        arms = {"up": up, "down": down}
         folded.append({
-            "coefficient": c, **measured(odd, "effect", "target_effect", "ci", evaluation.params),
+            "coefficient": c, **measured(odd, "effect", "target_effect", "ci", params),
             **{name: both[name] for name in averaged},
-            **{f"up{suffix}": up[f"target_effect{suffix}"] for suffix in SUFFIXES},
-            **{f"down{suffix}": down[f"target_effect{suffix}"] for suffix in SUFFIXES},
-            **measured(even, "effect", "asymmetry", "asymmetry", evaluation.params),
+            **{f"{a}{s}": arms[a][f"target_effect{s}"] for a in arms for s in SUFFIXES},
+            **measured(even, "effect", "asymmetry", "asymmetry", params),
             "coherent": up["coherent"] and down["coherent"],
             "normalized_gain": normalized_gain(effect, both["delta_nll"]),
-            "oracle_share": ratio(effect, (best - worst) / 2) if best and worst else None,
-            **{key: up[key] for key in kept},
+            "oracle_share": effect / ((best - worst) / 2) if best and worst else None,
+            **{k: up[k] for k in up if k.endswith(("_clustered", "_pooled")) or k[:2] == "n_"},
         })  # fmt: skip
     return folded
 
 
 def seed_effects(effects: pl.DataFrame) -> pl.DataFrame:
-    """Return the effect of every single seed at ±1: method, seed, effect, effect_log_odds.
-
-    `effects` are `Study.effects`.
-    """
+    """Return the effect of every single seed at ±1: method, seed, effect, effect_log_odds."""
     single = at_one(effects.filter(pl.col("seed") != MEAN))
     names = renaming(target_effect="effect")
     halves = fold_arms(single, ["method", "seed"], list(names)).rename(names)

@@ -32,12 +32,9 @@ def answers(scores: pl.DataFrame, evaluation: Evaluation) -> pl.DataFrame:
     Columns: dilemma_id, coefficient, and probabilities of Yes (to_do, not_to_do) and of
     the target's choice (target); target_log_odds in nats.
     """
-    moved = evaluation.movements(scores)
-    actions = evaluation.items.select("item_id", "action_type")
-    rows = moved.join(actions, on="item_id", maintain_order="left").with_columns(
-        (pl.col("probability") + 0.5).alias("target"), pl.col("y").alias("target_log_odds")
-    )
-    keys = ["dilemma_id", "coefficient"]
+    keys, actions = ["dilemma_id", "coefficient"], evaluation.items.select("item_id", "action_type")
+    moved = evaluation.movements(scores).join(actions, on="item_id", maintain_order="left")
+    rows = moved.with_columns(target=pl.col("probability") + 0.5, target_log_odds="y")
     wide = rows.pivot("action_type", index=keys, values="yes", maintain_order=True)
     chosen = means(rows, keys, in_both("target")).drop("count")
     return wide.join(chosen, on=keys, maintain_order="left").sort(*keys)
@@ -53,12 +50,10 @@ def half_changes(answered: pl.DataFrame, coefficient: float) -> pl.DataFrame:
 def pick(changes: pl.DataFrame, count: int) -> list[tuple[str, str, float]]:
     """Return (kind, dilemma_id, change) of the most, the least and the most wrongly moved."""
     rows = changes.select("dilemma_id", "change").rows()
-    top = [row for row in rows[:count] if row[1] > 0]
-    bottom = [row for row in rows[-1:] if row[1] < 0]
-    rest = [row for row in rows if row not in top and row not in bottom]
-    least = sorted(rest, key=lambda row: abs(row[1]))[:count]
-    kinds = ((MOST, top), (AGAINST, bottom), (LEAST, least))
-    return [(kind, dilemma, change) for kind, part in kinds for dilemma, change in part]
+    shown = [(MOST, *row) for row in rows[:count] if row[1] > 0]
+    shown += [(AGAINST, *row) for row in rows[-1:] if row[1] < 0]
+    rest = [row for row in rows if row not in [(dilemma, change) for _, dilemma, change in shown]]
+    return shown + [(LEAST, *row) for row in sorted(rest, key=lambda row: abs(row[1]))[:count]]
 
 
 def examples(
@@ -67,10 +62,9 @@ def examples(
     answered = answers(scores, evaluation)
     shown = []
     for kind, dilemma, change in pick(half_changes(answered, coefficient), count):
-        of_dilemma = pl.col("dilemma_id") == dilemma
-        situation, actions = texts(evaluation.items.filter(of_dilemma))
-        own = answered.filter(of_dilemma)
-        shown.append(Example(method, kind, dilemma, change, situation, actions, own))
+        asked = texts(evaluation.items.filter(dilemma_id=dilemma))
+        own = answered.filter(dilemma_id=dilemma)
+        shown.append(Example(method, kind, dilemma, change, *asked, own))
     return shown
 
 
@@ -78,9 +72,8 @@ def texts(items: pl.DataFrame) -> tuple[str, dict[str, str]]:
     """Split a dilemma's two prompts into the lines that they share and those of each action."""
     lines = {row["action_type"]: row["prompt"].splitlines() for row in items.to_dicts()}
     shared = set.intersection(*map(set, lines.values()))
-    first = next(iter(lines.values()))
-    situation = "\n".join(line for line in first if line in shared)
-    return situation, {
-        action: "\n".join(line for line in own if line not in shared)
-        for action, own in sorted(lines.items(), reverse=True)
+    apart = {
+        action: "\n".join(line for line in lines[action] if line not in shared)
+        for action in sorted(lines, reverse=True)
     }
+    return "\n".join(line for line in next(iter(lines.values())) if line in shared), apart

@@ -12,12 +12,13 @@ import polars as pl
 
 from pipeline.metrics.scores import COLUMNS, Evaluation, at_one, signed_scores
 from pipeline.support.paths import BASE
-from pipeline.support.schemas import LABEL
+from pipeline.support.schemas import LABEL, numbers, texts
 
 MEASURES = (
     "steering_f1", "fixed", "broken", "off_target", "flips", "right_way", "off_target_flips",
     "focus", "control_change",
 )  # fmt: skip
+SCHEMA = texts("method") | {"n_seeds": pl.Int64} | numbers(*MEASURES, "steering_f1_sd")
 
 
 def weighted_share(change: np.ndarray, base: np.ndarray) -> float:
@@ -52,15 +53,13 @@ def flip_measures(
     fixed = weighted_share((base < 0) & (up > 0), base)
     broken = weighted_share((base > 0) & (up < 0), base)
     flips = float(turned.mean())
-    off_target = off_flips = None
+    off_target = off_flips = f1 = None
     if len(off):
         off_down, off_base, off_up = np.sign(off).T
         off_turned = (off_base != off_down) | (off_base != off_up)
         off_target = weighted_share(off_turned, off[:, 1])
         off_flips = float((off_down != off_up).mean())
-    f1 = None
-    if mass_ratio is not None and off_target is not None:
-        f1 = steering_f1(fixed, broken, off_target, mass_ratio)
+        f1 = None if mass_ratio is None else steering_f1(fixed, broken, off_target, mass_ratio)
     return {
         "steering_f1": f1, "fixed": fixed, "broken": broken, "off_target": off_target,
         "flips": flips, "right_way": float((up > down)[turned].mean()) if turned.any() else None,
@@ -73,11 +72,12 @@ def by_sign(rows: pl.DataFrame, column: str) -> np.ndarray:
     return rows.sort("item_id", "coefficient")[column].to_numpy().reshape(-1, 3)
 
 
-def off_target_items(evaluation: Evaluation) -> pl.DataFrame:
+def off_target_items(evaluation: Evaluation) -> list[str]:
     """Return the ids of the items that concern neither the target nor its opposite."""
     named = [LABEL + name for name in (evaluation.target, *evaluation.opposite)]
     columns = [name for name in named if name in evaluation.items.columns]
-    return evaluation.items.filter(pl.all_horizontal(pl.col(columns) == 0)).select("item_id")
+    concerned = pl.any_horizontal(pl.col(columns) != 0)
+    return evaluation.items.filter(~concerned)["item_id"].to_list()
 
 
 def control_rows(method: str, seed: int, evaluation: Evaluation) -> pl.DataFrame | None:
@@ -85,7 +85,7 @@ def control_rows(method: str, seed: int, evaluation: Evaluation) -> pl.DataFrame
     if evaluation.controls is None:
         return None
     by_method = evaluation.controls.partition_by("method", as_dict=True)
-    own = at_one(by_method[(method,)]).filter(pl.col("seed") == seed)
+    own = at_one(by_method[(method,)]).filter(seed=seed)
     return pl.concat([by_method[(BASE,)].select(COLUMNS), own.select(COLUMNS)])
 
 
@@ -97,15 +97,12 @@ def seed_measures(
     control_change: mean |change of log-odds| of the controls over both signs, null without them.
     """
     whole = evaluation.with_base(rows)
-    off = controls
-    if off is None:
-        others = off_target_items(evaluation)
-        off = whole.join(others, on="item_id", how="semi", maintain_order="left")
+    others = whole.filter(pl.col("item_id").is_in(off_target_items(evaluation)))
+    around = by_sign(others if controls is None else controls, "log_odds")
     down, base, up = by_sign(whole, "choice_mass").mean(0)
     least = min(down, up)
     ratio = least / base if least >= evaluation.params.min_choice_mass else None
     target = signed_scores(whole, evaluation.items, [evaluation.target])
-    around = by_sign(off, "log_odds")
     moved = None if controls is None else float(np.abs(around[:, [0, 2]] - around[:, [1]]).mean())
     return flip_measures(by_sign(target, "y"), around, ratio) | {"control_change": moved}
 
@@ -122,15 +119,11 @@ def flip_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.Dat
             seed_measures(own, control_rows(method, seed, evaluation), evaluation)
             for (seed,), own in at_one(scores).group_by("seed", maintain_order=True)
         ]
+        known = {name: [v for row in seeds if (v := row[name]) is not None] for name in MEASURES}
+        whole = {name: own for name, own in known.items() if len(own) == len(seeds)}
         record: dict[str, Any] = {"method": method, "n_seeds": len(seeds)}
-        for name in MEASURES:
-            values = [value for row in seeds if (value := row[name]) is not None]
-            complete = len(values) == len(seeds)
-            record[name] = float(np.mean(values)) if complete else None
-            if name == "steering_f1":
-                several = complete and len(values) > 1
-                record["steering_f1_sd"] = float(np.std(values, ddof=1)) if several else None
+        record |= {name: float(np.mean(own)) for name, own in whole.items()}
+        if len(f1 := whole.get("steering_f1", [])) > 1:
+            record["steering_f1_sd"] = float(np.std(f1, ddof=1))
         records.append(record)
-    kinds = dict.fromkeys((*MEASURES, "steering_f1_sd"), pl.Float64)
-    columns = ["method", "n_seeds", *MEASURES, "steering_f1_sd"]
-    return pl.DataFrame(records, schema_overrides=kinds).select(columns)
+    return pl.DataFrame(records, schema=SCHEMA)

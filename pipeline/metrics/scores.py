@@ -63,9 +63,8 @@ def means(
 ) -> pl.DataFrame:
     """Return group means and sizes, summed in row order: polars' own differ from run to run."""
     lists = frame.group_by(keys, maintain_order=True).agg(columns)
-    return lists.with_columns(
-        pl.col(columns[0]).list.len().alias(counts), pl.col(columns).list.mean()
-    )
+    size = pl.col(columns[0]).list.len().alias(counts)
+    return lists.with_columns(size, pl.col(columns).list.mean())
 
 
 def p_yes(log_odds: pl.Expr) -> pl.Expr:
@@ -78,18 +77,13 @@ def signed_scores(scores: pl.DataFrame, items: pl.DataFrame, names: list[str]) -
     It adds `label`, `sign`, `y` (signed log-odds), `yes` and `probability` (signed, around 0).
     """
     columns = [LABEL + name for name in names]
-    long = items.select("item_id", *columns).unpivot(
-        columns, index="item_id", variable_name="label", value_name="sign"
-    )
-    concerned = long.filter(pl.col("sign") != 0).with_columns(
-        pl.col("label").str.strip_prefix(LABEL)
-    )
-    yes = p_yes(pl.col("log_odds"))
-    return scores.join(concerned, on="item_id", maintain_order="left_right").with_columns(
-        (pl.col("sign") * pl.col("log_odds")).alias("y"),
-        yes.alias("yes"),
-        (pl.col("sign") * (yes - 0.5)).alias("probability"),
-    )
+    long = items.unpivot(columns, index="item_id", variable_name="label", value_name="sign")
+    named = pl.col("label").str.strip_prefix(LABEL)
+    concerned = long.filter(pl.col("sign") != 0).with_columns(named)
+    rows = scores.join(concerned, on="item_id", maintain_order="left_right")
+    sign, yes = pl.col("sign"), p_yes(pl.col("log_odds"))
+    y, probability = sign * pl.col("log_odds"), sign * (yes - 0.5)
+    return rows.with_columns(y=y, yes=yes, probability=probability)
 
 
 def at_base(column: str, key: str) -> pl.Expr:
@@ -99,11 +93,9 @@ def at_base(column: str, key: str) -> pl.Expr:
 
 def movements(scores: pl.DataFrame, items: pl.DataFrame, target: str) -> pl.DataFrame:
     """Return the target's signed scores with `effect`, their change from the base, in both."""
+    change, nats = (pl.col(name) - at_base(name, "item_id") for name in ("probability", "y"))
     rows = signed_scores(scores, items, [target])
-    return rows.with_columns(
-        (pl.col("probability") - at_base("probability", "item_id")).alias("effect"),
-        (pl.col("y") - at_base("y", "item_id")).alias("effect_log_odds"),
-    )
+    return rows.with_columns(effect=change, effect_log_odds=nats)
 
 
 def in_both(*columns: str) -> list[str]:

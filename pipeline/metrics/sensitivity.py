@@ -8,21 +8,15 @@ import numpy as np
 import polars as pl
 import statsmodels.api as sm
 
-from pipeline.metrics.regression import (
-    ROUNDING,
-    Slope,
-    clustered_slope,
-    own_slopes,
-    pooled_slope,
-    with_p,
-)
+from pipeline.metrics import regression
+from pipeline.metrics.regression import ROUNDING, Slope, own_slopes
 from pipeline.metrics.scores import Evaluation, at_one
+from pipeline.support.schemas import numbers, texts
 
 EXACT = 14  # dilemmas: up to here all sign patterns are counted
 # Variance within over between dilemmas: below it statsmodels calls a fit converged that is not.
 UNEQUAL = 1e-5
-NUMBERS = ("p_mixed", "p_two_way", "stderr_two_way", "df_two_way")
-SCHEMA = {"mixed_note": pl.String} | dict.fromkeys(NUMBERS, pl.Float64)
+SCHEMA = texts("mixed_note") | numbers("p_mixed", "p_two_way", "stderr_two_way", "df_two_way")
 
 
 def sign_patterns(dilemmas: int, draws: int, seed: int) -> tuple[np.ndarray, bool]:
@@ -51,14 +45,11 @@ def mixed_slope(frame: pl.DataFrame) -> dict[str, Any]:
     item's slope is a sufficient statistic.
     """
     own = own_slopes(frame, "item_id").sort("dilemma_id", maintain_order=True)
+    slopes, groups = own["slope"].to_numpy(), own["dilemma_id"].to_numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what they say is read off the fit below
         try:
-            fit = sm.MixedLM(
-                own["slope"].to_numpy(),
-                np.ones((own.height, 1)),
-                groups=own["dilemma_id"].to_numpy(),
-            ).fit(reml=True)
+            fit = sm.MixedLM(slopes, np.ones((own.height, 1)), groups=groups).fit(reml=True)
         except np.linalg.LinAlgError:
             return {"p_mixed": None, "mixed_note": "singular"}
     if not fit.converged or not np.isfinite(fit.pvalues[0]):
@@ -80,13 +71,10 @@ def two_way_t(slopes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.n
     share = weights[:, None] / (weights.sum() * seeds)
     mean = (slopes * share).sum((-2, -1))
     scores = (slopes - mean[..., None, None]) * share
-
-    def variance(sums: np.ndarray, groups: int) -> np.ndarray:
-        return groups / (groups - 1) * sums
-
-    by_dilemma = variance((scores.sum(-1) ** 2).sum(-1), dilemmas)
-    by_seed = variance((scores.sum(-2) ** 2).sum(-1), seeds)
-    both = variance((scores**2).sum((-2, -1)), dilemmas * seeds)
+    by_dilemma = dilemmas / (dilemmas - 1) * (scores.sum(-1) ** 2).sum(-1)
+    by_seed = seeds / (seeds - 1) * (scores.sum(-2) ** 2).sum(-1)
+    cells = dilemmas * seeds
+    both = cells / (cells - 1) * (scores**2).sum((-2, -1))
     error = np.sqrt(np.maximum(by_dilemma + by_seed - both, np.maximum(by_dilemma, by_seed)))
     return mean, error, float(min(dilemmas, seeds) - 1)
 
@@ -100,10 +88,9 @@ def two_way_slope(frames: list[pl.DataFrame]) -> Slope | None:
     if len(frames) < 2:
         return None
     own = [own_slopes(frame, "dilemma_id").sort("dilemma_id") for frame in frames]
-    slope, error, degrees = two_way_t(
-        np.stack([part["slope"].to_numpy() for part in own], -1), own[0]["weight"].to_numpy()
-    )
-    return with_p(float(slope), float(error), degrees)
+    slopes = np.stack([part["slope"].to_numpy() for part in own], -1)
+    slope, error, degrees = two_way_t(slopes, own[0]["weight"].to_numpy())
+    return regression.with_p(float(slope), float(error), degrees)
 
 
 def sensitivity_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.DataFrame:
@@ -115,16 +102,14 @@ def sensitivity_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) ->
         own = own_slopes(frame, "dilemma_id")
         signs, exact = sign_patterns(own.height, params.permutations, params.seed)
         contributions = (own["slope"] * own["weight"]).to_numpy()
-        seeds = [
-            evaluation.movements(part) for _, part in rows.group_by("seed", maintain_order=True)
-        ]
-        both = two_way_slope(seeds)
+        by_seed = rows.partition_by("seed", maintain_order=True)
+        both = two_way_slope([evaluation.movements(part) for part in by_seed])
         records.append({
-            "method": method, "n_seeds": len(seeds), "n_dilemmas": own.height,
-            **clustered_slope(frame).named("clustered"),
+            "method": method, "n_seeds": len(by_seed), "n_dilemmas": own.height,
+            **regression.clustered_slope(frame).named("clustered"),
             "p_permutation": float(sign_flip_p(contributions, signs, exact)),
             "permutation_exact": exact, **mixed_slope(frame),
             "stderr_two_way": both and both.stderr, "df_two_way": both and both.df,
-            "p_two_way": both and both.p, "p_pooled": pooled_slope(frame).p,
+            "p_two_way": both and both.p, "p_pooled": regression.pooled_slope(frame).p,
         })  # fmt: skip
     return pl.DataFrame(records, schema_overrides=SCHEMA)

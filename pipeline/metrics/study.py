@@ -1,7 +1,7 @@
 """All methods of a study: raw scores -> the tables that the report shows."""
 
 import math
-from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import polars as pl
@@ -18,22 +18,19 @@ from pipeline.metrics.effects import (
     label_changes,
     method_effects,
     oracle_effect,
-)
+)  # fmt: skip
 from pipeline.metrics.flips import flip_table
 from pipeline.metrics.regression import clustered_slope
 from pipeline.metrics.scores import SUFFIXES, Evaluation, at_one, fold_arms, in_both, signed_scores
 from pipeline.metrics.sensitivity import sensitivity_table
 from pipeline.support.schemas import MEAN, labels, numbers, texts
 
+Tables = dict[str, pl.DataFrame]
 # Each from all methods' scores and the evaluation.
 FURTHER = {
-    "sensitivity": sensitivity_table,
-    "differences": difference_table,
-    "nll_budget": budget_table,
-    "answers": answer_table,
-    "flips": flip_table,
-    "curves": curve_table,
-}
+    "sensitivity": sensitivity_table, "differences": difference_table, "nll_budget": budget_table,
+    "answers": answer_table, "flips": flip_table, "curves": curve_table,
+}  # fmt: skip
 # Of a study without a target: the columns, without rows, that DVC's plots read.
 UNMEASURED = pl.DataFrame(
     schema=texts("method") | numbers("coefficient", *in_both("target_effect"), "delta_nll")
@@ -49,87 +46,59 @@ LIKELIHOOD_COLUMNS = {
 } | {"p_clustered": "p_clustered_likelihood"}
 
 
-@dataclass
-class Study:
-    effects: pl.DataFrame
-    """One row per method, seed (and their mean) and coefficient."""
-    arms: pl.DataFrame
-    """One row per method and |coefficient|, averaged over seeds."""
-    values: pl.DataFrame
-    """One row per method, label and coefficient: the change of every value."""
-    oracle: list[dict[str, float]]
-    further: dict[str, pl.DataFrame]
-    """Tables by name: see `FURTHER`."""
+def analyse(cells: Tables, evaluation: Evaluation) -> Tables:
+    """Return a study's tables by name; `cells` maps a method to all its seeds' scores, without 0.
 
-    def add_likelihood(self, arms: pl.DataFrame) -> None:
-        """Put the effects of the form LIKELIHOOD beside these, with the suffix `_likelihood`."""
-        keys = ["method", "coefficient"]
-        new = arms.select(*keys, *LIKELIHOOD_COLUMNS).rename(LIKELIHOOD_COLUMNS)
-        self.arms = self.arms.join(new, on=keys, how="left", maintain_order="left")
+    effects: a row per method, seed (and their mean) and coefficient. arms: per method and
+    |coefficient|, averaged over seeds. values: the change of every label, per method and
+    coefficient. The others: see `FURTHER`.
+    """
+    both = [over_seeds(method, scores, evaluation) for method, scores in cells.items()]
+    effects, arms = (as_frame(list(chain(*part))) for part in zip(*both, strict=True))
+    further = {name: table(cells, evaluation) for name, table in FURTHER.items()}
+    return {"effects": effects, "arms": arms, "values": all_values(cells, evaluation)} | further
 
-    @property
-    def tables(self) -> dict[str, pl.DataFrame]:
-        """All tables by name."""
-        main = ("effects", "arms", "values")
-        return {name: getattr(self, name) for name in main} | self.further
+
+def untargeted(cells: Tables, evaluation: Evaluation) -> Tables:
+    """Return the tables of a study without a target: the change of every value, and no effects."""
+    empty = dict.fromkeys(("effects", "arms", *FURTHER), UNMEASURED)
+    return empty | {"values": all_values(cells, evaluation)}
+
+
+def with_likelihood(arms: pl.DataFrame, cells: Tables, evaluation: Evaluation) -> pl.DataFrame:
+    """Put the effects of the form LIKELIHOOD beside arms, with the suffix `_likelihood`."""
+    keys = ["method", "coefficient"]
+    other = [row for own in cells for row in over_seeds(own, cells[own], evaluation)[1]]
+    new = as_frame(other).select(*keys, *LIKELIHOOD_COLUMNS).rename(LIKELIHOOD_COLUMNS)
+    return arms.join(new, on=keys, how="left", maintain_order="left")
 
 
 def as_frame(records: list[Record]) -> pl.DataFrame:
     return pl.DataFrame(records, infer_schema_length=None)
 
 
-def analyse(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> Study:
-    """Return a study's tables; `cells` maps a method to the scores of all its seeds, without 0."""
-    effects, arms, values = [], [], []
-    for method, scores in cells.items():
-        own_effects, own_arms = over_seeds(method, scores, evaluation)
-        effects += own_effects
-        arms += own_arms
-        values.append(value_table(method, scores, evaluation))
-    oracle = oracle_effects(evaluation)
-    further = {name: table(cells, evaluation) for name, table in FURTHER.items()}
-    tables = as_frame(effects), as_frame(arms), pl.concat(values)
-    return Study(*tables, oracle, further)
-
-
-def untargeted(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> Study:
-    """Return the tables of a study without a target: the change of every value, and no effects."""
-    values = pl.concat(value_table(method, rows, evaluation) for method, rows in cells.items())
-    return Study(UNMEASURED, UNMEASURED, values, [], dict.fromkeys(FURTHER, UNMEASURED))
-
-
-def arm_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.DataFrame:
-    """Return `Study.arms` alone."""
-    return as_frame([
-        arm
-        for method, scores in cells.items()
-        for arm in over_seeds(method, scores, evaluation)[1]
-    ])  # fmt: skip
-
-
 def oracle_effects(evaluation: Evaluation) -> list[Record]:
     """Return what a perfect change of persona would do at -1 and +1; nothing on other sets."""
-    items, target = evaluation.items, evaluation.target
+    about = evaluation.items, evaluation.target
     return [
         {
-            "coefficient": c,
-            "target_effect": effect,
-            "target_effect_log_odds": oracle_effect(items, target, c, log_odds=True),
+            "coefficient": c, "target_effect": effect,
+            "target_effect_log_odds": oracle_effect(*about, c, log_odds=True),
         }
         for c in (-1.0, 1.0)
-        if (effect := oracle_effect(items, target, c)) is not None
-    ]
+        if (effect := oracle_effect(*about, c)) is not None
+    ]  # fmt: skip
 
 
 def over_seeds(
     method: str, scores: pl.DataFrame, evaluation: Evaluation
 ) -> tuple[list[Record], list[Record]]:
-    """Return the rows of `Study.effects` and of `Study.arms` of one method."""
+    """Return the rows of `effects` and of `arms` of one method."""
     seeds = sorted(scores["seed"].unique())
     by_seed = [
         {"method": method, "seed": str(seed), **record}
         for seed in seeds
-        for record in method_effects(scores.filter(pl.col("seed") == seed), evaluation)
+        for record in method_effects(scores.filter(seed=seed), evaluation)
     ]
     records = method_effects(scores, evaluation)
     spread, halves = seed_spread(as_frame(by_seed))
@@ -147,16 +116,20 @@ def over_seeds(
 def seed_spread(effects: pl.DataFrame) -> tuple[dict[float, Record], dict[float, Record]]:
     """Return the spread over seeds of the effect by c, and the SD of half the span by |c|."""
 
-    def by_size(rows: pl.DataFrame, *columns: pl.Expr) -> dict[float, Record]:
-        spread = rows.group_by("coefficient").agg(*columns)
+    def by_size(rows: pl.DataFrame, **measures: str) -> dict[float, Record]:
+        spread = rows.group_by("coefficient").agg(
+            getattr(pl.col(f"target_effect{suffix}"), measure)().alias(f"seed_{name}{suffix}")
+            for name, measure in measures.items()
+            for suffix in SUFFIXES
+        )
         return {row.pop("coefficient"): row for row in spread.to_dicts()}
 
-    spread = [(pl.col(f"target_effect{suffix}"), suffix) for suffix in SUFFIXES]
-    sd = [effect.std().alias(f"seed_sd{suffix}") for effect, suffix in spread]
-    lowest = [effect.min().alias(f"seed_min{suffix}") for effect, suffix in spread]
-    highest = [effect.max().alias(f"seed_max{suffix}") for effect, suffix in spread]
     halves = fold_arms(effects, ["seed"], in_both("target_effect"))
-    return by_size(effects, *sd, *lowest, *highest), by_size(halves, *sd)
+    return by_size(effects, sd="std", min="min", max="max"), by_size(halves, sd="std")
+
+
+def all_values(cells: Tables, evaluation: Evaluation) -> pl.DataFrame:
+    return pl.concat(value_table(method, rows, evaluation) for method, rows in cells.items())
 
 
 def value_table(method: str, scores: pl.DataFrame, evaluation: Evaluation) -> pl.DataFrame:
@@ -165,11 +138,8 @@ def value_table(method: str, scores: pl.DataFrame, evaluation: Evaluation) -> pl
     q: Benjamini-Hochberg adjusted p over labels other than the target and its opposite.
     """
     items, target, whole = evaluation.items, evaluation.target, evaluation.with_base(scores)
-    names = [
-        name
-        for name in labels(items)
-        if name == target or enough(items, name, evaluation.params.min_items)
-    ]
+    least = evaluation.params.min_items
+    names = [name for name in labels(items) if name == target or enough(items, name, least)]
     slopes = [clustered_slope(signed_scores(whole, items, [name])) for name in names]
     table = pl.DataFrame(
         {"label": names, "slope": [s.slope for s in slopes], "p": [s.p for s in slopes]}
@@ -189,9 +159,8 @@ def headline(arms: pl.DataFrame) -> dict[str, dict[str, float]]:
     for row in at_one(arms).to_dicts():
         kept: dict[str, Any] = {name: row[name] for name in HEADLINE if row[name] is not None}
         # Small p are printed as 0.0 by `dvc metrics`, so their logarithm stands beside them.
-        logs = {
-            f"log10_p_{kind}": math.log10(max(row[f"p_{kind}"], 1e-300))
-            for kind in ("clustered", "pooled")
-        }
-        figures[row["method"]] = kept | {"p_clustered": row["p_clustered"]} | logs
+        kept["p_clustered"] = row["p_clustered"]
+        for kind in ("clustered", "pooled"):
+            kept[f"log10_p_{kind}"] = math.log10(max(row[f"p_{kind}"], 1e-300))
+        figures[row["method"]] = kept
     return figures

@@ -4,11 +4,11 @@ import itertools
 
 import polars as pl
 
+from pipeline.metrics import study
 from pipeline.metrics.coherence import TABLE, coherence_table
 from pipeline.metrics.doses import equal_cost, random_ranks
 from pipeline.metrics.effects import seed_effects
 from pipeline.metrics.scores import Evaluation
-from pipeline.metrics.study import analyse, arm_table, headline, untargeted
 from pipeline.stages.base import read, read_controls, read_items
 from pipeline.stages.stage import stage
 from pipeline.study.behaviours import target_of, unmeasured
@@ -43,25 +43,28 @@ def main() -> None:
             return {method: own.filter(form=form) for method, own in scores.items()}, evaluation
 
         forms = params.scoring.forms
+        main_form = in_form(forms[0])
         if target.label:
-            study = analyse(*in_form(forms[0]))
+            tables, oracle = study.analyse(*main_form), study.oracle_effects(main_form[1])
             if len(forms) > 1:
-                study.add_likelihood(arm_table(*in_form(LIKELIHOOD)))
-            equal = random_ranks(equal_cost(study.arms, doses), seed_effects(study.effects))
+                tables["arms"] = study.with_likelihood(tables["arms"], *in_form(LIKELIHOOD))
+            equal = equal_cost(tables["arms"], doses)
+            tables["equal_cost"] = random_ranks(equal, seed_effects(tables["effects"]))
         else:
             print(unmeasured(file, params.evalset))
-            study = untargeted(*in_form(forms[0]))
-            equal = study.arms
-        coherence = pl.DataFrame(schema=TABLE)
+            tables, oracle = study.untargeted(*main_form), []
+            tables["equal_cost"] = tables["arms"]
+        tables["coherence"] = pl.DataFrame(schema=TABLE)
         if params.generation.coherence_tokens:
-            coherence = coherence_table(read_all([base, *every], "coherence", COHERENCE))
-        for name, table in (study.tables | {"equal_cost": equal, "coherence": coherence}).items():
+            texts = read_all([base, *every], "coherence", COHERENCE)
+            tables["coherence"] = coherence_table(texts)
+        for name, table in tables.items():
             with new_file(REPORTS / f"{name}.csv") as new:
                 table.write_csv(new)
-        write_json(REPORTS / "oracle.json", study.oracle)
+        write_json(REPORTS / "oracle.json", oracle)
         measured = every if target.label else []
         adapters = {k: v for own in measured for k, v in read_json(own / "adapters.json").items()}
         write_json(REPORTS / "adapters.json", {"evalset": params.evalset, "adapters": adapters})
-        figures = headline(study.arms)
+        figures = study.headline(tables["arms"])
         write_json(REPORTS / "metrics.json", figures)
         run.log({f"{method}/{k}": v for method, row in figures.items() for k, v in row.items()})
