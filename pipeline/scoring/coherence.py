@@ -33,16 +33,12 @@ def free_texts(
     nll = base_nll(base, [(plain[i], text.ids) for (i, _), text in zip(keys, written, strict=True)])
     return [
         {
-            "prompt_id": index,
-            "prompt": prompts[index],
-            "coefficient": c,
-            "text": text.text,
-            "tokens": text.ids[:-1] if text.ended else text.ids,
-            "ended": text.ended,
+            "prompt_id": index, "prompt": prompts[index], "coefficient": c, "text": text.text,
+            "tokens": text.ids[:-1] if text.ended else text.ids, "ended": text.ended,
             "base_nll": value,
         }
         for (index, c), text, value in zip(keys, written, nll, strict=True)
-    ]
+    ]  # fmt: skip
 
 
 @torch.no_grad()

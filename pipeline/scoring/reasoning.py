@@ -6,6 +6,7 @@ is plain text that begins with a given phrase and ends with a blank line. A row 
 reasoning itself, or gives its answer, is closed there.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,10 +49,8 @@ def reasoning_form(base: Base, prompt: str, plain: str) -> Form:
         if closing not in template:
             continue
         if prompt.rstrip().endswith(closing):
-            raise InputError(
-                f"the chat template closes its {opening} block by itself: set its options so that "
-                "the model may think"
-            )
+            said = f"the chat template closes its {opening} block by itself"
+            raise InputError(f"{said}: set its options so that the model may think")
         begun = prompt.rstrip().endswith(opening)
         return Form("" if begun else f"{opening}\n", (closing,), f"\n{closing}{BLANK_LINE}")
     said = base.answer_prefix.rstrip(" *")
@@ -59,25 +58,20 @@ def reasoning_form(base: Base, prompt: str, plain: str) -> Form:
 
 
 def reason(
-    base: Base,
-    items: list[dict[str, Any]],
-    steering: Attachable,
-    coefficients: list[float],
-    count: int,
-    opening: str,
-) -> list[dict[str, Any]]:
+    base: Base, items: list[dict[str, Any]], steering: Attachable, coefficients: list[float],
+    count: int, opening: str,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Return a record per item and coefficient: the reply before the answer prefix, and its end.
 
     `text` is opening, reasoning of up to `count` tokens and close. `n_tokens` counts the model's
     own, the closing ones included.
     """
     keys, prompts = [], []
-    for item in items:
+    for item, c in itertools.product(items, coefficients):
         chat: list[Message] = [{"role": "user", "content": item["prompt"]}]
-        for c in coefficients:
-            asked = steering.rewrite(chat, c)
-            keys.append((item["item_id"], c))
-            prompts.append(open_turn(base.tokenizer, asked, base.options | THINK))
+        keys.append((item["item_id"], c))
+        asked = steering.rewrite(chat, c)
+        prompts.append(open_turn(base.tokenizer, asked, base.options | THINK))
     form = reasoning_form(base, prompts[0], opening)
     reach = max(len(end.encode()) for end in form.ends)  # an end has at most one token per byte
 
@@ -98,9 +92,6 @@ def reason(
 def reply(form: Form, written: Written) -> dict[str, Any]:
     before = form.cut(written.text)
     closed_by = EOS if written.ended else LIMIT if before is None else TAG
-    text = written.text if before is None else before
-    return {
-        "text": f"{form.opening}{text.rstrip()}{form.closing}",
-        "n_tokens": len(written.ids),
-        "closed_by": closed_by,
-    }
+    said = (written.text if before is None else before).rstrip()
+    text = f"{form.opening}{said}{form.closing}"
+    return {"text": text, "n_tokens": len(written.ids), "closed_by": closed_by}

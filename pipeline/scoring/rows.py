@@ -39,13 +39,9 @@ class Prompt:
 
 
 def make_prompts(
-    base: Base,
-    items: list[dict[str, Any]],
-    steering: Attachable,
-    coefficients: list[float],
-    replies: Replies | None = None,
-    form: str = ANSWERS,
-) -> list[Prompt]:
+    base: Base, items: list[dict[str, Any]], steering: Attachable, coefficients: list[float],
+    replies: Replies | None = None, form: str = ANSWERS,
+) -> list[Prompt]:  # fmt: skip
     """Render and tokenise each distinct chat once; return one prompt per item and coefficient.
 
     In the form LIKELIHOOD the reply to an open question is the item's own action.
@@ -101,10 +97,8 @@ class ForwardRow:
 
     def apart(self) -> list["ForwardRow"]:
         """Return its texts as rows of their own."""
-        return [
-            ForwardRow((text,), (span,), self.coefficient)
-            for text, span in zip(self.texts, self.spans, strict=True)
-        ]
+        both = zip(self.texts, self.spans, strict=True)
+        return [ForwardRow((text,), (span,), self.coefficient) for text, span in both]
 
 
 def forward_rows(
@@ -118,8 +112,8 @@ def forward_rows(
     rows: list[ForwardRow] = []
     for c in dict.fromkeys(prompt.coefficient for prompt in prompts):
         texts = list(dict.fromkeys(prompt.ids for prompt in prompts if prompt.coefficient == c))
-        singles = [[index] for index in range(len(texts))]
-        for group in pair_up([list(text) for text in texts]) if reuse else singles:
+        groups = pair_up(list(map(list, texts))) if reuse else [[i] for i in range(len(texts))]
+        for group in groups:
             members = tuple(texts[index] for index in group)
             rows.append(ForwardRow(members, tuple(spans[text] for text in members), c))
     rows.sort(key=lambda row: (len(row.bundle), row.texts))
@@ -140,13 +134,9 @@ def lay_out_rows(part: list[ForwardRow], pad_id: int, device: torch.device) -> t
 
 
 def final_states(
-    model: PreTrainedModel,
-    steering: Attachable,
-    part: list[ForwardRow],
-    distinct: Rows,
-    index: Tensor,
-    depth: int,
-) -> Tensor:
+    model: PreTrainedModel, steering: Attachable, part: list[ForwardRow], distinct: Rows,
+    index: Tensor, depth: int,
+) -> Tensor:  # fmt: skip
     """Return final hidden states [n, w, d]; the first `depth` layers run once per bundle."""
     shared = depth and len(distinct.ids) < len(part)
     held = run_trunk(model, depth, lambda: rows_hidden(model, distinct)) if shared else None

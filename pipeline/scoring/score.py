@@ -6,6 +6,7 @@ log-probability per token of its text, less that of the dilemma's other action.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -97,14 +98,14 @@ def score(
 def compare_actions(records: list[dict[str, Any]], items: list[dict[str, Any]]) -> None:
     """Set the LIKELIHOOD records' log-odds: of an action's text against the other action's."""
     dilemmas = {item["item_id"]: item["dilemma_id"] for item in items}
-    sums: dict[tuple[str, float], float] = {}
-    own = [record for record in records if record["form"] == LIKELIHOOD]
-    for record in own:
-        key = dilemmas[record["item_id"]], record["coefficient"]
-        sums[key] = sums.get(key, 0.0) + record["reply_nll"]
-    for record in own:
-        both = sums[dilemmas[record["item_id"]], record["coefficient"]]
-        record |= {"log_odds": both - 2 * record["reply_nll"], "choice_mass": 1.0}
+    sides: dict[tuple[str, float], list[dict[str, Any]]] = defaultdict(list)
+    for record in records:
+        if record["form"] == LIKELIHOOD:
+            sides[dilemmas[record["item_id"]], record["coefficient"]].append(record)
+    for both in sides.values():
+        whole = sum(record["reply_nll"] for record in both)
+        for record in both:
+            record |= {"log_odds": whole - 2 * record["reply_nll"], "choice_mass": 1.0}
 
 
 def answer_ids(base: Base) -> dict[str, Tensor]:
@@ -120,32 +121,27 @@ def check_reuse(base: Base, steering: Attachable, part: list[ForwardRow], depth:
     rows = distinct.take(index)
     try:
         together = final_states(model, steering, part, distinct, index, depth)
-    except (ValueError, TypeError, IndexError) as said:  # e.g. of ALiBi, which knows no such mask
-        raise InputError(
-            f"{type(model).__name__} cannot run texts that share their beginning ({said}): set "
-            "scoring.reuse false"
-        ) from None
+    except (ValueError, TypeError, IndexError) as error:  # e.g. of ALiBi, which knows no such mask
+        said = f"{type(model).__name__} cannot run texts that share their beginning ({error})"
+        raise InputError(f"{said}: set scoring.reuse false") from None
     for i, row in enumerate(part):
         for number, alone in enumerate(row.apart(), start=1):
             own = lay_out_rows([alone], base.pad_id, base.device)
             expected = final_states(model, steering, [alone], *own, depth=0)[0].float()
             states = together[i, rows.of_text(number)[i]].float()
-            error = ((states - expected).norm() / expected.norm()).item()
-            if not error < rounding(model) and expected.isfinite().all():
+            distance = ((states - expected).norm() / expected.norm()).item()
+            if not distance < rounding(model) and expected.isfinite().all():
                 raise InputError(
-                    f"{type(model).__name__} computes other states (by {error:.2g}) when texts "
+                    f"{type(model).__name__} computes other states (by {distance:.2g}) when texts "
                     "share their beginning and layers are run once for all coefficients: set "
                     "scoring.reuse false"
                 )
 
 
 def figures(
-    model: PreTrainedModel,
-    hidden: Tensor,
-    rows: Rows,
-    spans: list[tuple[Span, ...]],
+    model: PreTrainedModel, hidden: Tensor, rows: Rows, spans: list[tuple[Span, ...]],
     answers: dict[str, Tensor],
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Return log_odds, choice_mass, nll and the reply's nll [b, k, 4] of up to k texts per row.
 
     The last is 0 for texts whose reply is not read. `hidden` [b, w, d] are final states; `answers`

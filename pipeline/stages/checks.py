@@ -42,12 +42,11 @@ def main() -> None:
         prompts = read_json(prompts_file(settings.prompts))
         written = max(params.dose.tokens, params.generation.coherence_tokens)
         limits = {"reasoning": params.generation.reasoning_tokens, "written": written}
-        forms = params.scoring.forms
+        forms, entries = params.scoring.forms, read_json(PREFIX_QUESTIONS)
         check_lengths(base, texts[0] + texts[1], items, prompts, forms, **limits)
-        entries = read_json(PREFIX_QUESTIONS)
         masses = choice_masses(base, entries, settings.answer_prefix, params.scoring.reuse)
         prefix, mass = next(iter(masses.items()))
-        if ANSWERS in params.scoring.forms:
+        if ANSWERS in forms:
             judge_mass(params.model, settings.answer_prefix, prefix, mass, params)
         behaviour = load_behaviour(behaviour_file(params.behaviour))
         base = replace(base, answer_prefix=prefix)
@@ -67,14 +66,9 @@ def main() -> None:
 
 
 def check_lengths(
-    base: Base,
-    texts: list[str],
-    items: list[dict[str, Any]],
-    asked: list[str],
-    forms: Sequence[str],
-    reasoning: int,
-    written: int,
-) -> None:
+    base: Base, texts: list[str], items: list[dict[str, Any]], asked: list[str],
+    forms: Sequence[str], reasoning: int, written: int,
+) -> None:  # fmt: skip
     """Refuse pairs, items and open prompts, with replies, that need more positions than there are.
 
     What a persona in the prompt adds is known to its method alone, whose scoring refuses it.
@@ -123,10 +117,8 @@ def judge_probes(asked: Asked | None) -> None:
     if asked is None:
         print("warning: the behaviour has no probes, so that no sign will be decided: write some")
         return
-    print(
-        f"the personas answer {sum(asked.counts)} of {len(asked.counts)} probes as named "
-        f"(t = {asked.t:.1f})"
-    )
+    right = f"{sum(asked.counts)} of {len(asked.counts)} probes"
+    print(f"the personas answer {right} as named (t = {asked.t:.1f})")
     if not asked.t >= SURE:
         print(
             "warning: they do not move the probes as named, so that no sign will be decided: take "
