@@ -60,6 +60,13 @@ def test_what_is_up_to_date_is_left_alone():
     assert runner.order == ["c", "d"]
 
 
+def test_what_waits_only_for_what_is_up_to_date_starts_at_once():
+    runner = Fake(2)
+    runner.run({"a": set(), "b": {"a"}, "c": {"b"}, "x": set()}, {"x", "c"})
+    assert sorted(runner.order) == ["c", "x"]
+    assert runner.most == 2
+
+
 def test_after_a_failure_nothing_more_starts():
     runner = Fake(1, broken="a")
     with pytest.raises(InputError, match="a failed"):

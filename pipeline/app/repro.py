@@ -121,13 +121,14 @@ class Runner:
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
                 while sorter.is_active() and (not failed or waiting):
-                    for name in [] if failed else sorter.get_ready():
+                    ready = () if failed else sorter.get_ready()
+                    for name in ready:
                         if name in stale or graph[name] & ran:
                             ran.add(name)
                             waiting[pool.submit(self.cell, name)] = name
                         else:
                             sorter.done(name)
-                    if waiting:
+                    if waiting and not ready:  # nothing more can start now
                         done, _ = wait(waiting, return_when=FIRST_COMPLETED)
                         failed += self.finish(done, waiting, sorter)
             finally:
