@@ -52,7 +52,7 @@ def start(folder: Path, address: str, *command: str) -> subprocess.Popen:
 
 
 def ended(process: subprocess.Popen) -> tuple[int, str, str]:
-    said, wrong = process.communicate(timeout=60)
+    said, wrong = process.communicate(timeout=300)
     return process.returncode, said, wrong
 
 
@@ -136,7 +136,7 @@ def test_a_signal_ends_client_and_stage(folder, address, sources, number):
     [stage] = forks_of(address)
     process.send_signal(number)
     assert ended(process)[0] == (130 if number == signal.SIGINT else -number)
-    psutil.wait_procs([stage], timeout=10)
+    psutil.wait_procs([stage], timeout=60)
     assert not stage.is_running()
 
 
@@ -167,5 +167,5 @@ def test_stages_end_when_their_repro_is_killed(folder, sources):
     stage = psutil.Process(int(runner.stdout.readline()))
     left = [stage, *stage.parents()[:2], *psutil.Process(runner.pid).children()]
     runner.kill()
-    psutil.wait_procs(left, timeout=10)
+    psutil.wait_procs(left, timeout=60)
     assert [process for process in left if process.is_running()] == []
