@@ -1,7 +1,9 @@
 """An adapter steers whatever runs the model, compiled or not; where it cannot act it is refused."""
 
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from transformers import CompileConfig, StaticCache, pipeline
@@ -224,3 +226,50 @@ def test_an_adapter_that_moves_nothing_is_refused_when_it_is_loaded(model, tmp_p
 def test_a_model_without_the_adapters_modules_is_refused(model):
     with pytest.raises(InputError, match="has not the adapter's modules"):
         steer(model, MeanDiff(["model.blocks.1"], torch.ones(1, 64)), 1.0)
+
+
+def test_two_threads_cannot_steer_one_model_at_once(model, adapter):
+    def turned_down():
+        with steer(model, adapter, -1.0):
+            return logits(model)
+
+    plain = logits(model)
+    with steer(model, adapter, 1.0):
+        steered = logits(model)
+        with ThreadPoolExecutor(1) as other:
+            close(other.submit(logits, model).result(), steered)
+            with pytest.raises(InputError, match="another thread steers this model"):
+                other.submit(turned_down).result()
+        turned_down()
+        close(logits(model), steered)
+    close(logits(model), plain)
+    with ThreadPoolExecutor(1) as other:
+        close(other.submit(turned_down).result(), turned_down())
+
+
+@pytest.mark.parametrize("c", [np.float32(1), np.array([1.0]), torch.tensor(1), [1]])
+def test_a_coefficient_may_be_of_any_type_of_number(c, model, adapter):
+    with steer(model, adapter, 1.0):
+        steered = logits(model)
+    with steer(model, adapter, c):
+        close(logits(model), steered)
+
+
+@pytest.mark.parametrize("c", ["one", ["1"], None, [], [[1.0]], float("nan"), [1.0, float("inf")]])
+def test_a_coefficient_that_is_no_number_is_refused(c, model, adapter):
+    with pytest.raises(InputError, match="give a finite number, or one per row"):
+        steer(model, adapter, c)
+
+
+@pytest.mark.parametrize(
+    ("chat", "coefficients", "said"),
+    [
+        (CHAT, 1.0, "coefficients 1.0 cannot be used"),
+        (CHAT, ["1"], r"coefficients \['1'\] cannot be used"),
+        ([], [1.0], "messages .* is no chat"),
+        ("Who are you?", [1.0], "messages .* is no chat"),
+    ],
+)
+def test_answers_refuse_what_is_no_chat_and_no_list(chat, coefficients, said, base, adapter):
+    with pytest.raises(InputError, match=said):
+        next(answers(base, adapter, chat, coefficients, 3))

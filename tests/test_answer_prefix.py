@@ -11,8 +11,9 @@ from pipeline.lm.forward import last_hidden, to_logits
 from pipeline.lm.prompts import tokenize
 from pipeline.scoring import answer_prefix
 from pipeline.scoring.answer_prefix import AUTO, CANDIDATES, choice_masses, questions
-from pipeline.stages.checks import check_lengths, judge_mass, judge_shift
+from pipeline.stages.checks import check_lengths, judge_mass, judge_shift, warn_of_words
 from pipeline.steering.elicitation import persona_shift, shared_ends
+from pipeline.study.behaviours import Engineered
 from pipeline.support.paths import PREFIX_QUESTIONS
 from tests.conftest import ROOT
 from tests.refusals import refused
@@ -93,3 +94,20 @@ def test_too_long_texts_are_refused_before_any_fit(base, monkeypatch, texts, rea
     check_lengths(base, ["word"], items, asked, ["answers", "likelihood"], 0, 1)
     wanted = texts, items, asked, ["answers"], reasoning, written
     refused("too long for the 100 positions", check_lengths, base, *wanted)
+
+
+@pytest.mark.parametrize("form", ["answers", "likelihood"])
+def test_words_of_prompting_that_leave_no_room_are_said_before_any_fit(
+    form, base, monkeypatch, capsys, behaviour
+):
+    items = questions(ENTRIES[:1])
+    monkeypatch.setattr(base.model.config, "max_position_embeddings", 200)
+    short = behaviour.model_copy(update={"engineered": None})
+    warn_of_words(base, short, items, [form], 0)
+    assert "warning" not in capsys.readouterr().out
+    engineered = Engineered(positive="Be honest.", negative="word " * 160)
+    warn_of_words(base, short.model_copy(update={"engineered": engineered}), items, [form], 0)
+    said = capsys.readouterr().out
+    assert "wording: engineered will be refused: a text of" in said and "persona" not in said
+    warn_of_words(base, short, items, [form], 160)
+    assert "wording: persona will be refused: a text of" in capsys.readouterr().out

@@ -49,6 +49,10 @@ from tests.test_evalsets import write_hub
     (lambda p: p["losses"].update(contrastive="x"), r"losses\.contrastive is 'x': it must be a section"),
     (lambda p: p.update(losses=[]), r"losses: .*valid dictionary \(found \[\]\)"),
     (lambda p: p.update(steering=None), r"steering: .*valid dictionary"),
+    (lambda p: p.update(seeds=[True]), r"seeds\.0: true and false are no numbers: correct it there"),
+    (lambda p: p["steering"]["innerpissa"].update(lr=True), r"innerpissa\.lr: true and false are no numbers: correct it there"),
+    (lambda p: p.update(processes=True), r"processes: true and false are no numbers: correct it there"),
+    (lambda p: p.update(methods=None), r"methods: .*found None\): correct it there"),
     (lambda p: p.update(pairs=None), r"pairs: .*found None"),
 ])  # fmt: skip
 def test_parameters(tmp_path, edit, said):
@@ -235,6 +239,10 @@ def test_the_authors_table_as_it_is_loads(tmp_path):
     ({"wvs": [None, "[]"]}, r"column 'wvs' holds None, must be a list"),
     ({"mft": ["['open", "[]"]}, r"column 'mft' holds \"\['open\""),
     ({"dilemma_situation": [" ", "S"]}, r"row 1: column 'dilemma_situation' holds ' ', must hold text"),
+    ({"dilemma_situation": ["S", "nan"]}, r"row 2: column 'dilemma_situation' holds 'nan', must hold text"),
+    ({"action": ["NaN", "A"]}, r"row 1: column 'action' holds 'NaN', must hold text"),
+    ({"idx": ["None", "None"]}, r"row 1: column 'idx' holds 'None', must hold text"),
+    ({"values_names": [r"['\xZZ']", "[]"]}, r"row 1: column 'values_names' holds .*, must be a list of strings: write a backslash as two"),
     ({"action_type": ["to_do", "to_do"]}, r"item_id '1-to_do' occurs twice"),
     ({"action_type": ["to_do", "0"]}, r"'action_type' holds '0'"),
     ({"idx": ["1", "2"]}, r"dilemma '1' must have one to_do and one not_to_do row"),

@@ -56,6 +56,9 @@ def test_a_damaged_file_is_refused(tmp_path):
     file.write_text("id,kind,situation,to_do,not_to_do\n" + rows)
     with pytest.raises(InputError, match="row 1: column 'kind' holds 'feeling', must be sum or"):
         build_controls(True, file)
+    file.write_text("id,kind,situation,to_do,not_to_do\n" + 2 * "c,sum,You sit.,Stand,Sit\n")
+    with pytest.raises(InputError, match="row 2: column 'id' holds 'c', which an earlier row has"):
+        build_controls(True, file)
 
 
 def test_a_study_scores_controls_beside_the_set_and_counts_them_in_no_effect(tmp_path, monkeypatch):

@@ -236,3 +236,8 @@ def test_bad_hub_tables_are_refused_by_name(tmp_path, spoil, said):
 def test_a_missing_source_is_refused(tmp_path, source, said):
     with pytest.raises(InputError, match=said):
         load(Path(source) if source else tmp_path)
+
+
+def test_a_blank_source_is_no_folder():
+    with pytest.raises(InputError, match="'' is neither a folder nor reachable on the hub"):
+        tables.locate(DailyDilemmasParams(source="", revision="x", max_dilemmas=None), "it")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import gguf
 import pytest
@@ -138,6 +139,15 @@ def test_an_export_is_read_back_in_a_fresh_process(tokenizer, tmp_path, monkeypa
     save_steering(tmp_path / "it", "innerpissa", planted(loaded, "innerpissa"), {**loaded.manifest})
     main([str(tmp_path / "it")], "lora", 1.0, "out", None, False)
     assert "largest error of a logit" in (tmp_path / "out/README.md").read_text(encoding="utf-8")
+
+
+def test_what_a_fresh_process_says_in_another_encoding_is_read(tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_bytes("#!/bin/sh\necho 'no Größe' >&2\nexit 1\n".encode("latin-1"))
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(InputError, match="does not load as its card says .no Gr"):
+        reload.in_fresh_process(reload.Request("x", "y", "z", 1.0, "float32"), {"input_ids": SIX})
 
 
 @pytest.mark.parametrize(

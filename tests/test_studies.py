@@ -84,3 +84,11 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch, capsys)
     monkeypatch.setattr(progress, "SECONDS", 60)
     list(track([5, 6], "training"))
     assert capsys.readouterr().out == ""
+
+
+def test_hidden_files_are_no_studies(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.app.study.STUDIES", tmp_path)
+    for name in ("own.yaml", "._own.yaml"):
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match="take own$"):
+        main("._own", None, None)

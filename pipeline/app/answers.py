@@ -87,7 +87,7 @@ def answers(
     computed. Raises InputError for arguments out of range, a conversation too long and logits that
     are not finite.
     """
-    check_request(base, coefficients, max_new_tokens, temperature, repetition_penalty)
+    check_request(base, messages, coefficients, max_new_tokens, temperature, repetition_penalty)
     model, tokenizer = base.model, base.tokenizer
     chats = [adapter.rewrite(messages, c) for c in coefficients]
     ids, mask = base.encode([open_turn(tokenizer, chat, base.options) for chat in chats])
@@ -114,6 +114,7 @@ def answers(
 
 def check_request(
     base: Base,
+    messages: list[Message],
     coefficients: Sequence[float],
     max_new_tokens: int,
     temperature: float,
@@ -121,8 +122,14 @@ def check_request(
 ) -> None:
     if not base.tokenizer.chat_template:
         raise InputError("the tokenizer has no chat template: take an instruction-tuned model")
-    if not len(coefficients) or not all(map(math.isfinite, coefficients)):
-        said = f"coefficients {list(coefficients)} cannot be used"
+    if not messages or isinstance(messages, str):
+        raise InputError(f"messages {messages!r} is no chat: write [{{'role': 'user', ...}}, ...]")
+    try:
+        fine = len(coefficients) and all(map(math.isfinite, coefficients))
+    except TypeError:
+        fine = False
+    if not fine:
+        said = f"coefficients {coefficients} cannot be used"
         raise InputError(f"{said}: give one or more finite numbers, e.g. -1, 0 and 1")
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens}: give 1 or more")

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 from pipeline.study.params import Params
 from pipeline.support.errors import InputError
-from pipeline.support.files import new_folder
+from pipeline.support.files import new_folder, visible
 from pipeline.support.paths import REPORTS
 from pipeline.support.section import parse, read_yaml
 
@@ -27,7 +27,7 @@ def main(name: str, jobs: int | None, keep: str | None) -> None:
 
     Raises InputError for a study that is not there or not valid. What a killed run had stays.
     """
-    known = sorted(file.stem for file in STUDIES.glob("*.yaml"))
+    known = sorted(file.stem for file in visible(STUDIES, "*.yaml"))
     if name not in known:
         raise InputError(f"there is no study {name!r} in {STUDIES}: take {', '.join(known)}")
     params = merged(read_yaml("params.yaml"), read_yaml(STUDIES / f"{name}.yaml"))

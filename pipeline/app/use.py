@@ -75,10 +75,7 @@ def steer(
     Raises InputError for a coefficient that is not finite, and for a model on which the adapter
     would not act.
     """
-    given = torch.tensor(coefficient) if isinstance(coefficient, Sequence) else coefficient
-    if not torch.as_tensor(given).isfinite().all():
-        said = f"coefficient {coefficient} cannot be used"
-        raise InputError(f"{said}: give a finite number, or one per row")
+    given = numbers(coefficient)
     try:
         hooks = adapter.hooks(model, given if raw else adapter.unit.raw(given))
     except AttributeError as error:
@@ -87,3 +84,16 @@ def steer(
         raise InputError(f"{said}: {remedy}") from None
     check_acts(model, hooks, len(given) if isinstance(given, torch.Tensor) and given.ndim else 1)
     return attached(model, hooks)
+
+
+def numbers(coefficient: Any) -> Coefficient:
+    """Return one finite number or a tensor of one or more [b]; InputError for anything else."""
+    try:
+        given = torch.as_tensor(coefficient, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        given = torch.tensor([])
+    if given.ndim > 1 or not given.numel() or not given.isfinite().all():
+        raise InputError(
+            f"coefficient {coefficient!r} cannot be used: give a finite number, or one per row"
+        )
+    return given if given.ndim else float(coefficient)

@@ -124,7 +124,7 @@ def refuse(row: Row, column: str, allowed: str) -> NoReturn:
 
 def text(row: Row, column: str) -> str:
     """Return a cell's text, which may not be blank."""
-    if not (row[column] or "").strip():
+    if is_nothing(row[column] or ""):
         refuse(row, column, "must hold text: fill it in, or take the dilemma out")
     return row[column].strip()
 
@@ -144,7 +144,10 @@ def strings(row: Row, column: str, missing: bool = False) -> list[Any]:
     cell = (row[column] or "").strip()
     if not LIST.fullmatch(cell):
         refuse(row, column, "must be a list of strings: write it as ['honesty', 'trust']")
-    found = ast.literal_eval(re.sub(rf"({STRING})|\bnan\b", lambda m: m[1] or "None", cell))
+    try:
+        found = ast.literal_eval(re.sub(rf"({STRING})|\bnan\b", lambda m: m[1] or "None", cell))
+    except SyntaxError:  # an escape such as \x that is not whole
+        refuse(row, column, "must be a list of strings: write a backslash as two")
     if any(is_nothing(entry) if entry is not None else not missing for entry in found):
         refuse(row, column, "must hold no empty entry: fill it in, or take it out of the row")
     return found

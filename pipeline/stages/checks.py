@@ -22,7 +22,7 @@ from pipeline.steering.elicitation import FEW, persona_shift
 from pipeline.steering.rollouts import Rollouts
 from pipeline.steering.sign import SURE, Asked
 from pipeline.steering.untouched import Untouched
-from pipeline.study.behaviours import load_behaviour
+from pipeline.study.behaviours import Behaviour, load_behaviour
 from pipeline.study.probes import ask
 from pipeline.support.errors import InputError
 from pipeline.support.files import new_folder, read_json, write_json
@@ -44,11 +44,12 @@ def main() -> None:
         limits = {"reasoning": params.generation.reasoning_tokens, "written": written}
         forms, entries = params.scoring.forms, read_json(PREFIX_QUESTIONS)
         check_lengths(base, texts[0] + texts[1], items, prompts, forms, **limits)
+        behaviour = load_behaviour(behaviour_file(params.behaviour))
+        warn_of_words(base, behaviour, items, forms, limits["reasoning"])
         masses = choice_masses(base, entries, settings.answer_prefix, params.scoring.reuse)
         prefix, mass = next(iter(masses.items()))
         if ANSWERS in forms:
             judge_mass(params.model, settings.answer_prefix, prefix, mass, params)
-        behaviour = load_behaviour(behaviour_file(params.behaviour))
         base = replace(base, answer_prefix=prefix)
         asked = ask(base, behaviour, params.behaviour, params.model)
         judge_probes(asked)
@@ -71,15 +72,33 @@ def check_lengths(
 ) -> None:  # fmt: skip
     """Refuse pairs, items and open prompts, with replies, that need more positions than there are.
 
-    What a persona in the prompt adds is known to its method alone, whose scoring refuses it.
+    What prompting adds is only warned of, since the study may go without it.
     """
-    lengths = [*map(len, tokenize(base.tokenizer, texts))]
-    for form in forms:
-        prompts = make_prompts(base, items, Untouched(), [0.0], form=form)
-        lengths += [len(prompt.ids) + reasoning for prompt in prompts]
+    lengths = [*map(len, tokenize(base.tokenizer, texts)), longest(base, items, forms) + reasoning]
     opened = tokenize(base.tokenizer, open_turns(base, asked))
     lengths += [len(ids) + written for ids in opened]
     check_length(base.model, max(lengths))
+
+
+def longest(base: Base, items: list[dict[str, Any]], forms: Sequence[str]) -> int:
+    """Return the tokens of the longest text that scoring runs, at c = 0."""
+    made = [make_prompts(base, items, Untouched(), [0.0], form=form) for form in forms]
+    return max(len(prompt.ids) for prompts in made for prompt in prompts)
+
+
+def warn_of_words(
+    base: Base, behaviour: Behaviour, items: list[dict[str, Any]], forms: Sequence[str], more: int
+) -> None:
+    """Say before any fit where the words of prompting leave an item no room."""
+    long = behaviour.engineered
+    said = {"persona": behaviour.sentences()[0]}
+    said |= {"engineered": (long.positive, long.negative)} if long else {}
+    for wording, words in said.items():
+        longer = [item | {"prompt": f"{one} {item['prompt']}"} for one in words for item in items]
+        try:
+            check_length(base.model, longest(base, longer, forms) + more)
+        except InputError as error:
+            print(f"warning: prompting with wording: {wording} will be refused: {error}")
 
 
 def open_turns(base: Base, prompts: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ Hooks = list[tuple[str, Callable]]  # forward hooks, each with the dotted name o
 
 # Models on which hooks were seen to act, each with the names of the modules and its code.
 ACTING: WeakKeyDictionary[nn.Module, tuple[set[str], list]] = WeakKeyDictionary()
+# Models with hooks on them, each with the threads that attached these.
+HELD: WeakKeyDictionary[nn.Module, list[int]] = WeakKeyDictionary()
 
 
 class MethodParams(Section):
@@ -313,14 +316,28 @@ def code_of(model: nn.Module) -> list[tuple[int, int, int]]:
     ]
 
 
+def hold(model: nn.Module, stack: ExitStack) -> None:
+    """Keep a model to this thread until the stack is left."""
+    own, threads = threading.get_ident(), HELD.setdefault(model, [])
+    if set(threads) - {own}:
+        raise InputError(
+            "another thread steers this model, and both coefficients would act at once: give each "
+            "thread a model of its own, or each row of one batch its coefficient"
+        )
+    threads.append(own)
+    stack.callback(threads.remove, own)
+
+
 @contextmanager
 def attached(model: nn.Module, hooks: Hooks) -> Iterator[None]:
     """Keep forward hooks on the named modules for the duration of a `with` block.
 
-    What torch has compiled knows nothing of them, so that all code runs eagerly meanwhile.
+    What torch has compiled knows nothing of them, so that all code runs eagerly meanwhile. Raises
+    InputError while another thread steers the model, since both would act at once.
     """
     with ExitStack() as stack:
         if hooks and not torch.compiler.is_dynamo_compiling():
+            hold(model, stack)
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         for name, hook in hooks:
             stack.callback(model.get_submodule(name).register_forward_hook(hook).remove)

@@ -41,6 +41,8 @@ def resolve_source(source: str) -> Path | None:
     experiment's own version of a tracked file. Then it is looked for in the user's checkout.
     """
     path = Path(os.path.expandvars(source)).expanduser()
+    if not source.strip():
+        return None
     return next((place for place in (path, ROOT / path) if place.exists()), None)
 
 

@@ -1,5 +1,6 @@
 """A section of a YAML file as a typed object, and what is wrong with one in a single sentence."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -38,9 +39,25 @@ def read_yaml(path: Path | str) -> Any:
 def parse(kind: type[AnySection], content: Any, path: Path | str) -> AnySection:
     """Return the content of a file as its type, or refuse it in one sentence."""
     try:
-        return kind.model_validate(content)
+        made = kind.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{path}: {sentence(error, content)}") from None
+    if where := next(truths(content, made), None):
+        raise InputError(f"{path}: {where}: true and false are no numbers: {NEXT}")
+    return made
+
+
+def truths(content: Any, made: Any, place: str = "") -> Iterator[str]:
+    """Yield where content says true or false and a number was made of it, as pydantic does."""
+    if isinstance(content, bool) and type(made) in (int, float):
+        yield place.removeprefix(".")
+    entries = content.items() if isinstance(content, dict) else ()
+    for key, value in enumerate(content) if isinstance(content, list) else entries:
+        try:
+            own = getattr(made, str(key)) if isinstance(made, Section) else made[key]
+        except (AttributeError, KeyError, IndexError, TypeError):
+            continue
+        yield from truths(value, own, f"{place}.{key}")
 
 
 def sentence(error: ValidationError, content: Any) -> str:
@@ -49,7 +66,7 @@ def sentence(error: ValidationError, content: Any) -> str:
     said = " ".join(first["msg"].removeprefix("Value error, ").split())
     if not isinstance(first["input"], dict | Section):
         said += f" (found {first['input']!r})"
-    if first["type"] == "list_type":
+    if first["type"] == "list_type" and first["input"] is not None:
         key = place(first, content)
         said += f": write [{first['input']}], in a command -S '{key}=[{first['input']}]'"
     elif "error" not in first.get("ctx", {}):  # pydantic's own words, which name no next step

@@ -61,7 +61,12 @@ def main(
         manifest, dtype = opened.base.manifest, str(opened.base.model.dtype).removeprefix("torch.")
         about |= {key: about.get(key, manifest[key]) for key in ("source", "revision")}
         about["text_only"] = text_only(opened.base)
-        write(new, folders[0], opened, to, coefficient, about)
+        try:
+            write(new, folders[0], opened, to, coefficient, about)
+        except InputError as error:  # the form that suits one adapter may not suit the others
+            fault, remedy, _ = str(error).partition(": export ")
+            said = f"{fault}: export each by itself" if remedy and len(folders) > 1 else str(error)
+            raise InputError(said) from None
         readme = new / "README.md"
         readme.write_text(card(folders, about, to, coefficient, {}), encoding="utf-8")
         place, source = (str(folder.resolve()) for folder in (new, folder_of(manifest)))

@@ -36,7 +36,9 @@ def in_fresh_process(request: Request, inputs: dict[str, Tensor]) -> Tensor:
     with TemporaryDirectory() as place:
         save_file(inputs, f"{place}/inputs.safetensors")
         command = [sys.executable, "-m", "pipeline.app.export.reload", json.dumps(request), place]
-        run = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment)
+        run = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", env=environment
+        )
         if run.returncode:
             why = (run.stderr.strip().splitlines() or ["it was killed, perhaps for memory"])[-1]
             said = f"the export does not load as its card says ({why[:200]})"
