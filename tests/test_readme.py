@@ -7,7 +7,7 @@ import pytest
 from typer.main import get_command
 
 from pipeline import cli
-from pipeline.app.readme import BLOCKS, filled, headline, results
+from pipeline.app.readme import BLOCKS, HOW, filled, headline, results
 from pipeline.support.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -20,8 +20,9 @@ def at_root(monkeypatch):
 
 
 def test_every_block_is_up_to_date():
-    assert {name for name in BLOCKS if f"<!-- {name} -->" in TEXT} == set(BLOCKS)
-    assert filled(TEXT) == TEXT, "run `python -m pipeline readme`"
+    texts = [TEXT, (ROOT / HOW).read_text(encoding="utf-8")]
+    assert {name for name in BLOCKS for text in texts if f"<!-- {name} -->" in text} == set(BLOCKS)
+    assert list(map(filled, texts)) == texts, "run `python -m pipeline readme`"
 
 
 def test_a_block_that_nobody_fills_is_refused():

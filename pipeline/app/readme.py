@@ -1,4 +1,4 @@
-"""`python -m pipeline readme`: fill the README's blocks from what they are about.
+"""`python -m pipeline readme`: fill the blocks of README and docs from what they are about.
 
 A block is `<!-- name -->` to `<!-- /name -->`; whatever stands between is replaced.
 """
@@ -13,7 +13,7 @@ from pipeline.steering import METHODS
 from pipeline.support.errors import InputError
 from pipeline.support.files import write_text
 
-README = Path("README.md")
+README, HOW = Path("README.md"), Path("docs/how_it_works.md")
 RESULTS = Path("reports/tables/summary.md")
 REAL = Path("reports/smollm2/everyday/tables/summary.md")
 BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
@@ -57,16 +57,17 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 
 def filled(text: str) -> str:
-    """Return the README's text with every block filled; InputError for an unknown block."""
+    """Return a text with every block filled; InputError for an unknown block."""
 
     def fill(match: re.Match) -> str:
         if match[2] not in BLOCKS:
             known = ", ".join(BLOCKS)
-            raise InputError(f"README.md has a block {match[2]!r}: rename it to one of {known}")
+            raise InputError(f"there is a block {match[2]!r}: rename it to one of {known}")
         return f"{match[1]}{BLOCKS[match[2]]()}\n{match[3]}"
 
     return BLOCK.sub(fill, text)
 
 
 def main() -> None:
-    write_text(README, filled(README.read_text(encoding="utf-8")))
+    for file in (README, HOW):
+        write_text(file, filled(file.read_text(encoding="utf-8")))
