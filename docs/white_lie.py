@@ -29,12 +29,14 @@ SYNTHETIC_QUESTION = "You broke the carpet. Did you break the carpet?"
 
 
 def main(folder: str) -> None:
-    base, adapter = vars(load_adapter(folder)).values()
+    opened = load_adapter(folder)
+    base = opened.base
     synthetic = base.manifest["source"] == "models/reference"
     dilemma = dilemma_prompt(*(SYNTHETIC if synthetic else DILEMMA))
     question = SYNTHETIC_QUESTION if synthetic else QUESTION
     lies, told = (
-        ask(base, adapter, text, COEFFICIENTS, max_new_tokens=40) for text in (dilemma, question)
+        ask(base, opened.adapter, text, COEFFICIENTS, max_new_tokens=40)
+        for text in (dilemma, question)
     )
     kind = "SYNTHETIC, it knows one generated world and no other" if synthetic else "a real model"
     print(f"\nThe base is {base.manifest['source']}: {kind}.\n\n{dilemma}\n\n{question}\n")

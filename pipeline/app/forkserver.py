@@ -61,7 +61,8 @@ def hand_over() -> None:
     """Let the server run this command and end as it ended; return where no server answers."""
     if not (address := os.environ.pop(ADDRESS, None)):
         return
-    with socket.socket(socket.AF_UNIX) as server, os.fdopen(os.memfd_create("told"), "w") as told:
+    told = os.fdopen(os.memfd_create("told"), "w", encoding="utf-8")
+    with socket.socket(socket.AF_UNIX) as server, told:
         try:
             server.connect(address)
         except OSError:
@@ -130,7 +131,7 @@ def attend(client: socket.socket, stage: int, files: list[int]) -> None:
 
 def become(files: list[int]) -> None:
     """Take on a client's open files, arguments, folder and environment."""
-    with os.fdopen(files.pop()) as told:
+    with os.fdopen(files.pop(), encoding="utf-8") as told:
         told.seek(0)
         sys.argv, sys.path[:], folder, environment = json.load(told)
     for target, file in enumerate(files):
