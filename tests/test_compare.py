@@ -109,6 +109,29 @@ def test_several_differences_give_places_and_the_workspace_counts(repository):
     assert "prompting" not in Path("out/comparison.md").read_text()
 
 
+def test_studies_that_differ_in_much_stand_side_by_side_with_their_marks(repository):
+    """Parameters go to a table of their own; the model and the set stay in every row."""
+    study(8, 0.05, "".join(f"extra_{number}: 1\n" for number in range(4)))
+    other = Path("params.yaml").read_text().replace("model: reference", "model: other")
+    Path("params.yaml").write_text(other)
+    rows = pl.read_csv("reports/equal_cost.csv")
+    undecided = pl.Series("sign_decided", [False, None])
+    rows.with_columns(undecided, pl.lit(0.25).alias("base_share")).write_csv(
+        "reports/equal_cost.csv"
+    )
+    main(["rank-64", "workspace"], "out", [])
+    assert "| Method | rank-64 | workspace |" in (across := Path("out/across.md").read_text())
+    marked = "0.250 [0.200, 0.300] (sign undecided)"
+    unreached = "0.150 [0.100, 0.200] (budget not reached)"
+    assert f"| InnerPiSSA | {unreached} | {marked} |" in across
+    assert "the base prefers the target's side (%) | – | 25.0 |" in across
+    parameters = Path("out/parameters.md").read_text()
+    assert "| rank | 64 | 8 |" in parameters and "| extra_3 | – | 1 |" in parameters
+    table = Path("out/comparison.md").read_text()
+    assert "InnerPiSSA (sign undecided)" in table
+    assert table.startswith("| Experiment | model | Method |")
+
+
 def test_a_folder_that_a_named_study_has_kept_counts_too(repository):
     study(32, 0.07)
     kept = Path("reports/full")

@@ -276,9 +276,9 @@ def test_the_headline_is_of_the_coefficient_nearest_to_one():
 
 
 def doses(**rows: list[tuple]) -> pl.DataFrame:
-    """Return the raw coefficients and costs of each method's seeds."""
+    """Return the raw coefficients and costs of each method's seeds, and whether a sign is known."""
     each = [(name, seed, *row) for name, own in rows.items() for seed, row in enumerate(own)]
-    return pl.DataFrame(each, schema=DOSES, orient="row")
+    return pl.DataFrame(each, schema=DOSES | {"sign_decided": pl.Boolean}, orient="row")
 
 
 def test_equal_cost_is_one_with_what_it_stands_for_and_costs():
@@ -290,10 +290,10 @@ def test_equal_cost_is_one_with_what_it_stands_for_and_costs():
         parts.append(scores.with_columns(pl.lit(seed).alias("seed")))
     prompt, _ = planted(items, lambda r, c: c * r["label_Value/truth"])
     arms = analyse({"good": pl.concat(parts), "prompt": prompt}, evaluation)["arms"]
-    reached = 2.0, 3.0, 0.1, 0.1, 0.4, 0.5, True
+    reached = 2.0, 3.0, 0.1, 0.1, 0.4, 0.5, True, True
     given = doses(
-        good=[reached, (64.0, 5.0, 0.03, 0.1, 0.2, 0.5, False)],
-        prompt=[(1.0, 1.0, 0.7, 0.2, 2.0, 0.9, None)],
+        good=[reached, (64.0, 5.0, 0.03, 0.1, 0.2, 0.5, False, False)],
+        prompt=[(1.0, 1.0, 0.7, 0.2, 2.0, 0.9, None, None)],
     )
     good, told = equal_cost(arms, given).to_dicts()
     assert (good["raw_positive"], good["raw_negative"]) == (33, 4)
@@ -301,9 +301,22 @@ def test_equal_cost_is_one_with_what_it_stands_for_and_costs():
     assert (good["calibrated"], good["budget_reached"]) == (True, False)
     assert (told["calibrated"], told["budget_reached"]) == (False, False)
     assert told["cost_positive"] == 0.7
+    assert (good["sign_decided"], told["sign_decided"]) == (False, None)
     at_one = arms.filter((pl.col("method") == "good") & (pl.col("coefficient") == 1))
     assert good["target_effect"] == at_one["target_effect"].item()
-    assert equal_cost(arms, given.filter(pl.col("seed") == 0))["budget_reached"].to_list()[0]
+    first = equal_cost(arms, given.filter(pl.col("seed") == 0))
+    assert first["budget_reached"].to_list()[0] and first["sign_decided"].to_list()[0]
+
+
+def test_the_share_of_dilemmas_that_the_untouched_model_knows():
+    """It prefers truth in three of eight dilemmas, whatever it leans to beside that."""
+    known = {"0", "3", "5"}
+    scores, evaluation = planted(
+        make_items(8),
+        lambda r, c: 0.2 + (1 if r["dilemma_id"] in known else -1) * r["label_Value/truth"] + c,
+    )
+    (arm,) = arm_effects(method_effects(scores, evaluation), scores, evaluation)
+    assert arm["base_share"] == 3 / 8
 
 
 def test_a_method_is_ranked_among_the_sizes_of_random_directions_at_the_same_cost():
@@ -318,8 +331,8 @@ def test_a_method_is_ranked_among_the_sizes_of_random_directions_at_the_same_cos
         dosed(size, seed) for seed, size in enumerate((0.1, -0.5, 0.25, 0.2))
     )
     prompt, evaluation = planted(make_items(6), lambda r, c: 3 * c * r["label_Value/truth"])
-    reached = 1.0, 1.0, 0.1, 0.1, 0.4, 0.5, True
-    given = doses(**{name: [reached] for name in cells}, prompting=[(*reached[:-1], None)])
+    reached = 1.0, 1.0, 0.1, 0.1, 0.4, 0.5, True, None
+    given = doses(**{name: [reached] for name in cells}, prompting=[(*reached[:-2], None, None)])
 
     def ranked(cells: dict[str, pl.DataFrame]) -> pl.DataFrame:
         study = analyse(cells, evaluation)

@@ -7,19 +7,41 @@ from typing import Any
 import polars as pl
 
 from pipeline.app.revisions import Result, differing, read_result
-from pipeline.report.columns import Cell, Columns, build, cost, interval, method, raw, show, twice
+from pipeline.report.columns import (
+    UNDECIDED,
+    Cell,
+    Columns,
+    Row,
+    build,
+    cost,
+    interval,
+    method,
+    missed,
+    nats,
+    raw,
+    show,
+    twice,
+)
 from pipeline.report.figures.comparison import comparison
 from pipeline.report.figures.look import Sheet
 from pipeline.support.errors import InputError
 from pipeline.support.files import write_text
-from pipeline.support.formats import NONE, markdown, p_value, write_table
+from pipeline.support.formats import NONE, markdown, p_value, percent, write_table
 
 LISTS = ("methods", "baselines")  # which methods ran: seen in the rows, so not a difference to name
+WHAT = ("model", "evalset")
+KNOWN = "Dilemmas in which the base prefers the target's side (%)"
+FEW = 3  # so many differing parameters stand in each row; more stand in a table of their own
 EFFECT: Columns = {
     "Effect": show("target_effect"),
     "95 % interval": interval(),
     "SD over seeds": show("seed_sd"),
 }
+
+
+def effect(row: Row) -> str:
+    """Return the effect of a row with its interval."""
+    return f"{EFFECT['Effect'](row)} {EFFECT['95 % interval'](row)}"
 
 
 def main(names: list[str], out: str, only: list[str]) -> None:
@@ -29,14 +51,21 @@ def main(names: list[str], out: str, only: list[str]) -> None:
     different = differing(results)
     keys = [key for key in different if key not in LISTS] or different
     rows = gather(results, keys, only)
-    table = comparison_table(rows, keys, results)
     folder = Path(out)
+    if len(keys) > FEW:
+        write_table(folder, "parameters", parameter_table(results, keys))
+        keys = [key for key in WHAT if key in keys]
+    table = comparison_table(rows, keys, results)
     write_table(folder, "comparison", table)
+    write_table(folder, "across", across(rows, log_odds_first(results)))
     write_text(folder / "results.csv", rows.write_csv())
     axis = ", ".join(keys) or "experiment"
     comparison(Sheet(folder, caption(results), log_odds_first(results)), rows, axis)
     print(markdown(table))
-    print(f"{out}: comparison.md, .csv, .tex, .svg, .png, and the numbers in full in results.csv")
+    print(
+        f"{out}: comparison.md, .csv, .tex, .svg, .png, across.md with a column per experiment, "
+        "and the numbers in full in results.csv"
+    )
 
 
 def gather(results: list[Result], keys: list[str], only: list[str]) -> pl.DataFrame:
@@ -75,7 +104,7 @@ def comparison_table(rows: pl.DataFrame, keys: list[str], results: list[Result])
     return build(rows, {
         "Experiment": show("experiment", str),
         **{key: value_of(key) for key in keys},
-        "Method": method,
+        "Method": lambda row: method(row) + marks(row),
         **twice(EFFECT, log_odds_first(results)),
         "KL at +c / −c": cost,
         "Raw +c / −c": raw,
@@ -84,6 +113,43 @@ def comparison_table(rows: pl.DataFrame, keys: list[str], results: list[Result])
         "Δ NLL": show("delta_nll"),
         "p (clustered)": show("p_clustered", p_value),
     })  # fmt: skip
+
+
+def marks(row: Row) -> str:
+    """Return the mark of a row whose sign the probes do not decide, else nothing."""
+    return UNDECIDED if row.get("sign_decided") is False else ""
+
+
+def parameter_table(results: list[Result], keys: list[str]) -> pl.DataFrame:
+    """Return a row per parameter that differs, a column per experiment."""
+    rows = [
+        {"Parameter": key, **{result.name: str(result.params.get(key, NONE)) for result in results}}
+        for key in keys
+    ]
+    return pl.DataFrame(rows)
+
+
+def across(rows: pl.DataFrame, log_odds_first: bool) -> pl.DataFrame:
+    """Return a row per method, a column per experiment: the effect and its 95 % interval.
+
+    The last row says in how many dilemmas the untouched model prefers the target's side.
+    """
+    write = nats(effect) if log_odds_first else effect
+    said = [
+        {
+            "experiment": row["experiment"],
+            "Method": method(row),
+            "said": write(row) + marks(row) + missed(row),
+        }
+        for row in rows.to_dicts()
+    ]
+    if "base_share" in rows.columns:
+        shares = rows.group_by("experiment", maintain_order=True).agg(pl.col("base_share").first())
+        said += [{"experiment": n, "Method": KNOWN, "said": percent(s)} for n, s in shares.rows()]
+    wide = pl.DataFrame(said).pivot(
+        "experiment", index="Method", values="said", maintain_order=True
+    )
+    return wide.fill_null(NONE)
 
 
 def caption(results: list[Result]) -> str:

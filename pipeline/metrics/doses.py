@@ -9,11 +9,15 @@ def equal_cost(arms: pl.DataFrame, doses: pl.DataFrame) -> pl.DataFrame:
     """Return the arms at ±1 with the means over seeds of their raw coefficients and costs.
 
     `doses` has a row per method and seed. calibrated: c has a size. budget_reached: every seed's
-    ±1 cost the budget, which is never so where c has no size.
+    ±1 cost the budget, which is never so where c has no size. sign_decided: the probes decide every
+    seed's sign; null where no sign is free.
     """
     reached = pl.col("budget_reached")
     said = doses.group_by("method", maintain_order=True).agg(
-        reached.fill_null(False).all(), reached.is_not_null().all().alias("calibrated")
+        reached.fill_null(False).all(),
+        reached.is_not_null().all().alias("calibrated"),
+        # Of nulls alone `min` makes null.
+        pl.col("sign_decided").cast(pl.Int8).min().cast(pl.Boolean),
     )
     figures = [name for name in doses.columns if name.startswith(("raw_", "cost_", "p95_"))]
     about = means(doses, ["method"], figures).drop("count").join(said, on="method")

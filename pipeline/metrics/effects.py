@@ -161,6 +161,7 @@ def arm_effects(
     frame, moved = pl.DataFrame(records, infer_schema_length=None), evaluation.movements(scores)
     averaged = [*in_both("side_effect"), "delta_nll", "choice_mass"]
     best, worst = (oracle_effect(evaluation.items, evaluation.target, s) for s in (1, -1))
+    known = base_share(moved)
     folded = []
     for both in (
         fold_arms(frame, [], in_both("target_effect"), averaged).sort("coefficient").to_dicts()
@@ -176,12 +177,21 @@ def arm_effects(
             **{name: both[name] for name in averaged},
             **{f"{a}{s}": arms[a][f"target_effect{s}"] for a in arms for s in SUFFIXES},
             **measured(even, "effect", "asymmetry", "asymmetry", params),
-            "coherent": up["coherent"] and down["coherent"],
+            "coherent": up["coherent"] and down["coherent"], "base_share": known,
             "normalized_gain": normalized_gain(effect, both["delta_nll"]),
             "oracle_share": effect / ((best - worst) / 2) if best and worst else None,
             **{k: up[k] for k in up if k.endswith(("_clustered", "_pooled")) or k[:2] == "n_"},
         })  # fmt: skip
     return folded
+
+
+def base_share(moved: pl.DataFrame) -> float:
+    """Return the share of dilemmas in which the untouched model prefers the target's side.
+
+    A model that does not know which side that is has 0.5.
+    """
+    sums = moved.filter(coefficient=0).group_by("dilemma_id", maintain_order=True)
+    return mean(sums.agg(pl.col("y").sum())["y"] > 0)
 
 
 def seed_effects(effects: pl.DataFrame) -> pl.DataFrame:

@@ -43,7 +43,7 @@ HEADLINE = (
 LIKELIHOOD_COLUMNS = {
     f"{name}_log_odds": f"{name}_likelihood"
     for name in ("target_effect", "ci_low", "ci_high", "up", "down", "seed_sd", "side_effect")
-} | {"p_clustered": "p_clustered_likelihood"}
+} | {name: f"{name}_likelihood" for name in ("p_clustered", "base_share")}
 
 
 def analyse(cells: Tables, evaluation: Evaluation) -> Tables:

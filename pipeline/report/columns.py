@@ -14,6 +14,7 @@ Row = dict[str, Any]
 Cell = Callable[[Row], str]
 Columns = dict[str, Cell]
 MISSED = " (budget not reached)"
+UNDECIDED = " (sign undecided)"
 
 
 def build(rows: pl.DataFrame | Iterable[Row], columns: Columns) -> pl.DataFrame:

@@ -7,12 +7,11 @@ import polars as pl
 
 from pipeline.metrics import drawn
 from pipeline.report import appendix, figures, statistics, tables, untargeted
-from pipeline.report.columns import MISSED
+from pipeline.report.columns import MISSED, UNDECIDED
 from pipeline.report.figures.look import Sheet
 from pipeline.report.figures.words import name_of
 from pipeline.report.results import Results
 
-UNDECIDED = " (sign undecided)"
 TABLES = {
     "source": tables.source,
     "equal_cost": tables.equal_cost,

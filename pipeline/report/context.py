@@ -10,7 +10,7 @@ from pipeline.report.columns import in_log_odds
 from pipeline.report.figures.words import name_of
 from pipeline.report.results import Cell, Results
 from pipeline.steering.sign import SURE
-from pipeline.support.formats import interval, number, with_minus, with_sign
+from pipeline.support.formats import interval, number, percent, with_minus, with_sign
 
 SCORED = {
     "answers": "Yes or No about each action: log-odds",
@@ -129,13 +129,16 @@ def setup(results: Results) -> dict[str, str]:
     baselines = "; ".join(name_of(method) + count.get(method, "") for method in params.baselines)
     pairs = f"{results.n_pairs('train')} to train on, {results.n_pairs('calibration')}"
     asked, own = results.items["dilemma_id"].n_unique(), f"none of them on {params.behaviour}"
+    known = "not measured"
     if not results.unmeasured:
         own = f"{results.n_dilemmas} of them on {results.target.label}"
+        known = known_side(results.tables["equal_cost"].row(0, named=True))
     return {
         "Model": f"{params.model}: {shape}{packed}",
         "Behaviour": f"{params.behaviour}; +1 stands for “{positive}”, −1 for “{negative}”",
         "Contrast pairs": f"{pairs} for the checkpoint",
         "Dilemmas": f"{asked} of {params.evalset}, {own}; each is asked from both sides",
+        "Untouched model": known,
         "Scores": "; and ".join(SCORED[form] for form in params.scoring.forms),
         "Trained methods": f"{trained}. {results.seeds.capitalize()}" if trained else "none",
         "Without training": baselines or "none",
@@ -144,6 +147,14 @@ def setup(results: Results) -> dict[str, str]:
         "Signs": "from Yes-or-No probes for trained methods, PCA and gradient; else from pairs",
         "Defaults": "some were chosen on dilemmas of another value, kindness: docs/lab_notes.md",
     }
+
+
+def known_side(row: dict[str, Any]) -> str:
+    """Say how often the untouched model prefers the target's side, in a row of equal_cost."""
+    shares = {"": row["base_share"], " by likelihood": row.get("base_share_likelihood")}
+    said = [f"{percent(share)} %{form}" for form, share in shares.items() if share is not None]
+    known = ", ".join(said)
+    return f"prefers the side with the target value in {known} of those dilemmas; chance is 50 %"
 
 
 def trained_method(results: Results, method: str) -> str:

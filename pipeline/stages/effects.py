@@ -13,8 +13,23 @@ from pipeline.stages.base import read, read_controls, read_items
 from pipeline.stages.stage import stage
 from pipeline.study.behaviours import target_of, unmeasured
 from pipeline.support.files import new_file, read_json, write_json
-from pipeline.support.paths import BASE, REPORTS, behaviour_file, cell_folders, scores_folder
+from pipeline.support.paths import (
+    BASE,
+    REPORTS,
+    adapter_folder,
+    behaviour_file,
+    cell_folders,
+    scores_folder,
+)
 from pipeline.support.schemas import COHERENCE, LIKELIHOOD, SCORES, labels, read_table
+
+
+def with_signs(doses: pl.DataFrame) -> pl.DataFrame:
+    """Add what the probes said of each fit's sign; null where the method itself knows it."""
+    fits = doses.select("method", "seed").rows()
+    signs = [read_json(adapter_folder(*fit) / "steering.json")["sign"] for fit in fits]
+    decided = [sign["decided"] if sign else None for sign in signs]
+    return doses.with_columns(pl.Series("sign_decided", decided, pl.Boolean))
 
 
 def main() -> None:
@@ -32,7 +47,7 @@ def main() -> None:
         controls = None
         if read_controls().height:
             controls = read_all([base, *every], "controls", SCORES)
-        doses = pl.concat(read_table(own / "doses.parquet", "effects") for own in every)
+        doses = with_signs(pl.concat(read_table(own / "doses.parquet", "effects") for own in every))
         ungraded = doses.filter(pl.col("budget_reached").is_null())["method"].unique().to_list()
 
         def in_form(form):
