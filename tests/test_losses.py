@@ -206,7 +206,9 @@ def plane(up, down, **more) -> Observed:
     states = torch.tensor([[[up, zero]], [[down, zero]]])
     blank = torch.zeros(2, 1, 2, 2)
     chosen = torch.ones(1, 2, 2, dtype=torch.bool)
-    given = {"nll": blank, "base_nll": blank[0], "shift": blank, "base_entropy": blank[0]} | more
+    given = {"nll": blank, "base_nll": blank[0], "shift": blank[0], "base_entropy": blank[0]} | more
+    # The shift's axes are sign and pair: with one pair, a [1, 2, 2] of zeros would pass for two.
+    given["shift"] = given["shift"].view(2, 1, 2)
     return Observed(
         states,
         given["nll"],
@@ -268,19 +270,19 @@ def test_the_scale_is_the_spread_with_floors():
     torch.testing.assert_close(spread(rows / 1e6), torch.full((3,), 0.05), atol=1e-4, rtol=0)
 
 
-def test_the_barrier_reads_the_reinforced_text_of_each_sign():
-    shift, entropy = (
-        torch.zeros(2, 1, 2, 2),
-        torch.full((1, 2, 2), 0.23),
-    )  # threshold 0.5 * sqrt(0.25) = 0.25
-    shift[0, 0, 1] = shift[1, 0, 0] = 0.9  # the other text of each sign
-    assert (
-        barrier(plane([0.0, 0.0], [0.0, 0.0], shift=shift, base_entropy=entropy), 0.5, 10.0).item()
-        == 0
+def test_the_barrier_compares_each_signs_text_with_that_texts_entropy():
+    shift, entropy = torch.zeros(2, 1, 2), torch.full((1, 2, 2), 0.23)
+    entropy[:, 1] = (
+        0.98  # thresholds 0.5 * sqrt(0.25) = 0.25 of the positive text, 0.5 of the other
     )
-    shift[0, 0, 0, 1] = 0.35  # 0.1 over, one of two tokens
-    found = barrier(plane([0.0, 0.0], [0.0, 0.0], shift=shift, base_entropy=entropy), 0.5, 10.0)
-    torch.testing.assert_close(found, torch.tensor((math.log(2) ** 2 + 0.1) / 2))
+    seen = plane([0.0, 0.0], [0.0, 0.0], shift=shift, base_entropy=entropy)
+    shift[0, 0, 0], shift[1, 0, 1] = 0.25, 0.5
+    assert barrier(seen, 0.5, 10.0).item() == pytest.approx(0, abs=1e-6)
+    shift[0, 0, 1] = 0.35  # 0.1 over, one of two tokens
+    one = torch.tensor((math.log(2) ** 2 + 0.1) / 2)
+    torch.testing.assert_close(barrier(seen, 0.5, 10.0), one)
+    shift[1, 0, 0] = 0.6  # as much over at the other sign
+    torch.testing.assert_close(barrier(seen, 0.5, 10.0), 2 * one)
 
 
 def test_the_hinge_counts_the_entropy_of_both_texts_and_ramps(sections):

@@ -10,7 +10,7 @@ import torch
 from pipeline.lm.layers import decoder_layers, linear_modules, select
 from pipeline.lm.prompts import tokenize
 from pipeline.lm.trunk import trunk_depth
-from pipeline.steering import METHODS
+from pipeline.steering import METHODS, pair_batches
 from pipeline.steering.pair_batches import base_pass, pair_tokens, run_pairs
 from pipeline.steering.sign import orientation
 from pipeline.steering.svd import read_cache
@@ -111,30 +111,63 @@ def test_the_shift_and_the_entropy_are_the_textbooks(model, pairs, fit, base):
     data = whole.batch([0, 1])
     every = base_pass(model, layer, whole, 2, 5, distribution=True)
     cached = every.batch([0, 1], data.chosen.shape[-1])
-    steering = fit("mean_diff")
+    steering, count = fit("mean_diff"), int(data.chosen[1, 0].sum())
+    signs = torch.tensor([2.0, -1.0])
     with torch.no_grad():
-        assert run_pairs(model, layer, data, 2, base=cached.final).shift.abs().max() < 1e-5
-        with steering.steer(model, 2.0):
-            found = run_pairs(model, layer, data, 2, base=cached.final)
-        ids = torch.tensor([whole.texts[2]])
-        plain = model(input_ids=ids).logits[0, :-1].softmax(-1)
-        with steering.steer(model, 2.0):
-            steered = model(input_ids=ids).logits[0, :-1].softmax(-1)
-    count = int(data.chosen[1, 0].sum())
-    torch.testing.assert_close(
-        found.shift[0, 1, 0, -count:],
-        (plain - steered).abs().sum(-1)[-count:] / 2,
-        rtol=1e-3,
-        atol=1e-4,
+        assert run_pairs(model, layer, data, 2, 2, cached.final).shift.abs().max() < 1e-5
+        with steering.steer(model, signs.repeat_interleave(len(data.laid.rows.ids))):
+            found = run_pairs(model, layer, data, 2, 2, cached.final)
+            unread = run_pairs(model, layer, data, 2, 2)
+        torch.testing.assert_close(found.nll, unread.nll)
+        for text, c in enumerate(signs.tolist()):
+            ids = torch.tensor([whole.texts[2 + text]])
+            plain = model(input_ids=ids).logits[0, :-1].softmax(-1)
+            with steering.steer(model, c):
+                steered = model(input_ids=ids).logits[0, :-1].softmax(-1)
+            torch.testing.assert_close(
+                found.shift[text, 1, -count:],
+                (plain - steered).abs().sum(-1)[-count:] / 2,
+                rtol=1e-3,
+                atol=1e-4,
+            )
+            torch.testing.assert_close(
+                cached.entropy[1, text, -count:],
+                torch.distributions.Categorical(plain).entropy()[-count:],
+                rtol=1e-3,
+                atol=1e-4,
+            )
+    assert found.shift[~data.chosen.transpose(0, 1)].abs().max() == 0
+    assert found.shift.amax((1, 2)).min() > 0.01
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_only_what_the_barrier_reads_is_compared_and_it_is_the_same(
+    swapped, model, pairs, base, fit, monkeypatch
+):
+    """Also where one pair's positive text is another one's negative, so that their tokens are the same."""
+    train = pairs[0]._replace(
+        positive=[pairs[0].positive[0], pairs[0].negative[0] if swapped else pairs[0].positive[1]],
+        negative=[pairs[0].negative[0], pairs[0].positive[0] if swapped else pairs[0].negative[1]],
     )
-    torch.testing.assert_close(
-        cached.entropy[1, 0, -count:],
-        torch.distributions.Categorical(plain).entropy()[-count:],
-        rtol=1e-3,
-        atol=1e-4,
-    )
-    assert found.shift[~data.chosen[None]].abs().max() == 0
-    assert found.shift.max() > 0.01
+    layer, whole = decoder_layers(model)[2], pair_tokens(base, train, 2)
+    data, steering = whole.batch([0, 1]), fit("mean_diff")
+    final = base_pass(model, layer, whole, 2, 5, distribution=True).final
+    compared, plain = [], pair_batches.state_shift
+
+    def counted(model, states, ids, others):
+        compared.append(len(states))
+        return plain(model, states, ids, others)
+
+    monkeypatch.setattr(pair_batches, "state_shift", counted)
+    signs = torch.tensor([2.0, -1.0]).repeat_interleave(len(data.laid.rows.ids))
+    with torch.no_grad(), steering.steer(model, signs):
+        found = run_pairs(model, layer, data, 2, 2, final)
+    others = final.flatten(0, 2)[data.first].repeat(2, 1)
+    nll, shift = plain(model, found.final.flatten(0, 1), data.ids.repeat(2), others)
+    full = data.by_text(shift.view(2, -1))
+    torch.testing.assert_close(found.shift, torch.stack([full[0, :, 0], full[1, :, 1]]))
+    torch.testing.assert_close(found.nll, data.by_text(nll.view(2, -1)))
+    assert compared == [len(data.ids)]  # where all would be twice as many
 
 
 def test_accumulated_micro_batches_are_one_batch(fit, study):

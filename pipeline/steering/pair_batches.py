@@ -33,6 +33,8 @@ class PairBatch(NamedTuple):
     """[b, 2, t]: which of the p a text's token is."""
     chosen: Tensor
     """[b, 2, t]"""
+    positive: Tensor
+    """[p]: whether it is of a positive text."""
 
     def by_text(self, values: Tensor) -> Tensor:
         """Return values [r, p, *] as [r, b, 2, t, *], zero where not chosen."""
@@ -60,20 +62,24 @@ class PairTokens:
         counts = [self.shared[row] for row in rows for _ in range(2)]
         width, device = max(counts), self.chosen.device
         laid = lay_texts(texts, self.pad_id, device, self.together)
-        found: dict[int, int] = {}
+        found: dict[tuple[int, int], int] = {}  # by text of the pair and place
         before, targets, first = [], [], []
         own = [[0] * width for _ in texts]
         for number, (ids, at, count) in enumerate(zip(texts, laid.at, counts, strict=True)):
             for back in range(-count, 0):
-                if at[back] not in found:
-                    found[at[back]] = len(found)
+                token = number % 2, at[back]
+                if token not in found:
+                    found[token] = len(found)
                     before.append(at[back - 1])
                     targets.append(ids[back])
                     first.append((number + 1) * width + back)
-                own[number][back] = found[at[back]]
-        held = [torch.tensor(each).to(device, non_blocking=True) for each in (targets, first, own)]
+                own[number][back] = found[token]
+        positive = [text == 0 for text, _ in found]
+        listed = (targets, first, own, positive)
+        held = [torch.tensor(each).to(device, non_blocking=True) for each in listed]
         chosen = self.chosen[rows][..., -width:]
-        return PairBatch(laid, before, held[0], held[1], held[2].view(chosen.shape), chosen)
+        own_by_text = held[2].view(chosen.shape)
+        return PairBatch(laid, before, held[0], held[1], own_by_text, chosen, held[3])
 
 
 def shared_tail(first: list[int], second: list[int]) -> int:
@@ -142,7 +148,8 @@ class Outcome(NamedTuple):
     nll: Tensor
     """[repeats, b, 2, t]"""
     shift: Tensor | None
-    """[repeats, b, 2, t]: total variation from the base, where its final states were given."""
+    """[2, b, t]: total variation from the base, where its final states were given: of the positive
+    text in the first copy, of the negative one in the second."""
     final: Tensor
     """[repeats, p, d]: final states that predict the batch's tokens."""
 
@@ -158,7 +165,7 @@ def run_pairs(
 ) -> Outcome:
     """Run the batch's rows `repeats` times in one forward pass, the first `depth` layers once.
 
-    `base` [b, 2, t, d] are the base model's final states.
+    `base` [b, 2, t, d] are the base model's final states, beside two copies.
     """
     laid = batch.laid
     with read_layers([layer]) as seen:
@@ -166,14 +173,18 @@ def run_pairs(
     ends = states_at(seen[0].unflatten(0, (repeats, -1)), [at[-last_tokens:] for at in laid.at])
     states = ends.float().mean(2).to(hidden.device).unflatten(1, (-1, 2))
     final = states_at(hidden, batch.before)
-    flat, targets = final.flatten(0, 1), batch.ids.repeat(repeats)
     if base is None:
-        nll, shift = state_nll(model, flat, targets), None
+        flat = state_nll(model, final.flatten(0, 1), batch.ids.repeat(repeats))
+        nll, shift = flat.unflatten(0, (repeats, -1)), None
     else:
-        others = base.flatten(0, 2)[batch.first].repeat(repeats, 1)
-        nll, moved = state_shift(model, flat, targets, others)
-        shift = batch.by_text(moved.unflatten(0, (repeats, -1)))
-    return Outcome(states, batch.by_text(nll.unflatten(0, (repeats, -1))), shift, final)
+        first = batch.positive[:, None]
+        read, other = torch.where(first, *final), torch.where(first, *final.flip(0))
+        plain = base.flatten(0, 2)[batch.first]
+        read_nll, moved = state_shift(model, read, batch.ids, plain)
+        both = read_nll, state_nll(model, other, batch.ids)
+        nll = torch.stack([torch.where(batch.positive, *each) for each in (both, both[::-1])])
+        shift = batch.by_text(moved[None])[0].transpose(0, 1)
+    return Outcome(states, batch.by_text(nll), shift, final)
 
 
 @torch.no_grad()

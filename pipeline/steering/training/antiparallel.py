@@ -117,9 +117,8 @@ def product(
 def barrier(observed: Observed, threshold: float, weight: float) -> Float[Tensor, ""]:
     """Return the total-variation barrier, the sum of both coefficients' means over pairs."""
     assert observed.shift is not None and observed.base_entropy is not None
-    rows = torch.arange(2, device=observed.shift.device)
-    shift, entropy = observed.shift[rows, :, rows], observed.base_entropy.transpose(0, 1)
-    over = torch.relu(shift - threshold * (entropy + ENTROPY_FLOOR).sqrt())
+    entropy = observed.base_entropy.transpose(0, 1)
+    over = torch.relu(observed.shift - threshold * (entropy + ENTROPY_FLOOR).sqrt())
     penalty = torch.log1p(weight * over).square() + over
     return over_tokens(penalty, observed.chosen.transpose(0, 1)).mean(1).sum()
 

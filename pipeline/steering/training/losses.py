@@ -24,8 +24,9 @@ class Observed(NamedTuple):
     base_nll: Float[Tensor, "b 2 t"]
     chosen: Bool[Tensor, "b 2 t"]
     """The tokens that both texts of a pair share."""
-    shift: Float[Tensor, "2 b 2 t"] | None = None
-    """Total variation between base and steered next-token distributions."""
+    shift: Float[Tensor, "2 b t"] | None = None
+    """Total variation between base and steered next-token distributions: of the positive text at
+    c = +1, of the negative one at c = -1."""
     base_entropy: Float[Tensor, "b 2 t"] | None = None
     """In nats."""
 

@@ -27,7 +27,7 @@ from pipeline.steering.training.losses import Loss, Observed, Terms
 SETTING = (
     "lower training.last_tokens or rank, quantise the model, or take a device with more memory"
 )
-# Of b pairs: states [2, b, 2, d], nll [2, b, 2, t] and, for a loss that reads it, shift as nll.
+# Of b pairs: states [2, b, 2, d], nll [2, b, 2, t] and, for a loss that reads it, shift [2, b, t].
 Outputs = list[Tensor]
 
 
@@ -80,10 +80,8 @@ class Objective:
     def blank(self, split: Split, rows: list[int], width: int) -> Outputs:
         """Return zeros in the form of `outputs`."""
         base = split.base.batch(rows, width)
-        by_token = [base.nll] * (2 if self.loss.reads_distribution else 1)
-        return [
-            torch.zeros_like(part).repeat(2, *[1] * part.ndim) for part in (base.states, *by_token)
-        ]
+        parts = [base.states, base.nll, *[base.nll[:, 0]] * self.loss.reads_distribution]
+        return [torch.zeros_like(part).repeat(2, *[1] * part.ndim) for part in parts]
 
     def terms(self, split: Split, rows: list[int], outputs: Outputs, progress: float) -> Terms:
         """Return the loss terms of pairs whose outputs are known."""
