@@ -23,6 +23,8 @@ real: $(READY) smollm2
 ifdef MORALCHOICE
 	MORALCHOICE="$(abspath $(MORALCHOICE))" $(BIN)/python -m pipeline study smollm2_moralchoice \
 	  --keep reports/smollm2/moralchoice $(if $(JOBS),--jobs $(JOBS))
+	MORALCHOICE="$(abspath $(MORALCHOICE))" $(BIN)/python -m pipeline study smollm2_deception \
+	  --keep reports/smollm2/deception $(if $(JOBS),--jobs $(JOBS))
 else
 	@echo 'MoralChoice is left out: name the folder of its two CSV files, make real MORALCHOICE=<folder>'
 endif

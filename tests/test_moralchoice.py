@@ -22,8 +22,9 @@ has_real = pytest.mark.skipif(
 
 def load(folder: Path, **changes) -> pl.DataFrame:
     section = MoralChoiceParams(
-        source=str(folder), revision="main", max_dilemmas=None, ambiguity="both", skip_deception=0
-    )
+        source=str(folder), revision="main", max_dilemmas=None, ambiguity="both", skip_deception=0,
+        rule=None, skip=0,
+    )  # fmt: skip
     items = moralchoice.build_items(section.model_copy(update=changes), "honesty")
     return check_items(items, "the items")
 
@@ -73,6 +74,16 @@ def test_ambiguity_and_what_has_been_looked_at_can_be_left_out(folder):
     few = load(folder, max_dilemmas=5)
     assert few["dilemma_id"].n_unique() == 5
     assert set(few["ambiguity"]) == {"low", "high"}
+
+
+def test_scenarios_of_one_rule_follow_those_of_a_study_of_all_rules(folder):
+    """`skip` leaves out just what a shorter study has had: no dilemma is in both, none is lost."""
+    write(folder, "high", 40, a2_deceive="No")  # nothing deceives here
+    first = load(folder, max_dilemmas=30)
+    seen = first.filter(pl.col("label_Rule/do not deceive") != 0)["dilemma_id"].unique()
+    fresh = load(folder, rule="deceive", skip=len(seen))["dilemma_id"].unique()
+    assert 0 < len(seen) < 30
+    assert sorted([*seen, *fresh]) == [f"L_{i:03}" for i in range(40)]
 
 
 @pytest.mark.parametrize(("cells", "said"), [

@@ -46,8 +46,10 @@ def build_items(section: MoralChoiceParams, _behaviour: str) -> pl.DataFrame:
     kept = [
         row
         for row in sorted(scenarios, key=lambda row: digest(row["scenario_id"]))
-        if section.ambiguity in ("both", row["ambiguity"]) and row["scenario_id"] not in left_out
-    ][: section.max_dilemmas]
+        if section.ambiguity in ("both", row["ambiguity"])
+        and row["scenario_id"] not in left_out
+        and (section.rule is None or section.rule in broken(row))
+    ][section.skip :][: section.max_dilemmas]
     levels = {row["scenario_id"]: row["ambiguity"] for row in kept}
     table = rows.table([one for row in kept for one in both_sides(row)], None)
     return table.with_columns(pl.col("dilemma_id").replace_strict(levels).alias("ambiguity"))

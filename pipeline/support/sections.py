@@ -94,11 +94,21 @@ class DailyDilemmasParams(HubParams):
     """DailyDilemmas, whose folder may hold either of its two schemas."""
 
 
+Rule = Literal[
+    "death", "pain", "disable", "freedom", "pleasure", "deceive", "cheat", "break_promise",
+    "break_law", "duty",
+]  # fmt: skip
+
+
 class MoralChoiceParams(HubParams):
     ambiguity: Literal["low", "high", "both"]
     """Scenarios in which one action is commonly preferred, in which neither is, or all."""
     skip_deception: int = Field(ge=0)
     """Leave out the first n by id in which one action deceives: they have been looked at."""
+    rule: Rule | None
+    """Only scenarios in which exactly one action breaks this rule; null takes all."""
+    skip: int = Field(ge=0)
+    """Of what is left, in the order in which scenarios are drawn, leave out the first n as well."""
 
 
 class EverydayParams(DilemmasParams):
