@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pipeline.steering.methods.innerpissa import SvdAdapterParams, SvdModule
+from pipeline.steering.methods.innerpissa import InnerPissa, SvdAdapterParams, SvdModule
 from pipeline.steering.rotation import (
     block_diagonal,
     bounded,
@@ -13,6 +13,7 @@ from pipeline.steering.rotation import (
     largest_angle,
     singular_values_at,
     skew,
+    spectral_norm,
 )
 from pipeline.steering.svd import decompose
 from pipeline.support.errors import InputError
@@ -126,6 +127,71 @@ def test_a_bound_leaves_small_rotations_alone_and_zero_without_nan():
     for kind in ("spectral", "elementwise"):
         torch.testing.assert_close(bounded(small, kind, math.pi / 4), small, rtol=1e-3, atol=1e-6)
         assert torch.equal(bounded(torch.zeros(4, 4), kind, 0.5), torch.zeros(4, 4))
+
+
+def test_the_spectral_norm_and_its_gradient_are_those_of_the_singular_values():
+    torch.manual_seed(3)
+    A = torch.stack([skew(s * torch.randn(28), 8) for s in (1e-3, 1.0, 1e3)])
+    A[1, :4, 4:] = A[1, 4:, :4] = 0.0  # planes in blocks, the second block's a copy of the first's
+    A[1, 4:, 4:] = A[1, :4, :4] * (1 - 1e-7)
+    exact = A.double().requires_grad_()
+    torch.linalg.matrix_norm(exact, ord=2).log().sum().backward()
+    ours = A.clone().requires_grad_()
+    norm = spectral_norm(ours)
+    norm.log().sum().backward()
+    found = norm[:, 0, 0].double()
+    torch.testing.assert_close(found, torch.linalg.matrix_norm(exact, ord=2), rtol=1e-6, atol=0)
+    skewed = exact.grad - exact.grad.mT  # all that a change of the packed entries sees
+    for i in (0, 2):  # two planes of one size have no gradient
+        torch.testing.assert_close(
+            (ours.grad - ours.grad.mT)[i].double(),
+            skewed[i],
+            rtol=1e-4,
+            atol=1e-5 * skewed[i].max(),
+        )
+
+
+@pytest.mark.parametrize("rotate", ["v", "both", "none"])
+@pytest.mark.parametrize(("bound", "block"), [("none", None), ("spectral", 3)])
+def test_modules_in_one_batch_have_the_core_and_gradient_that_they_have_alone(
+    rotate, bound, block, sections
+):
+    torch.manual_seed(4)
+    more = {"rotate": rotate, "angle_bound": bound, "block_size": block}
+    shapes = {"a": (9, 12), "b": (12, 9), "c": (7, 8), "d": (9, 5)}  # d is of rank 5
+    more_of = {name: more | {"block_size": None} if name == "d" else more for name in shapes}
+    modules = {
+        name: make(torch.randn(shape), sections, **more_of[name]) for name, shape in shapes.items()
+    }
+    doses = torch.tensor([-1.0, 0.5, 1.0])
+    steering = InnerPissa(modules, {})
+
+    def gradients(cores: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        return torch.autograd.grad(
+            sum(M.square().sum() for M in cores.values()), steering.parameters()
+        )
+
+    together = steering.cores(doses)
+    alone = {name: module.core(doses) for name, module in modules.items()}
+    for name in shapes:
+        torch.testing.assert_close(together[name], alone[name], rtol=1e-6, atol=1e-6)
+    for ours, expected in zip(gradients(together), gradients(alone), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_frozen_adapter_solves_each_dose_once_until_it_changes(sections, monkeypatch):
+    steering = InnerPissa({"a": make(torch.randn(9, 12), sections).requires_grad_(False)}, {})
+    solved, plain = [], steering.cores
+    monkeypatch.setattr(steering, "cores", lambda c: solved.extend(c.tolist()) or plain(c))
+    for doses in ([1.0, -1.0], [0.5, 1.0], [-1.0]):
+        found = steering.kept_cores(torch.tensor(doses))["a"]
+        torch.testing.assert_close(found, plain(torch.tensor(doses))["a"])
+    assert sorted(solved) == [-1.0, 0.5, 1.0]
+    steering.flip()
+    changed = steering.kept_cores(torch.ones(1))["a"]
+    torch.testing.assert_close(changed, plain(torch.ones(1))["a"])
+    assert solved[-1] == 1.0
+    assert len(solved) == 4
 
 
 def test_blocks_turn_only_within_themselves(sections):

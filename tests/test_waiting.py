@@ -2,13 +2,14 @@
 
 import inspect
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pipeline
-from pipeline.steering import pair_batches
+from pipeline.steering import pair_batches, rotation
 from pipeline.steering.training import contrastive as losses
 from pipeline.steering.training.objective import PartwiseObjective
 from tests.conftest import LEARNED
@@ -22,6 +23,12 @@ ASKING = {
     "aten.equal",
     "aten.is_nonzero",
     "aten._unique2",
+    "aten._linalg_check_errors",  # of `solve` and `inv`, which stop at a singular matrix
+    "aten._linalg_svd",  # it and what follows ask inside of their kernels
+    "aten._linalg_eigh",
+    "aten.linalg_eig",
+    "aten.linalg_qr",
+    "aten.linalg_lstsq",
 }
 ON_THE_HOST = {
     "adapter.py"
@@ -35,6 +42,10 @@ def asker() -> str:
         frame = frame.f_back
     path = Path(frame.f_code.co_filename) if frame else Path()
     return path.name if PIPELINE in path.parents else ""
+
+
+class Solved(NamedTuple):
+    result: torch.Tensor
 
 
 class Questions(TorchDispatchMode):
@@ -83,10 +94,17 @@ def test_a_question_is_noticed(base, pairs, sections, study, monkeypatch):
         lambda model, states, ids: plain(model, states[states.new_ones(len(ids)) > 0], ids),
     )
     monkeypatch.setattr(
+        rotation, "spectral_norm", lambda A: torch.linalg.matrix_norm(A, ord=2, keepdim=True)
+    )
+    monkeypatch.setattr(torch.linalg, "solve_ex", lambda A, B: Solved(torch.linalg.solve(A, B)))
+    monkeypatch.setattr(
         losses, "ordering", lambda observed, margin: observed.nll.sum() * observed.nll.max().item()
     )
-    found = step(sections["innerpissa"], base, pairs, study)
+    bounded = sections["innerpissa"].model_copy(update={"angle_bound": "spectral"})
+    found = step(bounded, base, pairs, study)
     assert {
+        ("rotation.py", "aten._linalg_check_errors"),
+        ("rotation.py", "aten._linalg_svd"),
         ("pair_batches.py", "aten.index"),
         ("contrastive.py", "aten._local_scalar_dense"),
     } <= set(found)

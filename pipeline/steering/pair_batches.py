@@ -178,7 +178,8 @@ def run_pairs(
         nll, shift = flat.unflatten(0, (repeats, -1)), None
     else:
         first = batch.positive[:, None]
-        read, other = torch.where(first, *final), torch.where(first, *final.flip(0))
+        up, down = final
+        read, other = torch.where(first, up, down), torch.where(first, down, up)
         plain = base.flatten(0, 2)[batch.first]
         read_nll, moved = state_shift(model, read, batch.ids, plain)
         both = read_nll, state_nll(model, other, batch.ids)

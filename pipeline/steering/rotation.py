@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+SQUARINGS = 20  # two singular values are told apart from a distance of 1e-6 on; others are as one
+
 
 def skew(upper: Float[Tensor, "*n m"], size: int) -> Float[Tensor, "*n {size} {size}"]:
     """Return the skew-symmetric matrix whose entries above the diagonal are `upper`."""
@@ -17,6 +19,25 @@ def skew(upper: Float[Tensor, "*n m"], size: int) -> Float[Tensor, "*n {size} {s
     above = upper.new_zeros(*upper.shape[:-1], size, size)
     above[..., row, column] = upper
     return above - above.transpose(-1, -2)
+
+
+def spectral_norm(A: Float[Tensor, "*n b b"]) -> Float[Tensor, "*n 1 1"]:
+    """Return the largest singular value, at least 1e-12; an SVD would wait for the device.
+
+    (A^T A)^(2^k) keeps the leading singular vectors alone. Their Rayleigh quotient, and so its
+    gradient with these vectors held fixed, is the largest singular value's.
+    """
+    with torch.no_grad():
+        P = A.mT @ A
+        for _ in range(SQUARINGS):
+            P = P / trace(P)
+            P = P @ P
+        P = P / trace(P)
+    return ((A @ P) * A).sum((-2, -1), keepdim=True).clamp_min(1e-24).sqrt()
+
+
+def trace(P: Float[Tensor, "*n b b"]) -> Float[Tensor, "*n 1 1"]:
+    return P.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None].clamp_min(1e-24)
 
 
 def bounded(A: Float[Tensor, "*n b b"], kind: str, max_angle: float) -> Float[Tensor, "*n b b"]:
@@ -34,7 +55,7 @@ def bounded(A: Float[Tensor, "*n b b"], kind: str, max_angle: float) -> Float[Te
         case "elementwise":
             return limit * torch.tanh(A / limit)
         case "spectral":
-            size = torch.linalg.matrix_norm(A, ord=2, keepdim=True).clamp_min(1e-12)
+            size = spectral_norm(A)
             return A * (limit * torch.tanh(size / limit) / size)
     raise ValueError(f"unknown angle bound {kind!r}")
 
@@ -43,16 +64,15 @@ def cayley(A: Float[Tensor, "*n b b"], c: Float[Tensor, " k"]) -> Float[Tensor, 
     """Return R(c) for skew A and coefficients c, solved in float32."""
     X = c.view(-1, *[1] * A.ndim) * A.float() / 2
     identity = torch.eye(A.shape[-1], device=A.device)
-    return torch.linalg.solve(identity - X, identity + X)
+    # I - X is never singular, so that nothing need be checked, for which `solve` waits.
+    return torch.linalg.solve_ex(identity - X, identity + X).result
 
 
-def block_diagonal(blocks: Float[Tensor, "k n b b"]) -> Float[Tensor, "k n*b n*b"]:
+def block_diagonal(blocks: Float[Tensor, "*k n b b"]) -> Float[Tensor, "*k n*b n*b"]:
     """Return matrices with the blocks along their diagonals."""
-    k, n, b, _ = blocks.shape
-    whole = blocks.new_zeros(k, n, b, n, b)
-    index = torch.arange(n, device=blocks.device)
-    whole[:, index, :, index, :] = blocks.transpose(0, 1)
-    return whole.reshape(k, n * b, n * b)
+    *k, n, b, _ = blocks.shape
+    places = torch.eye(n, device=blocks.device)[:, None, :, None]
+    return (blocks[..., None, :] * places).reshape(*k, n * b, n * b)
 
 
 def largest_angle(R: Float[Tensor, "*n r r"]) -> float:
@@ -61,15 +81,15 @@ def largest_angle(R: Float[Tensor, "*n r r"]) -> float:
 
 
 def singular_values_at(
-    S: Float[Tensor, " r"],
-    learned: Float[Tensor, " r"] | None,
+    S: Float[Tensor, "*n r"],
+    learned: Float[Tensor, "*n r"] | None,
     c: Float[Tensor, " k"],
     scaling: str,
-) -> Float[Tensor, "k r"]:
+) -> Float[Tensor, "k *n r"]:
     """Return S_c for base singular values S and a learned vector, none for scaling none."""
-    column = c[:, None]
+    column = c.view(-1, *[1] * S.ndim)
     if learned is None:
-        return S.expand(len(c), -1)
+        return S.expand(len(c), *S.shape)
     match scaling:
         case "exp":  # InnerPiSSA
             return S * torch.exp(column * learned)

@@ -12,6 +12,7 @@ batch can hold many c. Further identity: R(-c) = R(c)^T. It is trained with the 
 Source: github.com/wassname/InnerPiSSA, README and code of November 2025.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import torch
@@ -79,8 +80,6 @@ class SvdModule(LearnedModule):
         super().__init__()
         for name, factor in factors._asdict().items():
             self.register_buffer(name, factor)
-        self.kept: dict[float, Tensor] = {}
-        self.kept_versions: list[int] = []
         self.scaling = shape["scaling"]
         self.angle_bound, self.max_angle = shape["angle_bound"], shape["max_angle"]
         rank = len(self.S)
@@ -112,7 +111,7 @@ class SvdModule(LearnedModule):
             parameter.data.copy_(drawn)
 
     def rotation(self, theta: Tensor, c: Tensor) -> Tensor:
-        """Return R(c) [k, r, r] of packed parameters, turned within blocks."""
+        """Return R(c) [k, *n, r, r] of packed parameters [*n, ...], turned within blocks."""
         A = bounded(skew(theta, self.block_size), self.angle_bound, self.max_angle)
         return block_diagonal(cayley(A, c))
 
@@ -126,32 +125,11 @@ class SvdModule(LearnedModule):
 
     def core(self, c: Tensor) -> Tensor:
         """Return M(c) [k, r, r] for coefficients c [k]."""
-        S_c = singular_values_at(self.S, self.scale, c, self.scaling)
-        M = torch.diag_embed(S_c)
-        if self.theta_v is not None:
-            M = self.rotation(self.theta_v, c) * S_c[:, None, :]
-        if self.theta_u is not None:
-            M = M @ self.rotation(self.theta_u, c).transpose(1, 2)
-        return M - torch.diag(self.S)
+        return cores([self], c)[:, 0]
 
-    def cores(self, doses: Tensor) -> Tensor:
-        """Return M(c) [k, r, r]; a frozen module solves once per c and keeps the result."""
-        parameters = list(self.parameters())
-        if any(parameter.requires_grad for parameter in parameters):
-            return self.core(doses.to(self.S.device))
-        versions = [parameter._version for parameter in parameters]
-        if self.kept_versions != versions:  # changed in place
-            self.kept, self.kept_versions = {}, versions
-        for c in set(doses.tolist()) - self.kept.keys():
-            self.kept[c] = self.core(torch.tensor([c], device=self.S.device))[0]
-        return torch.stack([self.kept[c] for c in doses.tolist()])
-
-    def _apply(self, fn, recurse=True):
-        self.kept.clear()  # the module moves to another device or precision
-        return super()._apply(fn, recurse)
-
-    def hook(self, target: nn.Linear, doses: Tensor, index: Tensor) -> Hook:
-        M, out = self.cores(doses)[index.to(self.S.device)], self.U.transpose(0, 1)
+    def add_core(self, M: Tensor, index: Tensor) -> Hook:
+        """Return a hook by M(c) [k, r, r]; row i of a batch gets the one at index[i]."""
+        M, out = M[index.to(M.device, non_blocking=True)], self.U.transpose(0, 1)
 
         def add(_module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             delta = (inputs[0].to(self.V.dtype) @ self.V) @ M @ out
@@ -176,12 +154,37 @@ class SvdModule(LearnedModule):
             parameter.neg_()
 
 
+def cores(modules: list[SvdModule], c: Tensor) -> Tensor:
+    """Return M(c) [k, n, r, r] of n modules of one shape for coefficients c [k], in one batch."""
+
+    def stacked(name: str) -> Tensor | None:
+        own = [getattr(module, name) for module in modules]
+        return None if own[0] is None else torch.stack(own)
+
+    S, scale, theta_v, theta_u = map(stacked, ("S", "scale", "theta_v", "theta_u"))
+    assert S is not None
+    first = modules[0]
+    S_c = singular_values_at(S, scale, c, first.scaling)
+    M = torch.diag_embed(S_c)
+    if theta_v is not None:
+        M = first.rotation(theta_v, c) * S_c[..., None, :]
+    if theta_u is not None:
+        M = M @ first.rotation(theta_u, c).mT
+    return M - torch.diag_embed(S)
+
+
 class InnerPissa(Adapter):
     section = SvdAdapterParams
     label = "InnerPiSSA"
     source = "InnerPiSSA, M. J. Clark, https://github.com/wassname/InnerPiSSA"
     look = Look("#0072B2", "o")
     shape_fields = ("rotate", "scaling", "angle_bound", "max_angle", "block_size")
+    modules: Mapping[str, SvdModule]
+
+    def __init__(self, modules: Mapping[str, SvdModule], shape: dict[str, Any]):
+        super().__init__(modules, shape)
+        self.kept: dict[float, dict[str, Tensor]] = {}
+        self.versions: list[tuple] = []
 
     @classmethod
     def build(
@@ -215,6 +218,37 @@ class InnerPissa(Adapter):
         for key, parameter in module.named_parameters():
             parameter.data.copy_(tensors[key])
         return module
+
+    def cores(self, doses: Tensor) -> dict[str, Tensor]:
+        """Return every module's M(c) [k, r, r], those of one shape in one batch."""
+        alike: dict[tuple, list[str]] = {}
+        for name, module in self.modules.items():
+            alike.setdefault((module.S.device, module.S.shape), []).append(name)
+        found: dict[str, Tensor] = {}
+        for (device, _), names in alike.items():
+            c = doses.to(device, non_blocking=True)
+            batch = cores([self.modules[name] for name in names], c)
+            found |= zip(names, batch.unbind(1), strict=True)
+        return found
+
+    def kept_cores(self, doses: Tensor) -> dict[str, Tensor]:
+        """Return the same; while nothing learns, each c is solved once."""
+        parameters = self.parameters()
+        if any(parameter.requires_grad for parameter in parameters):
+            return self.cores(doses)
+        versions = [(each._version, each.device, each.dtype) for each in parameters]
+        if self.versions != versions:  # changed in place, or moved
+            self.kept, self.versions = {}, versions
+        for c in set(doses.tolist()) - self.kept.keys():
+            self.kept[c] = self.cores(torch.tensor([c]))
+        by_dose = [self.kept[c] for c in doses.tolist()]
+        return {name: torch.cat([each[name] for each in by_dose]) for name in self.modules}
+
+    def module_hooks(
+        self, targets: dict[str, nn.Linear], doses: Tensor, index: Tensor
+    ) -> dict[str, Hook]:
+        found = self.kept_cores(doses)
+        return {name: self.modules[name].add_core(M, index) for name, M in found.items()}
 
     @property
     def promised_angle(self) -> float | None:

@@ -11,6 +11,7 @@ Source: Hu et al., arXiv 2106.09685; tests hold LoRA and DoRA equal to peft's la
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -76,6 +77,7 @@ class Lora(Adapter):
     source = "LoRA, Hu et al., https://arxiv.org/abs/2106.09685"
     look = Look("#009E73", "D")
     module: ClassVar[type[LoraModule]] = LoraModule
+    modules: Mapping[str, LoraModule]
 
     @classmethod
     def build(
@@ -96,6 +98,11 @@ class Lora(Adapter):
             module.initialise(section.init_std, draw)
             modules[target.name] = module
         return modules, max(target.layer for target in targets)
+
+    def module_hooks(
+        self, targets: dict[str, nn.Linear], doses: Tensor, index: Tensor
+    ) -> dict[str, Hook]:
+        return {name: self.modules[name].hook(to, doses, index) for name, to in targets.items()}
 
     @classmethod
     def rebuild(cls, tensors: dict[str, Tensor], shape: dict[str, Any]) -> LearnedModule:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
@@ -73,13 +73,6 @@ class TrainingStudy(Study):
 class LearnedModule(nn.Module):
     """The adapter of one linear module; subclasses hold its parameters."""
 
-    def hook(self, target: nn.Linear, doses: Tensor, index: Tensor) -> Hook:
-        """Return a forward hook for `target`: row i of a batch gets coefficient doses[index[i]].
-
-        A 0-d index serves all rows. Both lie on the CPU, where reading them waits for no device.
-        """
-        raise NotImplementedError
-
     def flip(self) -> None:
         """Exchange the meanings of +c and -c, exactly."""
         raise NotImplementedError
@@ -106,7 +99,7 @@ class Adapter(Steering):
     shape_fields: ClassVar[tuple[str, ...]] = ()
     """The fields of the section that a saved adapter needs besides its tensors."""
 
-    def __init__(self, modules: dict[str, LearnedModule], shape: dict[str, Any]):
+    def __init__(self, modules: Mapping[str, LearnedModule], shape: dict[str, Any]):
         super().__init__()
         self.modules, self.shape = modules, shape
 
@@ -167,14 +160,22 @@ class Adapter(Steering):
             return []
         by_row = torch.as_tensor(coefficient, dtype=torch.float32, device="cpu")
         doses, index = torch.unique(by_row, return_inverse=True)
-        hooks: Hooks = []
+        targets = {name: model.get_submodule(name) for name in self.modules}
         for name, module in self.modules.items():
-            target = model.get_submodule(name)
-            place = device_of(target)
+            place = device_of(targets[name])
             if next(module.parameters()).device != place:
                 module.to(place)
-            hooks.append((name, guarded(module.hook(target, doses, index), index)))
-        return hooks
+        by_name = self.module_hooks(targets, doses, index)
+        return [(name, guarded(hook, index)) for name, hook in by_name.items()]
+
+    def module_hooks(
+        self, targets: dict[str, nn.Linear], doses: Tensor, index: Tensor
+    ) -> dict[str, Hook]:
+        """Return each module's forward hook: row i of a batch gets coefficient doses[index[i]].
+
+        A 0-d index serves all rows. Both lie on the CPU, where reading them waits for no device.
+        """
+        raise NotImplementedError
 
     def touched(self) -> list[str]:
         return list(self.modules)
