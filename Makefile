@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ACTIVE = PATH="$$PWD/$(BIN):$$PATH"
 PORT ?= 5000
+WORKERS ?= 2
 READY := .venv/.ready
 
 # Independent cells run side by side: JOBS of them, by default one per GPU or, on a CPU, per core.
@@ -33,11 +34,12 @@ endif
 bundle: repro
 	$(BIN)/python -m pipeline bundle
 
+# The tests' files run side by side, WORKERS at once; each takes about 1 GB.
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 test-all: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
