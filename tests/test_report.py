@@ -12,7 +12,16 @@ from pipeline.metrics.examples import AGAINST, LEAST, MOST, answers, examples, h
 from pipeline.metrics.scores import Evaluation
 from pipeline.report import figures, page
 from pipeline.report.contents import marked
-from pipeline.report.context import ACTIONS, ahead, change, headline, left_out, said
+from pipeline.report.context import (
+    ACTIONS,
+    ahead,
+    change,
+    elicited,
+    headline,
+    known_side,
+    left_out,
+    said,
+)
 from pipeline.report.figures.look import Sheet, stacked
 from pipeline.report.figures.words import name_of
 from pipeline.report.manifest import cells, digest, locked
@@ -370,3 +379,18 @@ def test_the_lock_hash_is_of_this_study_before_its_report(tmp_path, monkeypatch)
     )
     assert digest(locked(["lora"], ["pca"], [0])) == digest(found)
     assert "baselines@pca" in cells(["effects"], ["lora"], ["pca"], [0])
+
+
+def test_the_setup_says_how_far_the_personas_move_the_model_and_whether_that_is_little():
+    few = {"persona_shift": 0.06, "few": 0.1}
+    assert elicited(few | {"persona_shift": 0.2}).endswith("tokens by 0.200 nats per token")
+    assert elicited(few).endswith("0.060 nats per token; below 0.1 a model hardly takes them up")
+
+
+def test_the_setup_says_in_how_many_dilemmas_the_untouched_model_prefers_the_targets_side():
+    assert known_side({"base_share": 0.4615}) == (
+        "prefers the side with the target value in 46.2 % of those dilemmas; chance is 50 %"
+    )
+    assert "in 46.2 %, 52.0 % by likelihood of" in known_side(
+        {"base_share": 0.4615, "base_share_likelihood": 0.52}
+    )

@@ -136,6 +136,7 @@ def setup(results: Results) -> dict[str, str]:
     return {
         "Model": f"{params.model}: {shape}{packed}",
         "Behaviour": f"{params.behaviour}; +1 stands for “{positive}”, −1 for “{negative}”",
+        "Personas": elicited(results.elicitation),
         "Contrast pairs": f"{pairs} for the checkpoint",
         "Dilemmas": f"{asked} of {params.evalset}, {own}; each is asked from both sides",
         "Untouched model": known,
@@ -147,6 +148,13 @@ def setup(results: Results) -> dict[str, str]:
         "Signs": "from Yes-or-No probes for trained methods, PCA and gradient; else from pairs",
         "Defaults": "some were chosen on dilemmas of another value, kindness: docs/lab_notes.md",
     }
+
+
+def elicited(found: dict[str, float]) -> str:
+    """Say how far the two personas move the untouched model's predictions on the pairs."""
+    shift, few = found["persona_shift"], found["few"]
+    verdict = "" if shift >= few else f"; below {few:g} a model hardly takes them up"
+    return f"move the untouched model's next tokens by {number(shift)} nats per token{verdict}"
 
 
 def known_side(row: dict[str, Any]) -> str:

@@ -46,6 +46,8 @@ class Results:
     """Of the learned methods."""
     adapters: dict[Cell, dict[str, Any]]
     """What each fitted method says of itself in steering.json."""
+    elicitation: dict[str, float]
+    """How far the personas move the untouched model, and below what that is little."""
     texts: pl.DataFrame | None
     """The free texts of the base and of every method; None where none were asked for."""
 

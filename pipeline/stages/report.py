@@ -82,6 +82,7 @@ def read_results(params: Params) -> Results:
         certificates=read_adapters(learned, "certificate.json", "train"),
         adapters=fitted | read_adapters(others, "steering.json", "baselines"),
         texts=texts,
+        elicitation=read_json(paths.CHECKS / "elicitation.json", "checks"),
     )
 
 
