@@ -213,3 +213,25 @@ def test_bad_probes_are_refused(tmp_path, probes, said):
     file = tmp_path / "b.yaml"
     file.write_text(f"template: be {{persona}}\npersonas: [[a, b]]\nprobes: {probes}")
     refused(said, load_behaviour, file)
+
+
+def test_neutral_texts_run_what_they_begin_with_once_and_move_the_same(base, monkeypatch):
+    began = "Somebody asks the same long question again and again, of everyone in town: "
+    texts = [began + word for word in ("why", "who was it", "when")]
+    steering = Direction(["model.layers.2"], torch.randn(1, 64, generator=torch.manual_seed(0)))
+    towards, layer = torch.randn(64), base.model.get_decoder().layers[3]
+    run, repeat = [], sign.repeat_rows
+
+    def counted(model, rows, repeats, depth):
+        run.append(rows.ids.numel())
+        return repeat(model, rows, repeats, depth)
+
+    def movement() -> dict[str, float]:
+        return sign.orientation(base, steering, texts, layer, towards, 2, known=True)
+
+    monkeypatch.setattr(sign, "repeat_rows", counted)
+    together = movement()
+    monkeypatch.setattr("pipeline.steering.states.shares_rows", lambda *_: False)
+    assert together == pytest.approx(movement(), rel=1e-3)
+    assert abs(together["orientation_shift"]) > 0.01
+    assert run[0] < run[1] / 2

@@ -22,8 +22,11 @@ from torch import Tensor, nn
 
 from pipeline.lm.base import Base
 from pipeline.lm.forward import last_hidden, read_layers, to_logits
+from pipeline.lm.prefixes import states_at
 from pipeline.lm.prompts import answer_tokens, chat_text
+from pipeline.lm.trunk import repeat_rows
 from pipeline.steering.base import Attachable, Sign, Steering, Trainable, Unit
+from pipeline.steering.states import lay_all
 from pipeline.steering.untouched import Untouched
 
 SURE = 2.0  # |t| over probes below which nothing is decided
@@ -136,12 +139,15 @@ def orientation(
     direction at one layer does not say what the model will answer.
     Where the loss says which sign is which, it is `known` and nothing is flipped.
     """
-    ids, mask = base.encode(neutral)
-    coefficients = torch.tensor([1.0, -1.0]).repeat_interleave(len(neutral))
-    with read_layers([layer]) as seen, steering.steer(base.model, coefficients):
-        last_hidden(base.model, ids.repeat(2, 1), mask.repeat(2, 1))
-    up, down = seen[0][:, -last_tokens:].float().mean(1).to(direction).view(2, len(neutral), -1)
-    moved = (up - down) @ direction
+    parts = []
+    for laid in lay_all(base, neutral, last_tokens):
+        signs = torch.tensor([1.0, -1.0]).repeat_interleave(len(laid.rows.ids))
+        with read_layers([layer]) as seen, steering.steer(base.model, signs):
+            repeat_rows(base.model, laid.rows, 2, depth=0)
+        ends = [at[-last_tokens:] for at in laid.at]
+        up, down = states_at(seen[0].unflatten(0, (2, -1)), ends).float().mean(2).to(direction)
+        parts.append((up - down) @ direction)
+    moved = torch.cat(parts)
     mean, spread = moved.mean().item(), moved.std().item()
     against = mean < 0 and not known
     if against:
