@@ -9,11 +9,11 @@ import subprocess
 import sys
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline.app import doctor
-from pipeline.app.doctor import Fault
 from tests.conftest import ROOT
 from tests.test_bad_input_stages import cut, edit
 from tests.test_bad_input_stages import delete as delete_file
@@ -65,17 +65,16 @@ def here(template, tmp_path, monkeypatch) -> Path:
 
 
 def test_a_whole_set_up_has_nothing_wrong(here, capsys):
-    findings = doctor.examine(doctor.CHECKS)
-    assert [finding for finding in findings if finding.state == "wrong"] == []
-    assert len(findings) == len(CHECKS)
     doctor.main()
-    assert "wrong" not in capsys.readouterr().out
+    states = [line.split()[:2] for line in capsys.readouterr().out.splitlines() if line[0] != " "]
+    assert [name for state, name in states if state == "ok"] == list(CHECKS)
+    assert "wrong" not in dict(states)
 
 
 def test_doctor_imports_nothing_heavy(here):
     # On a machine with a GPU `auto` would ask torch.
     edit(here / "params.yaml", lambda params: params.update(device="cpu"))
-    code = "import sys; from pipeline.app.doctor import CHECKS, examine; examine(CHECKS);"
+    code = "import sys; from pipeline.app.doctor import main; main();"
     heavy = "print([m for m in ('transformers', 'mlflow', 'dvc') if m in sys.modules])"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "INNERPISSA_TRACKING": "off"}
     found = subprocess.run(
@@ -85,25 +84,27 @@ def test_doctor_imports_nothing_heavy(here):
         check=True,
         env=environment,
     )
-    assert found.stdout.strip() == "[]"
+    assert found.stdout.splitlines()[-1] == "[]"
 
 
 def test_a_missing_package_is_a_finding_and_the_other_checks_go_on(here):
     code = (
         "import sys; sys.modules |= dict.fromkeys(('torch', 'polars', 'transformers'));"
-        "from pipeline.app.doctor import CHECKS, examine;"
-        "print(*[finding.check for finding in examine(CHECKS)])"
+        "from pipeline.app.doctor import main; main()"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", env=environment
     )
-    assert {"packages", "disk", "identity", "dvc", "tracking"} <= set(done.stdout.split())
+    assert done.returncode == 1, done.stderr
+    for line in ("ok    packages", "ok    dvc", "wrong study", "ok    tracking"):
+        assert f"{line} – " in done.stdout
 
-    def broken() -> str:
+    def broken() -> doctor.Rows:
+        yield True, "well so far", ""
         raise ImportError("No module named 'torch'", name="torch")
 
-    [finding] = doctor.examine([broken])
+    [finding] = doctor.examine(broken)
     assert finding.state == "wrong"
     assert "package torch cannot be loaded" in finding.said
     assert "pip install" in finding.remedy
@@ -132,16 +133,16 @@ def test_a_locale_without_the_tables_characters_ends_no_command(here):
         [sys.executable, "-m", "pipeline", "doctor"], capture_output=True, env=environment
     )
     assert done.returncode == 0, done.stderr
-    assert "│" in done.stdout.decode("utf-8")
+    assert "–" in done.stdout.decode("utf-8")
 
 
 def test_the_remedy_for_a_repository_of_another_owner_works(here, tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
-    [found] = doctor.examine([doctor.repository])
+    [found] = doctor.examine(doctor.repository)
     assert "belongs to another user" in found.said
     subprocess.run(found.remedy.strip("`"), shell=True, check=True)
-    assert doctor.examine([doctor.repository])[0].state == "ok"
+    assert [found.state for found in doctor.examine(doctor.repository)] == ["ok"]
 
 
 def replace(name: str, old: str, new: str):
@@ -209,33 +210,33 @@ FAULTS = [
     ("packages", replace("pyproject.toml", ">=3.11,<3.14", ">=3.99"), "wrong", r"python is .*, needed is >=3\.99", r"\.venv"),
     ("packages", delete("pyproject.toml"), "wrong", r"pyproject\.toml does not exist", "project's root"),
     ("packages", replace("pyproject.toml", "safetensors>=0.6", "safetensors>=99"), "wrong", r"safetensors is .*, needed is >=99", "pip install"),
-    ("packages", replace("pyproject.toml", '"safetensors>=0.6', '"no-such-package>=1'), "wrong", "no-such-package is missing", "pip install"),
-    ("disk", lambda _, patch: patch.setattr(doctor.shutil, "disk_usage", lambda _: Usage(1, 1, 2**20)), "wrong", r"0\.0 GiB free", "dvc gc"),
-    ("memory", lambda _, patch: patch.setattr(doctor, "available_memory", lambda: 2**28), "wrong", r"0\.2 GiB free, reference needs about 1\.0", "smaller"),
-    ("device", replace("params.yaml", "device: auto", "device: abacus"), "wrong", "asks for 'abacus'", "device: auto"),
-    ("device", replace("params.yaml", "device: auto", "device: spread"), "ok", "spread", ""),
+    ("packages", replace("pyproject.toml", '"safetensors>=0.6', '"no-such-package>=1'), "wrong", "package no-such-package cannot be loaded", "pip install"),
+    ("dvc", lambda _, patch: patch.setattr(doctor.shutil, "disk_usage", lambda _: Usage(1, 1, 2**20)), "wrong", r"0\.0 GiB free", "dvc gc"),
+    ("study", lambda _, patch: patch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2**28)), "wrong", r"0\.2 GiB of memory free, needed are about 1\.0", "smaller"),
+    ("study", replace("params.yaml", "device: auto", "device: abacus"), "wrong", "asks for 'abacus'", "device: auto"),
+    ("study", replace("params.yaml", "device: auto", "device: spread"), "ok", "device spread", ""),
     ("repository", lambda _, patch: patch.setenv("PATH", "/nowhere"), "wrong", "git is not on the PATH", "install git"),
     ("repository", without_git, "wrong", "in no git repository", "git clone"),
     ("repository", lambda *_: git("update-ref", "-d", "HEAD"), "wrong", "has no commit", "git commit"),
-    ("identity", lambda *_: git("config", "--unset", "user.email"), "wrong", r"user\.email not set", "git config user.email"),
-    ("index", conflict, "wrong", r"unresolved conflicts in params\.yaml", "git add"),
-    ("index", put(".git/index.lock", ""), "wrong", "locked", r"rm .*index\.lock"),
-    ("index", put("pipeline/new.py", ""), "note", r"not in git: pipeline/new\.py", "git add"),
+    ("repository", lambda *_: git("config", "--unset", "user.email"), "wrong", r"user\.email not set", "git config user.email"),
+    ("repository", conflict, "wrong", r"unresolved conflicts in params\.yaml", "git add"),
+    ("repository", put(".git/index.lock", ""), "wrong", "locked", r"rm .*index\.lock"),
+    ("repository", put("pipeline/new.py", ""), "note", r"not in git: pipeline/new\.py", "git add"),
     ("dvc", delete(".dvc/config"), "wrong", r"no \.dvc/config", r"git checkout \.dvc"),
     ("dvc", variable("PATH", "/usr/bin:/bin"), "wrong", "stages would run elsewhere, or not at all", "activate"),
-    ("cache", put(".dvc/cache", "a file"), "wrong", r"\.dvc/cache cannot be written", "dvc cache dir"),
-    ("cache", put(".dvc/config.local", "[cache]\n    dir = /proc/version/cache\n"), "wrong", "/proc/version/cache cannot be written", "dvc cache dir"),
-    ("lock", put(".dvc/tmp/rwlock", "{"), "wrong", "is damaged", r"rm \.dvc/tmp/rwlock"),
-    ("unfinished", put("data/scores/.base.new1999999999/half", ""), "note", r"1 half-written, such as data/scores/\.base\.new", "dvc repro"),
-    ("unfinished", put(".dvc/tmp/scratch/train@lora-0-0123456789abcdef/training-1.pt", "x" * 2**20), "note", r"1 keep 1\.0 MiB .*train@lora-0-0123", r"goes on; .* 30 days, or by `rm -r \.dvc/tmp/scratch`"),
-    ("parameters", lambda f, _: edit(f / "params.yaml", lambda p: p.update(methods="innerpissa")), "wrong", r"methods: .*'innerpissa'.*-S 'methods=\[innerpissa\]'", "correct"),
-    ("parameters", replace("params.yaml", "rank: 64", "rnak: 64"), "wrong", "Field required|rnak", "correct"),
-    ("model", lambda f, _: cut("models/reference/model.safetensors")(f), "wrong", r"model\.safetensors is not whole", "git checkout models/reference"),
-    ("model", delete("models/reference/model.safetensors"), "wrong", r"holds no \*\.safetensors", "copy"),
-    ("model", delete("models/reference/tokenizer.json"), "wrong", r"holds no tokenizer\.json", "copy"),
-    ("model", shards, "wrong", r"holds no model-2\.safetensors", "copy"),
-    ("model", put("models/reference/._model.safetensors", "of a foreign system"), "ok", "models/reference", ""),
-    ("model", qwen, "note", "no file or folder here", "downloads"),
+    ("dvc", put(".dvc/cache", "a file"), "wrong", r"\.dvc/cache cannot be written", "dvc cache dir"),
+    ("dvc", put(".dvc/config.local", "[cache]\n    dir = /proc/version/cache\n"), "wrong", "/proc/version/cache cannot be written", "dvc cache dir"),
+    ("dvc", put(".dvc/tmp/rwlock", "{"), "wrong", "is damaged", r"rm \.dvc/tmp/rwlock"),
+    ("dvc", put("data/scores/.base.new1999999999/half", ""), "note", r"1 half-written, such as data/scores/\.base\.new", "dvc repro"),
+    ("dvc", put(".dvc/tmp/scratch/train@lora-0-0123456789abcdef/training-1.pt", "x" * 2**20), "note", r"1 keep 1\.0 MiB .*train@lora-0-0123", r"goes on; .* 30 days, or by `rm -r \.dvc/tmp/scratch`"),
+    ("study", lambda f, _: edit(f / "params.yaml", lambda p: p.update(methods="innerpissa")), "wrong", r"methods: .*'innerpissa'.*-S 'methods=\[innerpissa\]'", "correct"),
+    ("study", replace("params.yaml", "rank: 64", "rnak: 64"), "wrong", "Field required|rnak", "correct"),
+    ("study", lambda f, _: cut("models/reference/model.safetensors")(f), "wrong", r"model\.safetensors is not whole", "git checkout models/reference"),
+    ("study", delete("models/reference/model.safetensors"), "wrong", r"holds no \*\.safetensors", "copy"),
+    ("study", delete("models/reference/tokenizer.json"), "wrong", r"holds no tokenizer\.json", "copy"),
+    ("study", shards, "wrong", r"holds no model-2\.safetensors", "copy"),
+    ("study", put("models/reference/._model.safetensors", "of a foreign system"), "ok", "models/reference", ""),
+    ("study", qwen, "note", "no file or folder here", "downloads"),
     ("tracking", variable("INNERPISSA_TRACKING", "off"), "note", "off", "unset"),
     ("tracking", variable("MLFLOW_TRACKING_URI", "http://127.0.0.1:9"), "wrong", "does not answer", "make ui"),
     ("tracking", variable("MLFLOW_TRACKING_URI", "./mlruns"), "wrong", "no server and no sqlite store", "unset"),
@@ -255,9 +256,9 @@ def test_a_planted_fault_is_named_with_its_remedy(
     here, monkeypatch, check, spoil, state, said, remedy
 ):
     spoil(here, monkeypatch)
-    [found] = doctor.examine([CHECKS[check]])
+    findings = list(doctor.examine(CHECKS[check]))
+    [found] = [found for found in findings if re.search(said, found.said)]
     assert found.state == state, found
-    assert re.search(said, found.said), found
     assert re.search(remedy, found.remedy), found
 
 
@@ -266,11 +267,12 @@ def test_every_check_has_a_planted_fault():
 
 
 def test_what_is_wrong_decides_the_exit_code_and_stands_in_the_table(monkeypatch, capsys):
-    def odd() -> str:
-        raise Fault("note", "[odd] markup", "wait")
+    def odd() -> doctor.Rows:
+        yield False, "[odd] markup", "wait", "note"
 
-    def broken() -> str:
-        raise Fault("wrong", "broken", "mend it")
+    def broken() -> doctor.Rows:
+        yield False, "broken", "mend it"
+        raise AssertionError("what is wrong ends a check")
 
     monkeypatch.setattr(doctor, "CHECKS", [odd])
     doctor.main()

@@ -58,7 +58,7 @@ def test_programs_are_called_by_a_list_of_words_and_git_in_one_place():
         for file, call in calls
         if call.args and ast.unparse(call.args[0]).startswith("['git'")
     }
-    assert programs == {"git.py", "doctor.py"}
+    assert programs == {"git.py"}
 
 
 def test_what_git_cannot_say_is_left_out(tmp_path, monkeypatch):
