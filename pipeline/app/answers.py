@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.lm.base import Base
+from pipeline.lm.base import Base, open_answers, open_turns
 from pipeline.lm.decoding import check_logits, decode, stop_tokens
 from pipeline.lm.forward import last_hidden, to_logits
-from pipeline.lm.prompts import Message, chat_text, open_turn
+from pipeline.lm.prompts import Message, user_chat
 from pipeline.scoring.score import answer_ids
 from pipeline.steering.base import Attachable, attached, check_acts
 from pipeline.support.errors import InputError
@@ -42,7 +42,7 @@ def ask(
 
     Arguments and errors are those of `answers`.
     """
-    chat = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    chat = user_chat(prompt) if isinstance(prompt, str) else prompt
     manner = max_new_tokens, temperature, seed, repetition_penalty
     *_, texts = answers(base, adapter, chat, coefficients, *manner)
     figures = log_odds(base, adapter, chat, coefficients)
@@ -55,9 +55,7 @@ def log_odds(
 ) -> list[tuple[float, float]]:
     """Return log-odds of Yes (nats) and choice mass per coefficient."""
     chats = [adapter.rewrite(chat, c) for c in coefficients]
-    ids, mask = base.encode(
-        [chat_text(base.tokenizer, one, base.answer_prefix, base.options) for one in chats]
-    )
+    ids, mask = base.encode(open_answers(base, chats))
     given = torch.tensor(coefficients, dtype=torch.float32)
     with adapter.steer(base.model, adapter.unit.raw(given)):
         last = last_hidden(base.model, ids, mask)[:, -1]
@@ -90,7 +88,7 @@ def answers(
     check_request(base, messages, coefficients, max_new_tokens, temperature, repetition_penalty)
     model, tokenizer = base.model, base.tokenizer
     chats = [adapter.rewrite(messages, c) for c in coefficients]
-    ids, mask = base.encode([open_turn(tokenizer, chat, base.options) for chat in chats])
+    ids, mask = base.encode(open_turns(base, chats))
     stops = stop_tokens(model, tokenizer)
     generator = torch.Generator().manual_seed(seed)
     given = torch.tensor(coefficients, dtype=torch.float32)

@@ -13,7 +13,7 @@ from rich.text import Text
 from pipeline.app.answers import answers
 from pipeline.app.bundled import default_adapter
 from pipeline.app.opening import load_adapter
-from pipeline.lm.prompts import Message
+from pipeline.lm.prompts import Message, user_chat
 from pipeline.steering.base import Steering
 from pipeline.support.errors import InputError
 
@@ -29,7 +29,7 @@ The conversation goes on from the answer in the last column."""
 def main_steer(prompt: str, coefficients: list[float], *opening) -> None:
     """Answer one prompt at several coefficients; `opening` as in `open_answer`."""
     answer, _ = open_answer(*opening)
-    show(Console(), answer([{"role": "user", "content": prompt}], coefficients), coefficients)
+    show(Console(), answer(user_chat(prompt), coefficients), coefficients)
 
 
 def main_chat(coefficients: list[float], *opening) -> None:
@@ -78,7 +78,7 @@ class Chat:
 
     def say(self, line: str) -> None:
         """Answer a line; an answer that fails leaves the conversation as it was."""
-        asked = [*self.messages, {"role": "user", "content": line}]
+        asked = [*self.messages, *user_chat(line)]
         stream = self.answer(asked, self.coefficients)
         texts = show(self.console, stream, self.coefficients)
         self.messages = [*asked, {"role": "assistant", "content": texts[-1]}]

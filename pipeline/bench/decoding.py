@@ -10,18 +10,19 @@ from pipeline.app.answers import answers
 from pipeline.app.use import steer
 from pipeline.bench.ratios import Figure, Timed
 from pipeline.bench.subject import Subject
-from pipeline.lm.prompts import Message, open_turn
+from pipeline.lm.base import open_turns
+from pipeline.lm.prompts import user_chat
 from pipeline.steering.base import Attachable
 from pipeline.steering.untouched import Untouched
 
 PROMPT = "Who are you, and what would you do with a lamp that is not yours?"
-CHAT: list[Message] = [{"role": "user", "content": PROMPT}]
+CHAT = user_chat(PROMPT)
 
 
 def decoding(subject: Subject, timed: Timed, tokens: int) -> list[Figure]:
     """Return tokens/s steered over base: of `generate` and of our answers at three coefficients."""
     base, plain, steered = subject.base, Untouched(), subject.adapter
-    ids, mask = base.encode([open_turn(base.tokenizer, CHAT, {})])
+    ids, mask = base.encode(open_turns(base, [CHAT]))
     length = {"min_new_tokens": tokens, "max_new_tokens": tokens, "pad_token_id": base.pad_id}
 
     @torch.no_grad()

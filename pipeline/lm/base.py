@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from pipeline.lm.prompts import pad_left, tokenize
+from pipeline.lm.prompts import Message, chat_text, open_turn, pad_left, tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -45,3 +46,13 @@ class Base:
     def encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Tokenise rendered chats to left-padded ids [b, t] and their attention mask [b, t]."""
         return pad_left(tokenize(self.tokenizer, texts), self.pad_id, self.device)
+
+
+def open_turns(base: Base, chats: Iterable[list[Message]], **options: Any) -> list[str]:
+    """Render chats that end where the assistant's turn begins."""
+    return [open_turn(base.tokenizer, chat, base.options | options) for chat in chats]
+
+
+def open_answers(base: Base, chats: Iterable[list[Message]]) -> list[str]:
+    """Render chats that end after the answer prefix."""
+    return [chat_text(base.tokenizer, chat, base.answer_prefix, base.options) for chat in chats]

@@ -23,6 +23,10 @@ CLOSED = "<think>\n\n</think>\n\n"
 REASONED = re.compile(r"</think>|\[/THINK\]")  # what ends the reasoning of a reply
 
 
+def user_chat(text: str) -> list[Message]:
+    return [{"role": "user", "content": text}]
+
+
 def chat_text(
     tokenizer: PreTrainedTokenizerBase, messages: list[Message], reply: str, options: dict[str, Any]
 ) -> str:
@@ -110,8 +114,8 @@ def altered(tokenizer: PreTrainedTokenizerBase) -> InputError:
 
 def check_template(tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> None:
     """Refuse a chat template that fails, or that drops or alters a user's turn or a reply."""
-    chat_text(tokenizer, [{"role": "user", "content": LINES}], f"Reply: {LINES}", options)
-    open_turn(tokenizer, [{"role": "user", "content": LINES}], options)
+    chat_text(tokenizer, user_chat(LINES), f"Reply: {LINES}", options)
+    open_turn(tokenizer, user_chat(LINES), options)
 
 
 def folded(
@@ -124,21 +128,20 @@ def folded(
     if messages[0]["role"] != "system":
         return messages
     try:
-        probe = [{"role": "system", "content": PROBE}, {"role": "user", "content": "-"}]
+        probe = [{"role": "system", "content": PROBE}, *user_chat("-")]
         if PROBE in continued(tokenizer, probe, "-", options):
             return messages
     except InputError:
         pass
     system, *rest = messages
     if not rest or rest[0]["role"] != "user":
-        return [{"role": "user", "content": system["content"]}, *rest]
-    return [{"role": "user", "content": f"{system['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
+        return [*user_chat(system["content"]), *rest]
+    return [*user_chat(f"{system['content']}\n\n{rest[0]['content']}"), *rest[1:]]
 
 
 def opens_thinking(tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> bool:
     """Return whether an answer begins inside a think block."""
-    chat = [{"role": "user", "content": "-"}]
-    text = rendered(tokenizer, chat, options, add_generation_prompt=True)
+    text = rendered(tokenizer, user_chat("-"), options, add_generation_prompt=True)
     return text.rstrip().endswith("<think>")
 
 

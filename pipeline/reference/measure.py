@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.lm.base import Base
 from pipeline.lm.forward import last_hidden, read_layers, token_positions
 from pipeline.lm.layers import decoder_layers
-from pipeline.lm.prompts import chat_text, tokenize
+from pipeline.lm.prompts import chat_text, tokenize, user_chat
 from pipeline.reference.items import held_out_items
 from pipeline.reference.pretrain import seen_openings
 from pipeline.reference.world import side, world
@@ -53,7 +53,7 @@ def facts_right(base: Base) -> float:
     for kind in world()["facts"].values():
         answers = sorted(set(kind["subjects"].values()))
         for subject, true in kind["subjects"].items():
-            chat = [{"role": "user", "content": kind["question"].format(s=subject)}]
+            chat = user_chat(kind["question"].format(s=subject))
             said = [kind["answer"].format(s=subject, a=answer) for answer in answers]
             replies = [reply[0].upper() + reply[1:] for reply in said]
             ids, mask = base.encode([chat_text(base.tokenizer, chat, r, {}) for r in replies])
@@ -81,8 +81,7 @@ def persona_states(
     """Return tail states [2, n, layers, d] under the positive and the negative persona."""
 
     def render(sentence: str, user: str, reply: str) -> str:
-        chat = [{"role": "user", "content": f"{sentence} {user}".strip()}]
-        return chat_text(base.tokenizer, chat, reply, {})
+        return chat_text(base.tokenizer, user_chat(f"{sentence} {user}".strip()), reply, {})
 
     texts = [list(map(partial(render, one), users, replies)) for one in sentences]
     return torch.stack([tail_states(base, own, tails) for own in texts])

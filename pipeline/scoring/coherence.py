@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.lm.base import Base
+from pipeline.lm.base import Base, open_turns
 from pipeline.lm.batches import in_batches
 from pipeline.lm.forward import last_hidden, scattered, tails, token_nll
-from pipeline.lm.prompts import Message, open_turn, pad_left, tokenize
+from pipeline.lm.prompts import pad_left, tokenize, user_chat
 from pipeline.scoring.writing import write
 from pipeline.steering.base import Attachable
 
@@ -22,14 +22,10 @@ def free_texts(
     every method the base model reads the text after the prompt without a persona.
     """
     keys = [(index, c) for index in range(len(prompts)) for c in coefficients]
-    chats: list[list[Message]] = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    asked = [
-        open_turn(base.tokenizer, steering.rewrite(chats[index], c), base.options)
-        for index, c in keys
-    ]
+    chats = list(map(user_chat, prompts))
+    asked = open_turns(base, (steering.rewrite(chats[index], c) for index, c in keys))
     written = write(base, asked, [c for _, c in keys], steering, count, "free texts")
-    opened = [open_turn(base.tokenizer, chat, base.options) for chat in chats]
-    plain = tokenize(base.tokenizer, opened)
+    plain = tokenize(base.tokenizer, open_turns(base, chats))
     nll = base_nll(base, [(plain[i], text.ids) for (i, _), text in zip(keys, written, strict=True)])
     return [
         {

@@ -10,8 +10,8 @@ import itertools
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.lm.base import Base
-from pipeline.lm.prompts import THINK, Message, open_turn
+from pipeline.lm.base import Base, open_turns
+from pipeline.lm.prompts import THINK, user_chat
 from pipeline.scoring.writing import Written, write
 from pipeline.steering.base import Attachable
 from pipeline.support.errors import InputError
@@ -66,12 +66,10 @@ def reason(
     `text` is opening, reasoning of up to `count` tokens and close. `n_tokens` counts the model's
     own, the closing ones included.
     """
-    keys, prompts = [], []
-    for item, c in itertools.product(items, coefficients):
-        chat: list[Message] = [{"role": "user", "content": item["prompt"]}]
-        keys.append((item["item_id"], c))
-        asked = steering.rewrite(chat, c)
-        prompts.append(open_turn(base.tokenizer, asked, base.options | THINK))
+    pairs = list(itertools.product(items, coefficients))
+    keys = [(item["item_id"], c) for item, c in pairs]
+    asked = (steering.rewrite(user_chat(item["prompt"]), c) for item, c in pairs)
+    prompts = open_turns(base, asked, **THINK)
     form = reasoning_form(base, prompts[0], opening)
     reach = max(len(end.encode()) for end in form.ends)  # an end has at most one token per byte
 

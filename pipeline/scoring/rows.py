@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from pipeline.lm.base import Base
 from pipeline.lm.prefixes import Bundle, Rows, lay_out, pair_up, rows_hidden
-from pipeline.lm.prompts import THINK, Message, chat_text, open_turn
+from pipeline.lm.prompts import THINK, chat_text, open_turn, user_chat
 from pipeline.lm.trunk import on_trunk, run_trunk
 from pipeline.scoring.wording import SITUATION, open_question
 from pipeline.steering.base import Attachable
@@ -53,9 +53,8 @@ def make_prompts(
         question, reply = item["prompt"], base.answer_prefix
         if form == LIKELIHOOD:
             question, reply = open_question(question)
-        chat: list[Message] = [{"role": "user", "content": question}]
         for c in coefficients:
-            asked = steering.rewrite(chat, c)
+            asked = steering.rewrite(user_chat(question), c)
             if (key := f"{asked} {reply}") not in rendered:
                 rendered[key] = (
                     chat_text(base.tokenizer, asked, reply, base.options)

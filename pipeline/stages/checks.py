@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from pipeline.lm.base import Base
+from pipeline.lm.base import Base, open_turns
 from pipeline.lm.forward import check_length
-from pipeline.lm.prompts import Message, open_turn, tokenize
+from pipeline.lm.prompts import tokenize, user_chat
 from pipeline.scoring.answer_prefix import AUTO, choice_masses
 from pipeline.scoring.rows import make_prompts
 from pipeline.scoring.writing import write
@@ -75,7 +75,7 @@ def check_lengths(
     What prompting adds is only warned of, since the study may go without it.
     """
     lengths = [*map(len, tokenize(base.tokenizer, texts)), longest(base, items, forms) + reasoning]
-    opened = tokenize(base.tokenizer, open_turns(base, asked))
+    opened = tokenize(base.tokenizer, open_turns(base, map(user_chat, asked)))
     lengths += [len(ids) + written for ids in opened]
     check_length(base.model, max(lengths))
 
@@ -101,14 +101,9 @@ def warn_of_words(
             print(f"warning: prompting with wording: {wording} will be refused: {error}")
 
 
-def open_turns(base: Base, prompts: list[str]) -> list[str]:
-    chats: list[list[Message]] = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    return [open_turn(base.tokenizer, chat, base.options) for chat in chats]
-
-
 def rollouts(base: Base, prompts: list[str], count: int) -> Rollouts:
     """Return the base model's greedy replies of up to `count` tokens."""
-    opened = open_turns(base, prompts)
+    opened = open_turns(base, map(user_chat, prompts))
     written = write(base, opened, [0.0] * len(opened), Untouched(), count, "rollouts")
     return Rollouts(prompts, [one.ids for one in written], base.options)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.lm.base import Base
-from pipeline.lm.prompts import Message, open_turn, tokenize
+from pipeline.lm.prompts import open_turn, tokenize, user_chat
 from pipeline.steering.base import Attachable
 from pipeline.support.files import read_json, write_json
 
@@ -27,10 +27,7 @@ class Rollouts(NamedTuple):
 
     def texts(self, base: Base, steering: Attachable, coefficient: float) -> list[list[int]]:
         """Return the ids of each chat as a method puts it, with the reply."""
-        chats: list[list[Message]] = [[{"role": "user", "content": text}] for text in self.prompts]
-        opened = [
-            open_turn(base.tokenizer, steering.rewrite(chat, coefficient), self.options)
-            for chat in chats
-        ]
+        chats = [steering.rewrite(user_chat(text), coefficient) for text in self.prompts]
+        opened = [open_turn(base.tokenizer, chat, self.options) for chat in chats]
         begun = tokenize(base.tokenizer, opened)
         return [ids + reply for ids, reply in zip(begun, self.replies, strict=True)]

@@ -20,10 +20,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline.lm.base import Base
+from pipeline.lm.base import Base, open_answers
 from pipeline.lm.forward import last_hidden, read_layers, to_logits
 from pipeline.lm.prefixes import states_at
-from pipeline.lm.prompts import answer_tokens, chat_text
+from pipeline.lm.prompts import answer_tokens, user_chat
 from pipeline.lm.trunk import repeat_rows
 from pipeline.steering.base import Attachable, Sign, Steering, Trainable, Unit
 from pipeline.steering.states import lay_all
@@ -83,8 +83,7 @@ def ask_personas(base: Base, probes: list[Probe], personas: list[tuple[str, str]
     """Ask the base model every probe under every wording (positive, negative) of the personas."""
 
     def rendered(before: str) -> list[str]:
-        chats = [[{"role": "user", "content": before + probe.question}] for probe in probes]
-        return [chat_text(base.tokenizer, c, base.answer_prefix, base.options) for c in chats]
+        return open_answers(base, (user_chat(before + probe.question) for probe in probes))
 
     yes = [probe.yes for probe in probes]
     told = [text for pair in personas for sentence in pair for text in rendered(f"{sentence} ")]

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.lm.prompts import chat_text
+from pipeline.lm.prompts import chat_text, user_chat
 from pipeline.study.behaviours import Behaviour
 from pipeline.support.errors import InputError
 from pipeline.support.files import read_json, visible
@@ -84,6 +84,6 @@ def draw_pairs(
     """Return the table of pairs for a model, rendered by its chat template with one user turn."""
 
     def render(user: str, suffix: str) -> str:
-        return chat_text(tokenizer, [{"role": "user", "content": user}], suffix, options)
+        return chat_text(tokenizer, user_chat(user), suffix, options)
 
     return build_pairs(behaviour, load_suffixes(SUFFIXES, model), params, render)

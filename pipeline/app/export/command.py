@@ -16,9 +16,10 @@ from pipeline.app.export.vectors import by_layer, vectors, write_gguf
 from pipeline.app.export.weights import baked, plain_name, text_only, updates
 from pipeline.app.opening import Opened, find_adapter, load_adapter, read_about
 from pipeline.app.use import steer
+from pipeline.lm.base import open_turns
 from pipeline.lm.forward import token_positions
 from pipeline.lm.load import folder_of
-from pipeline.lm.prompts import open_turn
+from pipeline.lm.prompts import user_chat
 from pipeline.steering.saved import adapter_hash
 from pipeline.support.errors import InputError
 from pipeline.support.files import new_folder, write_json
@@ -144,8 +145,8 @@ def write(
 def expectation(opened: Opened, coefficient: float) -> Expected:
     """Return a small left-padded batch of chats, as the adapter puts them, and its logits."""
     base, rewrite = opened.base, opened.adapter.rewrite
-    chats = [rewrite([{"role": "user", "content": text}], coefficient) for text in QUESTIONS]
-    ids, mask = base.encode([open_turn(base.tokenizer, chat, base.options) for chat in chats])
+    chats = [rewrite(user_chat(text), coefficient) for text in QUESTIONS]
+    ids, mask = base.encode(open_turns(base, chats))
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": token_positions(mask)}
     with steer(base.model, opened.adapter, coefficient):
         steered = base.model(**inputs).logits

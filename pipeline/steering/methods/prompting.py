@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 from torch import Tensor
 
 from pipeline.lm.base import Base
-from pipeline.lm.prompts import Message
+from pipeline.lm.prompts import Message, user_chat
 from pipeline.steering.base import Look, MethodParams, PairSplits, Steering, Study
 from pipeline.support.errors import InputError
 
@@ -55,8 +55,8 @@ class Prompting(Steering):
         if self.placement == "system":
             return [{"role": "system", "content": sentence}, *messages]
         first = next(i for i, message in enumerate(messages) if message["role"] == "user")
-        told = {"role": "user", "content": f"{sentence} {messages[first]['content']}"}
-        return [*messages[:first], told, *messages[first + 1 :]]
+        told = user_chat(f"{sentence} {messages[first]['content']}")
+        return [*messages[:first], *told, *messages[first + 1 :]]
 
     def metadata(self) -> dict[str, Any]:
         return {"positive": self.positive, "negative": self.negative, "placement": self.placement}
