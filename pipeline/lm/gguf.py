@@ -9,7 +9,7 @@ import transformers
 from huggingface_hub.constants import HF_HOME
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.support.errors import InputError
+from pipeline.support.errors import InputError, in_a_line
 from pipeline.support.files import new_folder
 
 CACHE = Path(HF_HOME) / "innerpissa" / "gguf"
@@ -58,9 +58,9 @@ def dequantise(file: Path, folder: Path) -> None:
             file.parent, gguf_file=file.name, dtype=torch.bfloat16, **options
         )
     except Exception as error:  # the loader fails in many ways: by version, architecture, block
-        said = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         raise InputError(
-            f"transformers cannot read {file} ({said}): take the model's own folder or hub id"
+            f"transformers cannot read {file} ({in_a_line(error)}): take the model's own folder or "
+            "hub id"
         ) from None
     folder.mkdir(exist_ok=True)
     model.save_pretrained(folder)

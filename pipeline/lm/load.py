@@ -23,7 +23,7 @@ from pipeline.lm.gguf import dequantise, file_hash, is_gguf
 from pipeline.lm.prompts import check_template
 from pipeline.lm.quantisation import keep_packed, quantization_config
 from pipeline.lm.sources import locate, weights_hash
-from pipeline.support.errors import InputError
+from pipeline.support.errors import InputError, in_a_line
 from pipeline.support.paths import resolve_source
 from pipeline.support.sections import ModelParams
 from pipeline.support.threads import choose_threads
@@ -70,9 +70,9 @@ def whole(folder: Path, what: str) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
-        said = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         raise InputError(
-            f"the {what} in {folder} cannot be read ({said}): copy or download the model again"
+            f"the {what} in {folder} cannot be read ({in_a_line(error)}): copy or download the "
+            "model again"
         ) from None
 
 
@@ -107,21 +107,13 @@ def describe(
     with a chat template.
     """
     local = resolve_source(params.source)
-    if keep and local and is_gguf(local):
-        dequantise(local, keep)
-        folder = keep
-    else:
-        folder = locate(params.source, params.revision)
-    config = read_config(params.source, folder)
-    tokenizer = read_tokenizer(folder)
-    if not tokenizer.chat_template:
-        raise InputError(
-            f"the tokenizer of {params.source!r} has no chat template: take an instruction-tuned "
-            "model"
-        )
+    file = local if local and is_gguf(local) else None
+    if file and keep:
+        dequantise(file, keep)
+    folder = keep if file and keep else locate(params.source, params.revision)
+    config, tokenizer = read_config(params.source, folder), read_tokenizer(folder)
     check_template(tokenizer, params.template_options)
     shapes = config.get_text_config()
-    of_file = {"gguf_sha256": file_hash(local)} if local and is_gguf(local) else {}
     return {
         "model": name,
         "source": params.source,
@@ -133,7 +125,7 @@ def describe(
         "layers": shapes.num_hidden_layers,
         "hidden_size": shapes.hidden_size,
         "vocab_size": shapes.vocab_size,
-    } | of_file
+    } | ({"gguf_sha256": file_hash(file)} if file else {})
 
 
 def read_config(source: str, folder: Path) -> PreTrainedConfig:
@@ -186,13 +178,29 @@ def load_tokenizer(manifest: dict[str, Any]) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def check_same(manifest: dict[str, Any], key: str, found: str, what: str) -> None:
+def check_same(manifest: dict[str, Any], key: str, now: str, what: str) -> None:
     """Refuse files that have changed since the manifest was written."""
-    if found != manifest.get(key, found):
+    if now != manifest.get(key, now):
         raise InputError(
-            f"the {what} in {manifest['source']} are now {found[:12]}, the manifest says "
+            f"the {what} in {manifest['source']} are now {now[:12]}, the manifest says "
             f"{manifest[key][:12]}: run `dvc repro`"
         )
+
+
+def loading_options(
+    config: PreTrainedConfig, manifest: dict[str, Any], dtype: torch.dtype, device: Any
+) -> dict[str, Any]:
+    """Return what `from_pretrained` takes besides the folder."""
+    options: dict[str, Any] = {"dtype": dtype}
+    if (text := decoder_config(config)) is not config:
+        options |= {"config": text, "key_mapping": DECODER}
+    if held := quantization_config(manifest.get("quantisation", "none"), dtype):
+        options |= {"quantization_config": held}
+    if device == SPREAD:
+        options |= {"device_map": "auto"}
+    elif held:
+        options |= {"device_map": {"": str(choose_device(str(device)))}}
+    return options
 
 
 def load_model(manifest: dict[str, Any], dtype: str, device: torch.device | str) -> PreTrainedModel:
@@ -204,19 +212,13 @@ def load_model(manifest: dict[str, Any], dtype: str, device: torch.device | str)
     settle()
     folder = folder_of(manifest)
     check_same(manifest, "weights_sha256", weights_hash(folder), "weights")
-    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "output_loading_info": True}
     config = AutoConfig.from_pretrained(folder)
     choose_threads(config.get_text_config().hidden_size)
-    if (text := decoder_config(config)) is not config:
-        options |= {"config": text, "key_mapping": DECODER}
-    if held := quantization_config(manifest.get("quantisation", "none"), options["dtype"]):
-        options |= {"quantization_config": held}
-    if device == SPREAD:
-        options |= {"device_map": "auto"}
-    elif held:
-        options |= {"device_map": {"": str(choose_device(str(device)))}}
+    options = loading_options(config, manifest, getattr(torch, dtype), device)
     with whole(folder, "weights"):
-        model, read = AutoModelForCausalLM.from_pretrained(folder, **options)
+        model, read = AutoModelForCausalLM.from_pretrained(
+            folder, output_loading_info=True, **options
+        )
     if read["missing_keys"]:  # transformers would draw them at random
         raise InputError(
             f"the weights in {folder} lack {min(read['missing_keys'])}: copy or download the model "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pipeline.support.errors import InputError
+from pipeline.support.errors import InputError, in_a_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -95,13 +95,12 @@ def rendered(
     try:
         text = tokenizer.apply_chat_template(chat, tokenize=False, **how, **options)
     except Exception as error:  # a template is a program, and may fail in any way
-        said = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         named, remedy = tokenizer.chat_template, MEND
         if isinstance(named, dict) and not named.keys() & {"default", options.get("chat_template")}:
             names = ", ".join(sorted(named))
             remedy = f"name one of {names} as chat_template in the model's template_options"
         raise InputError(
-            f"the chat template of {tokenizer.name_or_path} fails ({said}): {remedy}"
+            f"the chat template of {tokenizer.name_or_path} fails ({in_a_line(error)}): {remedy}"
         ) from None
     return str(text)
 
@@ -113,7 +112,12 @@ def altered(tokenizer: PreTrainedTokenizerBase) -> InputError:
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> None:
-    """Refuse a chat template that fails, or that drops or alters a user's turn or a reply."""
+    """Refuse a chat template that is missing, fails, or alters a user's turn or a reply."""
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"the tokenizer of {tokenizer.name_or_path} has no chat template: take an "
+            "instruction-tuned model"
+        )
     chat_text(tokenizer, user_chat(LINES), f"Reply: {LINES}", options)
     open_turn(tokenizer, user_chat(LINES), options)
 

@@ -3,17 +3,8 @@
 import hashlib
 from pathlib import Path
 
+from huggingface_hub import errors as hub
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 
 from pipeline.lm.gguf import cached, is_gguf
 from pipeline.support.errors import InputError
@@ -22,6 +13,22 @@ from pipeline.support.paths import resolve_source
 # What transformers reads; Mistral's repositories hold a second copy of another name.
 WEIGHTS = "model*.safetensors"
 FILES = ["*.json", WEIGHTS, "*.jinja", "*.model", "*.txt"]
+UNREACHABLE = (
+    "is not in the local cache and the hub cannot be reached: connect, or give a local folder"
+)
+# Of several that hold, the first says most.
+REFUSALS = {
+    hub.HFValidationError: "is neither a folder nor a hub id: correct its name",
+    hub.GatedRepoError: "is gated: accept its terms on the hub and run `hf auth login`",
+    hub.RevisionNotFoundError: "has no revision {revision!r}: name a commit, tag or branch of it",
+    hub.RepositoryNotFoundError: "is neither a folder nor on the hub: correct its name",
+    hub.LocalEntryNotFoundError: UNREACHABLE,
+    hub.OfflineModeIsEnabled: UNREACHABLE,
+    hub.HTTPError: UNREACHABLE,
+    ConnectionError: UNREACHABLE,
+    hub.LocalTokenNotFoundError: "needs a login: run `hf auth login`",
+    OSError: "cannot be stored in the local cache ({error}): make room, or give a local folder",
+}
 
 
 def locate(
@@ -37,24 +44,10 @@ def locate(
         return local
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
-    except HFValidationError:
-        said = "is neither a folder nor a hub id: correct its name"
-    except GatedRepoError:
-        said = "is gated: accept its terms on the hub and run `hf auth login`"
-    except RevisionNotFoundError:
-        said = f"has no revision {revision!r}: name a commit, tag or branch of it"
-    except RepositoryNotFoundError:
-        said = "is neither a folder nor on the hub: correct its name"
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HTTPError, ConnectionError):
-        said = (
-            "is not in the local cache and the hub cannot be reached: connect, or give a local "
-            "folder"
-        )
-    except LocalTokenNotFoundError:
-        said = "needs a login: run `hf auth login`"
-    except OSError as error:
-        said = f"cannot be stored in the local cache ({error}): make room, or give a local folder"
-    raise InputError(f"{what} {source!r} {said}")
+    except tuple(REFUSALS) as error:
+        said = next(said for kind, said in REFUSALS.items() if isinstance(error, kind))
+        said = said.format(revision=revision, error=error)
+        raise InputError(f"{what} {source!r} {said}") from None
 
 
 def weights_hash(folder: Path) -> str:

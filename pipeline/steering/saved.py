@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.steering import METHODS
 from pipeline.steering.base import Attachable, Sign, Steering, Unit, attached, check_acts
-from pipeline.support.errors import InputError
+from pipeline.support.errors import InputError, in_a_line
 from pipeline.support.files import new_folder, read_json, write_json
 
 NEEDED = {"weights_sha256", "method", "metadata", "unit"}
@@ -60,7 +60,7 @@ def load_steering(folder: Path, weights_sha256: str, device: torch.device) -> St
         return steering
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise InputError(
-            f"{file} and steering.json do not fit together ({shortened(error)}): fit the method "
+            f"{file} and steering.json do not fit together ({in_a_line(error)}): fit the method "
             "again"
         ) from None
 
@@ -120,7 +120,7 @@ def check_fits(model: nn.Module, steering: Attachable, folder: Path) -> None:
         raise
     except (AttributeError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"{folder} does not fit {type(model).__name__} ({shortened(error)}): fit the "
+            f"{folder} does not fit {type(model).__name__} ({in_a_line(error)}): fit the "
             "method again on this model"
         ) from None
     if hooks and (up.equal(base) or down.equal(base) or up.equal(down)):
@@ -128,7 +128,3 @@ def check_fits(model: nn.Module, steering: Attachable, folder: Path) -> None:
             f"{folder} does not act: on {type(model).__name__} c = 1 or -1 moves no logit, or both "
             "move them alike: fit the method again"
         )
-
-
-def shortened(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -34,6 +34,11 @@ def disk_problem(error: Exception) -> str | None:
     return None
 
 
+def in_a_line(error: Exception) -> str:
+    """Return the beginning of what an error says, without line breaks."""
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+
+
 def speak_utf8() -> None:
     """Print UTF-8 whatever the locale is, which may know none of the tables' characters."""
     for stream in (sys.stdout, sys.stderr):
