@@ -12,10 +12,9 @@ from pipeline.lm.base import Base
 from pipeline.lm.sources import locate
 from pipeline.steering.base import Steering
 from pipeline.steering.compose import Composed
-from pipeline.steering.saved import base_name, check_fits, load_steering
+from pipeline.steering.saved import base_name, check_fits, load_steering, read_about
 from pipeline.study.params import load_params
 from pipeline.support.errors import InputError
-from pipeline.support.files import read_json
 from pipeline.support.paths import resolve_source
 from pipeline.support.sections import ModelParams
 
@@ -105,11 +104,7 @@ def attachable(folder: Path, base: Base | PreTrainedModel) -> Steering:
     """Return a saved adapter on the model's device; refuse another base than its own."""
     model = base.model if isinstance(base, Base) else base
     own = base.fingerprint if isinstance(base, Base) else fingerprint(base)
-    try:
-        steering = load_steering(folder, own, model.device)
-    except (KeyError, TypeError, ValueError) as error:
-        said = f"{folder} was not saved by this version of the project ({error!r})"
-        raise InputError(f"{said}: fit the method again") from None
+    steering = load_steering(folder, own, model.device)
     check_fits(model, steering, folder)
     return steering
 
@@ -135,17 +130,6 @@ def open_base(
             "folder here: name its folder or hub id as the base (--model)"
         )
     return load_base(source, dtype, device, commit, held)
-
-
-def read_about(folder: Path) -> dict[str, Any]:
-    """Return what is recorded with an adapter."""
-    file = folder / "steering.json"
-    if not file.exists():
-        raise InputError(f"{folder} holds no steering.json: fit the method first (`dvc repro`)")
-    try:
-        return dict(read_json(file))
-    except (TypeError, ValueError, InputError):
-        raise InputError(f"{file} is not valid JSON of an adapter: fit the method again") from None
 
 
 def listed(model: str) -> ModelParams | None:

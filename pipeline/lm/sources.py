@@ -17,13 +17,12 @@ UNREACHABLE = (
     "is not in the local cache and the hub cannot be reached: connect, or give a local folder"
 )
 # Of several that hold, the first says most.
-REFUSALS = {
+REFUSALS: dict[type[Exception], str] = {
     hub.HFValidationError: "is neither a folder nor a hub id: correct its name",
     hub.GatedRepoError: "is gated: accept its terms on the hub and run `hf auth login`",
     hub.RevisionNotFoundError: "has no revision {revision!r}: name a commit, tag or branch of it",
     hub.RepositoryNotFoundError: "is neither a folder nor on the hub: correct its name",
     hub.LocalEntryNotFoundError: UNREACHABLE,
-    hub.OfflineModeIsEnabled: UNREACHABLE,
     hub.HTTPError: UNREACHABLE,
     ConnectionError: UNREACHABLE,
     hub.LocalTokenNotFoundError: "needs a login: run `hf auth login`",

@@ -49,7 +49,7 @@ def adapter_hash(folder: Path) -> str:
 
 def load_steering(folder: Path, weights_sha256: str, device: torch.device) -> Steering:
     """Read a saved method to a device; refuse one that was fitted on another base model."""
-    about = read_about(folder, weights_sha256)
+    about = checked(folder, weights_sha256)
     file = f"{folder}/steering.safetensors"
     tensors = read_tensors(folder, device)
     try:
@@ -65,13 +65,21 @@ def load_steering(folder: Path, weights_sha256: str, device: torch.device) -> St
         ) from None
 
 
-def read_about(folder: Path, weights_sha256: str) -> dict[str, Any]:
-    """Return what steering.json says; refuse an unknown method and another base model."""
+def read_about(folder: Path) -> dict[str, Any]:
+    """Return what is recorded with an adapter."""
     file = folder / "steering.json"
     if not file.exists():
         raise InputError(f"{folder} holds no steering.json: fit the method first (`dvc repro`)")
     about = read_json(file)
-    if not isinstance(about, dict) or not about.keys() >= NEEDED:
+    if not isinstance(about, dict):
+        raise InputError(f"{file} is no record of an adapter: fit the method again")
+    return about
+
+
+def checked(folder: Path, weights_sha256: str) -> dict[str, Any]:
+    """Return what is recorded; refuse an unknown method and another base model."""
+    file, about = folder / "steering.json", read_about(folder)
+    if not about.keys() >= NEEDED:
         lacks = "weights_sha256, method, metadata or unit"
         raise InputError(f"{file} lacks {lacks}: fit the method again")
     if about["method"] not in METHODS:

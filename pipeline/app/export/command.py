@@ -14,13 +14,13 @@ from pipeline.app.export.card import FORMS, base_arguments, card
 from pipeline.app.export.reload import Request, in_fresh_process
 from pipeline.app.export.vectors import by_layer, vectors, write_gguf
 from pipeline.app.export.weights import baked, plain_name, text_only, updates
-from pipeline.app.opening import Opened, find_adapter, load_adapter, read_about
+from pipeline.app.opening import Opened, find_adapter, load_adapter
 from pipeline.app.use import steer
 from pipeline.lm.base import open_turns
 from pipeline.lm.forward import token_positions
 from pipeline.lm.load import folder_of
 from pipeline.lm.prompts import user_chat
-from pipeline.steering.saved import adapter_hash
+from pipeline.steering.saved import adapter_hash, read_about
 from pipeline.support.errors import InputError
 from pipeline.support.files import new_folder, write_json
 
