@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,14 +20,10 @@ TAIL = 4  # prompt tokens decoded along with a reply, for tokenizers that drop a
 
 @torch.no_grad()
 def decode(
-    model: PreTrainedModel,
-    ids: Tensor,
-    mask: Tensor,
-    count: int,
-    choose: Callable[[Tensor], Tensor],
-    closes: Callable[[list[int]], bool],
+    model: PreTrainedModel, ids: Tensor, mask: Tensor, count: int,
+    choose: Callable[[Tensor], Tensor], closes: Callable[[list[int]], bool],
     attach: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> Iterator[list[list[int]]]:
+) -> Iterator[list[list[int]]]:  # fmt: skip
     """Yield after every token the new ids of each row so far, until all rows have ended.
 
     `ids` [b, t] are left-padded prompts; `count` is the most tokens to write. `choose` makes
@@ -35,26 +31,18 @@ def decode(
     `attach` is entered while a token is computed. Raises InputError for prompts too long.
     """
     if ids.shape[1] + count > (limit := position_limit(model)):
-        raise InputError(
-            f"{ids.shape[1]} tokens and {count} new ones are more than the model's {limit}: "
-            "shorten one of them"
-        )
+        said = f"{ids.shape[1]} tokens and {count} new ones are more than the model's {limit}"
+        raise InputError(f"{said}: shorten one of them")
     rows: list[list[int]] = [[] for _ in ids]
     running = [True] * len(rows)
+    cached: dict[str, Any] = {"past_key_values": None, "use_cache": True, "logits_to_keep": 1}
     fed = ids
-    cache = None
     for _ in range(count):
+        places = token_positions(mask)[:, -fed.shape[1] :]
         with attach():
-            output = model(
-                input_ids=fed,
-                attention_mask=mask,
-                position_ids=token_positions(mask)[:, -fed.shape[1] :],
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
+            output = model(input_ids=fed, attention_mask=mask, position_ids=places, **cached)
         tokens = choose(output.logits[:, -1])
-        cache = output.past_key_values
+        cached["past_key_values"] = output.past_key_values
         for index, token in enumerate(tokens.tolist()):
             if running[index]:
                 rows[index].append(token)
