@@ -3,56 +3,54 @@
 from importlib import import_module
 from typing import Annotated
 
-import typer
+from typer import Argument, Option, Typer
 
 from pipeline.support.errors import guarded, speak_utf8
 from pipeline.support.paths import settle_variables
 from pipeline.support.threads import wait_asleep
 
-app = typer.Typer(
+app = Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Train reversible adapters in a model's SVD basis and measure whether they steer. Usually "
     "called by `dvc repro`.",
 )
-reference = typer.Typer(no_args_is_help=True, help="The bundled synthetic reference model.")
+reference = Typer(no_args_is_help=True, help="The bundled synthetic reference model.")
 app.add_typer(reference, name="reference")
 
 SAVED = "A saved adapter: a folder such as models/adapters/innerpissa/seed0, or a hub id."
-Method = Annotated[str, typer.Argument(help="A method id of params.yaml.")]
-Seed = Annotated[int, typer.Argument(help="A seed of params.yaml.")]
+Method = Annotated[str, Argument(help="A method id of params.yaml.")]
+Seed = Annotated[int, Argument(help="A seed of params.yaml.")]
 Adapter = Annotated[
     list[str],
-    typer.Option("--adapter", help=SAVED + " Repeat for several at once; else the trained one."),
+    Option("--adapter", help=SAVED + " Repeat for several at once; else the trained one."),
 ]
 Weights = Annotated[
     list[float],
-    typer.Option("--weight", help="One per adapter: at c it is attached at c times its weight."),
+    Option("--weight", help="One per adapter: at c it is attached at c times its weight."),
 ]
 Held = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--quantisation", help="Hold the base as none, 8bit or 4bit; else as it was in the fit."
     ),
 ]
-Penalty = Annotated[float, typer.Option(help="Above 1, tokens already written become less likely.")]
+Penalty = Annotated[float, Option(help="Above 1, tokens already written become less likely.")]
 Raw = Annotated[
-    bool, typer.Option("--raw", help="Coefficients as trained or extracted, not in units of cost.")
+    bool, Option("--raw", help="Coefficients as trained or extracted, not in units of cost.")
 ]
 Base = Annotated[
     str | None,
-    typer.Option(
-        "--model", help="An id of params.yaml, a folder or a hub id; else the adapter's own."
-    ),
+    Option("--model", help="An id of params.yaml, a folder or a hub id; else the adapter's own."),
 ]
-Tokens = Annotated[int, typer.Option(help="The longest answer, in tokens.")]
+Tokens = Annotated[int, Option(help="The longest answer, in tokens.")]
 Temperature = Annotated[
-    float, typer.Option(help="0 takes the likeliest token; above 0 tokens are drawn.")
+    float, Option(help="0 takes the likeliest token; above 0 tokens are drawn.")
 ]
-Draws = Annotated[int, typer.Option(help="The seed of the draws.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps or spread.")]
-Out = Annotated[str, typer.Option(help="The folder to write.")]
+Draws = Annotated[int, Option(help="The seed of the draws.")]
+Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:N, mps or spread.")]
+Out = Annotated[str, Option(help="The folder to write.")]
 
 
 def call(module: str, function: str, *arguments) -> None:
@@ -128,7 +126,7 @@ plain(
 
 @app.command()
 def params(
-    prefix: Annotated[str, typer.Argument(help="Only keys that begin so, e.g. training.")] = "",
+    prefix: Annotated[str, Argument(help="Only keys that begin so, e.g. training.")] = "",
 ) -> None:
     """Print every key of params.yaml: its value, what is allowed, what it means."""
     call("app.parameters", "main", prefix)
@@ -136,10 +134,10 @@ def params(
 
 @app.command()
 def behaviour(
-    name: Annotated[str, typer.Argument(help="Its id, such as humour.")],
-    positive: Annotated[str, typer.Option(help='The persona of c = +1, such as "a funny".')],
-    negative: Annotated[str, typer.Option(help='The persona of c = -1, such as "a serious".')],
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    name: Annotated[str, Argument(help="Its id, such as humour.")],
+    positive: Annotated[str, Option(help='The persona of c = +1, such as "a funny".')],
+    negative: Annotated[str, Option(help='The persona of c = -1, such as "a serious".')],
+    force: Annotated[bool, Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
     """Write a behaviour from two words: data/raw/behaviours/NAME.yaml."""
     call("app.behaviour", "main", name, positive, negative, force)
@@ -148,10 +146,10 @@ def behaviour(
 @app.command()
 def compare(
     revisions: Annotated[
-        list[str], typer.Argument(help="DVC experiments, git revisions, or `workspace`.")
+        list[str], Argument(help="DVC experiments, git revisions, or `workspace`.")
     ],
     out: Out = "reports/comparison",
-    method: Annotated[list[str], typer.Option(help="Only this method; repeat for several.")] = [],  # noqa: B006
+    method: Annotated[list[str], Option(help="Only this method; repeat for several.")] = [],  # noqa: B006
 ) -> None:
     """Render one table and one figure across experiments."""
     call("app.compare", "main", revisions, out, method)
@@ -159,10 +157,10 @@ def compare(
 
 @app.command()
 def steer(
-    prompt: Annotated[str, typer.Argument(help="What to ask.")],
+    prompt: Annotated[str, Argument(help="What to ask.")],
     adapter: Adapter = [],  # noqa: B006
     coefficients: Annotated[
-        list[float], typer.Option("-c", help="A coefficient; repeat for several.")
+        list[float], Option("-c", help="A coefficient; repeat for several.")
     ] = [-1.0, 0.0, 1.0],  # noqa: B006
     model: Base = None,
     max_new_tokens: Tokens = 64,
@@ -185,7 +183,7 @@ def chat(
     adapter: Adapter = [],  # noqa: B006
     coefficients: Annotated[
         list[float],
-        typer.Option("-c", help="One sets the dial: -c, 0 and c; several are shown as they are."),
+        Option("-c", help="One sets the dial: -c, 0 and c; several are shown as they are."),
     ] = [1.0],  # noqa: B006
     model: Base = None,
     max_new_tokens: Tokens = 256,
@@ -205,10 +203,10 @@ def chat(
 
 @app.command()
 def export(
-    adapters: Annotated[list[str], typer.Argument(help=SAVED + " Several are added up.")],
+    adapters: Annotated[list[str], Argument(help=SAVED + " Several are added up.")],
     to: Annotated[
         str,
-        typer.Option(
+        Option(
             help="bake: a checkpoint with the change in its weights. lora: an exact LoRA for peft. "
             "hub: the adapter itself with a model card. vector: control vectors as safetensors. "
             "gguf: the same for llama.cpp."
@@ -217,13 +215,11 @@ def export(
     out: Out,
     coefficient: Annotated[
         float,
-        typer.Option(
-            "--coefficient", "-c", help="Fixed in the export, in units; hub keeps the dial."
-        ),
+        Option("--coefficient", "-c", help="Fixed in the export, in units; hub keeps the dial."),
     ] = 1.0,
     model: Base = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace an earlier export in that folder.")
+        bool, Option("--force", help="Replace an earlier export in that folder.")
     ] = False,
     weights: Weights = [],  # noqa: B006
 ) -> None:
@@ -233,17 +229,17 @@ def export(
 
 @app.command()
 def bench(
-    model: Annotated[str, typer.Option(help="A model's folder or a hub id.")] = "models/reference",
+    model: Annotated[str, Option(help="A model's folder or a hub id.")] = "models/reference",
     layers: Annotated[
         int | None,
-        typer.Option(help="Make a random Qwen3 of so many layers, with the model's tokenizer."),
+        Option(help="Make a random Qwen3 of so many layers, with the model's tokenizer."),
     ] = None,
-    width: Annotated[int, typer.Option(help="The random model's hidden size.")] = 1024,
+    width: Annotated[int, Option(help="The random model's hidden size.")] = 1024,
     device: Device = "auto",
-    repeats: Annotated[int, typer.Option(help="Pairs of runs per ratio.")] = 5,
-    dilemmas: Annotated[int, typer.Option(help="Dilemmas to score, two actions each.")] = 32,
-    tokens: Annotated[int, typer.Option(help="Tokens to decode.")] = 32,
-    out: Annotated[str | None, typer.Option(help="A JSON file to write.")] = None,
+    repeats: Annotated[int, Option(help="Pairs of runs per ratio.")] = 5,
+    dilemmas: Annotated[int, Option(help="Dilemmas to score, two actions each.")] = 32,
+    tokens: Annotated[int, Option(help="Tokens to decode.")] = 32,
+    out: Annotated[str | None, Option(help="A JSON file to write.")] = None,
 ) -> None:
     """Measure speed and memory as ratios, over pairs of runs in turn (A B A B) in this process.
 
@@ -259,7 +255,7 @@ def bench(
 def repro(
     jobs: Annotated[
         int | None,
-        typer.Option(help="How many cells run at once; by default one per GPU, else per core."),
+        Option(help="How many cells run at once; by default one per GPU, else per core."),
     ] = None,
 ) -> None:
     """Run the study by `dvc repro`, independent cells side by side."""
@@ -268,9 +264,9 @@ def repro(
 
 @app.command()
 def study(
-    name: Annotated[str, typer.Argument(help="A file studies/<name>.yaml.")],
-    jobs: Annotated[int | None, typer.Option(help="How many cells run at once.")] = None,
-    keep: Annotated[str | None, typer.Option(help="A folder for copies of the tables.")] = None,
+    name: Annotated[str, Argument(help="A file studies/<name>.yaml.")],
+    jobs: Annotated[int | None, Option(help="How many cells run at once.")] = None,
+    keep: Annotated[str | None, Option(help="A folder for copies of the tables.")] = None,
 ) -> None:
     """Run a named study in a workspace of its own and print its table."""
     call("app.study", "main", name, jobs, keep)
@@ -278,9 +274,9 @@ def study(
 
 @app.command()
 def bench_load(
-    model: Annotated[str, typer.Option(help="A model's folder or a hub id.")] = "models/reference",
-    busy: Annotated[int, typer.Option(help="How many processes keep the cores busy.")] = 2,
-    steps: Annotated[int, typer.Option(help="How many steps are timed.")] = 10,
+    model: Annotated[str, Option(help="A model's folder or a hub id.")] = "models/reference",
+    busy: Annotated[int, Option(help="How many processes keep the cores busy.")] = 2,
+    steps: Annotated[int, Option(help="How many steps are timed.")] = 10,
 ) -> None:
     """Measure how much a CPU step slows down beside busy processes."""
     call("bench.load", "main", model, busy, steps)
@@ -289,8 +285,8 @@ def bench_load(
 @reference.command()
 def build(
     out: Out = "models/reference",
-    steps: Annotated[int | None, typer.Option(help="Fewer optimiser steps, for a trial.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    steps: Annotated[int | None, Option(help="Fewer optimiser steps, for a trial.")] = None,
+    device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Pretrain the bundled model from nothing (about an hour on 2 cores)."""
     call("app.reference", "build", out, steps, device)
@@ -298,7 +294,7 @@ def build(
 
 @reference.command()
 def measure(
-    folder: Annotated[str, typer.Argument(help="The model's folder.")] = "models/reference",
+    folder: Annotated[str, Argument(help="The model's folder.")] = "models/reference",
 ) -> None:
     """Measure the bundled model's criteria and write its card."""
     call("app.reference", "card", folder)
