@@ -113,7 +113,7 @@ def altered(tokenizer: PreTrainedTokenizerBase) -> InputError:
 
 def check_template(tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> None:
     """Refuse a chat template that is missing, fails, or alters a user's turn or a reply."""
-    if not tokenizer.chat_template:
+    if tokenizer.chat_template is None:
         raise InputError(
             f"the tokenizer of {tokenizer.name_or_path} has no chat template: take an "
             "instruction-tuned model"
