@@ -58,9 +58,9 @@ def call(module: str, function: str, *arguments) -> None:
         getattr(import_module(f"pipeline.{module}"), function)(*arguments)
 
 
-def share(module: str, function: str, *arguments) -> None:
+def in_processes(module: str, function: str, *arguments) -> None:
     """Call a stage that several processes may share."""
-    call("stages.launch", "share", module, function, *arguments)
+    call("stages.launch", "in_processes", module, function, *arguments)
 
 
 def plain(name: str, module: str, text: str) -> None:
@@ -80,7 +80,7 @@ plain("evalset", "stages.evalset", "Write the evaluation items.")
 @app.command()
 def train(method: Method, seed: Seed) -> None:
     """Train one learned method with one seed."""
-    share("stages.train", "main", method, seed)
+    in_processes("stages.train", "main", method, seed)
 
 
 @app.command()
@@ -92,19 +92,19 @@ def baselines(method: Method) -> None:
 @app.command()
 def base() -> None:
     """Score the untouched model."""
-    share("stages.evaluate", "main", "base")
+    in_processes("stages.evaluate", "main", "base")
 
 
 @app.command()
 def evaluate(method: Method, seed: Seed) -> None:
     """Score one trained adapter at all coefficients."""
-    share("stages.evaluate", "main", "evaluate", method, seed)
+    in_processes("stages.evaluate", "main", "evaluate", method, seed)
 
 
 @app.command()
 def evaluate_baselines(method: Method) -> None:
     """Score one baseline, all its seeds, at all coefficients."""
-    share("stages.evaluate", "main", "evaluate_baselines", method)
+    in_processes("stages.evaluate", "main", "evaluate_baselines", method)
 
 
 plain(

@@ -20,7 +20,7 @@ FITTED = "fitted.json"  # what the fit depends on
 def default_adapter() -> str:
     """Return the folder of the checkout's own trained adapter, else of the bundled one."""
     for folder in (adapter_folder(METHOD, SEED), BUNDLED):
-        if (found := resolve_source(str(folder))) and (found / "steering.json").exists():
+        if (place := resolve_source(str(folder))) and (place / "steering.json").exists():
             return str(folder)
     raise InputError(
         "no adapter is trained here: run `make quick` or `make repro` in the project's folder, or "

@@ -146,8 +146,8 @@ def open_answer(
 ) -> tuple[Answer, Steering]:
     """Return what answers a chat, and the adapter; `manner` are the last arguments of `answers`."""
     sources = adapters or [default_adapter()]
-    found = load_adapter(sources, model, None, quantisation, None, device, weights)
-    base, adapter = found.base, found.adapter
+    opened = load_adapter(sources, model, None, quantisation, None, device, weights)
+    base, adapter = opened.base, opened.adapter
     if (sign := adapter.sign) and not sign.decided:
         print(f"warning: {sign.said}")
     if adapter.budget_reached is False:

@@ -62,11 +62,11 @@ def said(*words: str) -> str:
 
 def graph() -> dict[str, set[str]]:
     """Return stage or cell -> those that it waits for."""
-    found: dict[str, set[str]] = {}
+    before: dict[str, set[str]] = {}
     for first, then in EDGE.findall(said("dag", "--dot")):
-        found.setdefault(first, set())
-        found.setdefault(then, set()).add(first)
-    return found
+        before.setdefault(first, set())
+        before.setdefault(then, set()).add(first)
+    return before
 
 
 def changed() -> set[str]:

@@ -128,10 +128,10 @@ def record(dilemmas: int, test: str, null: np.ndarray, power: float | None) -> d
 
     A study without a p does not reject.
     """
-    found = stats.binomtest(int((null < ALPHA).sum()), len(null))
-    low, high = found.proportion_ci()
+    rejected = stats.binomtest(int((null < ALPHA).sum()), len(null))
+    low, high = rejected.proportion_ci()
     own = {"dilemmas": dilemmas, "test": test, "studies": len(null)}
-    return own | {"type_one": found.statistic, "low": low, "high": high, "power": power}
+    return own | {"type_one": rejected.statistic, "low": low, "high": high, "power": power}
 
 
 def error_rates(

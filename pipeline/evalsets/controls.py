@@ -21,13 +21,13 @@ def build_controls(wanted: bool, file: Path = CONTROLS) -> pl.DataFrame:
     if not wanted:
         return pl.DataFrame(schema=ITEMS)
     table = tables.required([tables.read_table(file)], COLUMNS, str(file))
-    found: list[dict] = []
+    items: list[dict] = []
     for row in table.iter_rows(named=True):
-        if row["id"] in {one["dilemma_id"] for one in found}:
+        if row["id"] in {one["dilemma_id"] for one in items}:
             tables.refuse(row, "id", "which an earlier row has too: give it another one")
         kind = tables.one_of(row, "kind", ("sum", "preference"))
         for side in SIDES:
             situation, action = tables.text(row, "situation"), tables.text(row, side)
             asked = {"dilemma_situation": situation, "action_type": side, "action": action}
-            found.append(item(row | asked, "id", [kind], []))
-    return pl.DataFrame(found, schema_overrides=ITEMS).select(list(ITEMS))
+            items.append(item(row | asked, "id", [kind], []))
+    return pl.DataFrame(items, schema_overrides=ITEMS).select(list(ITEMS))

@@ -35,11 +35,11 @@ origin = partial(tables.origin, evalset="daily_dilemmas")
 def build_items(section: DailyDilemmasParams, _behaviour: str) -> pl.DataFrame:
     """Return the items; the behaviour decides nothing here, the effects read its target."""
     folder, _ = tables.locate(section, "daily_dilemmas")
-    found = tables.read_tables(folder, "daily_dilemmas")
-    authors = tables.pick(found, AUTHORS)
-    if authors is None and any("values_names" in table.columns for table in found):
-        authors = tables.required(found, AUTHORS, section.source)
-    items = from_hub(found, section.source) if authors is None else from_authors(authors)
+    read = tables.read_tables(folder, "daily_dilemmas")
+    authors = tables.pick(read, AUTHORS)
+    if authors is None and any("values_names" in table.columns for table in read):
+        authors = tables.required(read, AUTHORS, section.source)
+    items = from_hub(read, section.source) if authors is None else from_authors(authors)
     return rows.table(items, section.max_dilemmas)
 
 
@@ -54,10 +54,10 @@ def split_values(value: str) -> list[str]:
 
 def beside(row: Row, other: str, column: str, missing: bool = False) -> list[tuple[str, Any]]:
     """Return the entries of two columns of lists, which must be as many, side by side."""
-    first, found = tables.strings(row, other), tables.strings(row, column, missing)
-    if len(found) != len(first):
+    first, second = tables.strings(row, other), tables.strings(row, column, missing)
+    if len(second) != len(first):
         tables.refuse(row, column, f"must have as many entries as {other!r}: correct one of them")
-    return list(zip(first, found, strict=True))
+    return list(zip(first, second, strict=True))
 
 
 def is_agent(row: Row, column: str, party: str) -> bool:
@@ -103,11 +103,11 @@ def from_authors(table: pl.DataFrame) -> list[dict]:
     return items
 
 
-def from_hub(found: list[pl.DataFrame], source: str) -> list[dict]:
+def from_hub(read: list[pl.DataFrame], source: str) -> list[dict]:
     """Return the items of the hub's tables; a table of parties may repeat situation and action."""
-    dilemmas = tables.required(found, HUB_ROWS, source, ("party",), (AUTHORS,))
-    parties = tables.required(found, HUB_PARTIES, source, (), (AUTHORS,))
-    values = tables.required(found, HUB_VALUES, source, ("party",), (AUTHORS,))
+    dilemmas = tables.required(read, HUB_ROWS, source, ("party",), (AUTHORS,))
+    parties = tables.required(read, HUB_PARTIES, source, (), (AUTHORS,))
+    values = tables.required(read, HUB_VALUES, source, ("party",), (AUTHORS,))
     places, spelled = new_labels(), new_labels()
     for row in values.iter_rows(named=True):
         name = normalise(tables.text(row, "value"))
@@ -134,7 +134,7 @@ def from_hub(found: list[pl.DataFrame], source: str) -> list[dict]:
 
 def carried(names: list[str], places: Labels) -> list[str]:
     """Return framework/value names: each value itself, then its place in each framework."""
-    found = [f"Value/{name}" for name in names]
+    labels = [f"Value/{name}" for name in names]
     for framework, place in places.items():
-        found += [f"{framework}/{p}" for p in dict.fromkeys(place[name] for name in names) if p]
-    return found
+        labels += [f"{framework}/{p}" for p in dict.fromkeys(place[name] for name in names) if p]
+    return labels

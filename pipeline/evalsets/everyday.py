@@ -14,12 +14,12 @@ from pipeline.support.sections import EverydayParams
 def build_items(section: EverydayParams, _behaviour: str, folder: Path = EVERYDAY) -> pl.DataFrame:
     """Return the items of one split, or of both; the behaviour decides nothing here."""
     every = tables.read_tables(folder, folder.name)
-    found = tables.required(every, [*AUTHORS, "split"], str(folder))
-    for row in found.iter_rows(named=True):
+    dilemmas = tables.required(every, [*AUTHORS, "split"], str(folder))
+    for row in dilemmas.iter_rows(named=True):
         tables.one_of(row, "split", ("tune", "report"))
     if section.split != "all":
-        found = found.filter(split=section.split)
-    return rows.table(from_authors(found), section.max_dilemmas)
+        dilemmas = dilemmas.filter(split=section.split)
+    return rows.table(from_authors(dilemmas), section.max_dilemmas)
 
 
 def origin(section: EverydayParams) -> dict[str, Any]:

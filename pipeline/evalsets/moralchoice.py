@@ -39,8 +39,8 @@ origin = partial(tables.origin, evalset="moralchoice")
 def build_items(section: MoralChoiceParams, _behaviour: str) -> pl.DataFrame:
     """Return the items with a column `ambiguity`; the behaviour decides nothing here."""
     folder, _ = tables.locate(section, "moralchoice")
-    found = tables.required(tables.read_tables(folder, "moralchoice"), COLUMNS, section.source)
-    scenarios = [checked(row) for row in found.iter_rows(named=True)]
+    table = tables.required(tables.read_tables(folder, "moralchoice"), COLUMNS, section.source)
+    scenarios = [checked(row) for row in table.iter_rows(named=True)]
     seen = sorted((r["scenario_id"] for r in scenarios if "deceive" in broken(r)), key=by_id)
     left_out = seen[: section.skip_deception]
     kept = [
@@ -82,13 +82,13 @@ def both_sides(row: Row) -> list[dict]:
     In the low-ambiguity file the first action is always the preferred one: its place would tell.
     """
     first = 1 + digest(row["scenario_id"])[-1] % 2
-    found = []
+    items = []
     for side, number in zip(SIDES, (first, 3 - first), strict=True):
         kept = [RULES[rule] for rule, breaker in broken(row).items() if breaker != number]
         action = imperative(row[f"action{number}"])
         asked = {"dilemma_situation": row["context"], "action_type": side, "action": action}
-        found.append(item(row | asked, "scenario_id", kept, [f"Rule/{rule}" for rule in kept]))
-    return found
+        items.append(item(row | asked, "scenario_id", kept, [f"Rule/{rule}" for rule in kept]))
+    return items
 
 
 def imperative(action: str) -> str:

@@ -33,8 +33,8 @@ def item(row: Row, dilemma: str, values: Sequence[str], carried: Sequence[str]) 
 def table(rows: list[dict], most: int | None) -> pl.DataFrame:
     """Return labelled items of the first `most` dilemmas by id, or of all."""
     lists = {"values": pl.List(pl.String), "carried": pl.List(pl.String)}
-    found = pl.DataFrame(rows, schema_overrides=lists, infer_schema_length=None)
+    items = pl.DataFrame(rows, schema_overrides=lists, infer_schema_length=None)
     if most is not None:
-        ids = sorted(found["dilemma_id"].unique(), key=by_id)[:most]
-        found = found.filter(pl.col("dilemma_id").is_in(ids))
-    return add_labels(found.drop("carried"), found["carried"].to_list())
+        ids = sorted(items["dilemma_id"].unique(), key=by_id)[:most]
+        items = items.filter(pl.col("dilemma_id").is_in(ids))
+    return add_labels(items.drop("carried"), items["carried"].to_list())

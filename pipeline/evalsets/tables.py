@@ -30,13 +30,13 @@ def locate(section: HubParams, evalset: str) -> tuple[Path, str | None]:
         return folder, None
     wanted: Row = {"revision": section.revision, "allow_patterns": ["*.csv", "*.parquet"]}
     try:
-        found = Path(snapshot_download(section.source, repo_type="dataset", **wanted))
+        folder = Path(snapshot_download(section.source, repo_type="dataset", **wanted))
     except UNREACHABLE:
         raise InputError(
             f"evaluation set {section.source!r} is neither a folder nor reachable on the hub: "
             f"connect, or set evalsets.{evalset}.source to a folder with its CSV or parquet files"
         ) from None
-    return found, found.name  # the hub's cache names a snapshot by its commit
+    return folder, folder.name  # the hub's cache names a snapshot by its commit
 
 
 def origin(section: HubParams, evalset: str) -> dict[str, Any]:
@@ -53,14 +53,14 @@ def hashes(folder: Path) -> dict[str, dict[str, str]]:
 
 def table_files(folder: Path) -> list[Path]:
     """Return the CSV and parquet files below a folder without hidden ones, in order."""
-    found = sorted([*folder.rglob("*.csv"), *folder.rglob("*.parquet")])
-    return [file for file in found if "/." not in f"/{file.relative_to(folder).as_posix()}"]
+    files = sorted([*folder.rglob("*.csv"), *folder.rglob("*.parquet")])
+    return [file for file in files if "/." not in f"/{file.relative_to(folder).as_posix()}"]
 
 
 def read_tables(folder: Path, evalset: str) -> list[pl.DataFrame]:
     """Return the tables below a folder as text, each with the columns FILE and ROW."""
-    if found := [read_table(file) for file in table_files(folder)]:
-        return found
+    if read := [read_table(file) for file in table_files(folder)]:
+        return read
     said = f"{folder} holds no CSV or parquet file"
     raise InputError(f"{said}: point evalsets.{evalset}.source at the set")
 
@@ -69,14 +69,14 @@ def read_table(file: Path) -> pl.DataFrame:
     """Read one file, numbers as text; lists stay as they are, to be refused where text is due."""
     csv = file.suffix == ".csv"
     try:
-        found = pl.read_csv(file, infer_schema=False) if csv else pl.read_parquet(file)
+        table = pl.read_csv(file, infer_schema=False) if csv else pl.read_parquet(file)
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).partition("\n")[0]
         said = f"{file} cannot be read as a table ({reason}): restore or correct it"
         raise InputError(said) from None
-    if found.is_empty():
+    if table.is_empty():
         raise InputError(f"{file} holds no rows: restore it, or take it out of the folder")
-    return found.with_columns(pl.lit(str(file)).alias(FILE)).with_row_index(ROW, offset=1)
+    return table.with_columns(pl.lit(str(file)).alias(FILE)).with_row_index(ROW, offset=1)
 
 
 def pick(
@@ -101,8 +101,8 @@ def required(
     others: tuple[list[str], ...] = (),
 ) -> pl.DataFrame:  # fmt: skip
     """Return `pick`, or refuse with what the nearest table lacks of these or other columns."""
-    if (found := pick(tables, columns, without)) is not None:
-        return found
+    if (table := pick(tables, columns, without)) is not None:
+        return table
     lacking = [
         (len(missing) / len(wanted), table[FILE][0], wanted, missing)
         for table in tables
@@ -145,12 +145,12 @@ def strings(row: Row, column: str, missing: bool = False) -> list[Any]:
     if not LIST.fullmatch(cell):
         refuse(row, column, "must be a list of strings: write it as ['honesty', 'trust']")
     try:
-        found = ast.literal_eval(re.sub(rf"({STRING})|\bnan\b", lambda m: m[1] or "None", cell))
+        entries = ast.literal_eval(re.sub(rf"({STRING})|\bnan\b", lambda m: m[1] or "None", cell))
     except SyntaxError:  # an escape such as \x that is not whole
         refuse(row, column, "must be a list of strings: write a backslash as two")
-    if any(is_nothing(entry) if entry is not None else not missing for entry in found):
+    if any(is_nothing(entry) if entry is not None else not missing for entry in entries):
         refuse(row, column, "must hold no empty entry: fill it in, or take it out of the row")
-    return found
+    return entries
 
 
 def is_nothing(text: str) -> bool:

@@ -75,10 +75,10 @@ def loses(text: str, chat: list[Message]) -> bool:
             REASONED.split(turn["content"])[-1] if turn["role"] == "assistant" else turn["content"]
         )
         system = turn["role"] == "system"
-        found = text.find(said.strip(), 0 if system else at)
-        if found < 0:
+        place = text.find(said.strip(), 0 if system else at)
+        if place < 0:
             return True
-        at = at if system else found + len(said.strip())
+        at = at if system else place + len(said.strip())
     return False
 
 

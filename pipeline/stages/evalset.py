@@ -21,13 +21,13 @@ def main() -> None:
         # Before anything is trained for it.
         if not target_of(file, name, names).label:
             print(f"warning: {unmeasured(file, name)}")
-        found = {"items": items.height, "dilemmas": items["dilemma_id"].n_unique()}
-        found |= {"labels": len(names), "controls": controls.height}
-        said = ", ".join(f"{count} {what}" for what, count in found.items())
+        counts = {"items": items.height, "dilemmas": items["dilemma_id"].n_unique()}
+        counts |= {"labels": len(names), "controls": controls.height}
+        said = ", ".join(f"{count} {what}" for what, count in counts.items())
         print(f"{said}; the first:\n{items['prompt'][0]}")
-        run.log({**found})
+        run.log({**counts})
         with new_folder(ITEMS) as new:
             items.write_parquet(new / "items.parquet")
             controls.write_parquet(new / "controls.parquet")
-            write_json(new / "source.json", {"evalset": name, **found, **module.origin(section)})
+            write_json(new / "source.json", {"evalset": name, **counts, **module.origin(section)})
             run.record(new)

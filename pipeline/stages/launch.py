@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 
 
-def share(module: str, function: str, *arguments) -> None:
+def in_processes(module: str, function: str, *arguments) -> None:
     """Call a function in `processes` processes; in this one, if a launcher has started several."""
     from pipeline.study.params import load_params
 

@@ -127,7 +127,7 @@ def near(cost: float, params: DoseParams) -> bool:
 
 def search(costs: Costs, params: DoseParams) -> list[tuple[float, Cost]]:
     """Return the size and the cost of c > 0 and of c < 0; both signs share the forward passes."""
-    found: dict[float, tuple[float, Cost]] = {}
+    crossed: dict[float, tuple[float, Cost]] = {}
     seen: dict[float, Cost] = {}
     running = {sign: crossing(params) for sign in (1.0, -1.0)}
     tried = {sign: sign * next(one) for sign, one in running.items()}
@@ -138,8 +138,8 @@ def search(costs: Costs, params: DoseParams) -> list[tuple[float, Cost]]:
                 tried[sign] = sign * running[sign].send(seen[c].mean)
             except StopIteration as end:
                 del tried[sign]
-                found[sign] = end.value, seen[sign * end.value]
-    return [found[1.0], found[-1.0]]
+                crossed[sign] = end.value, seen[sign * end.value]
+    return [crossed[1.0], crossed[-1.0]]
 
 
 def crossing(params: DoseParams) -> Generator[float, float, float]:

@@ -99,15 +99,15 @@ class Code:
 
     def hashes(self, start: str) -> dict[str, str]:
         """Return name -> hash of all that a definition reaches; a name's several hashes sorted."""
-        found: dict[str, set[str]] = defaultdict(set)
+        digests: dict[str, set[str]] = defaultdict(set)
         for (_, name), definitions in self.closure(start).items():
             for definition in definitions:
-                found[name].add(definition.digest)
+                digests[name].add(definition.digest)
                 for file in definition.files:
-                    found[file.name].add(hashlib.sha256(file.read_bytes()).hexdigest())
+                    digests[file.name].add(hashlib.sha256(file.read_bytes()).hexdigest())
         if start == entry("stages", "report"):
-            found["shown"].add(hashlib.sha256(repr(self.shown()).encode()).hexdigest())
-        return {name: " ".join(sorted(found[name])) for name in sorted(found)}
+            digests["shown"].add(hashlib.sha256(repr(self.shown()).encode()).hexdigest())
+        return {name: " ".join(sorted(digests[name])) for name in sorted(digests)}
 
     def shown(self) -> list[list[str]]:
         """Return what the files of all methods set for the report alone: labels and looks."""

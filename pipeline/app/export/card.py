@@ -86,7 +86,8 @@ def card(
 ) -> str:
     """Return README.md of an export in the form `to`; `check` are figures of the export itself."""
     alone = "methods" not in about
-    found, certificate = evaluation(adapters[0]) if alone else {}, adapters[0] / "certificate.json"
+    measured = evaluation(adapters[0]) if alone else {}
+    certificate = adapters[0] / "certificate.json"
     methods = about.get("methods", [about["method"]])
     # The plain numbers and words among an adapter's metadata.
     plain = {k: v for k, v in about["metadata"].items() if isinstance(v, str | int | float)}
@@ -98,8 +99,8 @@ def card(
         about={"behaviour": None, "dose": None, "revision": None} | about, to=to, form=FORMS[to],
         base=base_name(about), base_hub=about["source"] if about.get("revision") else None,
         here=HERE, placeholder=BASE, arguments=base_arguments(about), install=install(to),
-        synthetic=synthetic(about, found.get("evalset")), check=check, coefficient=coefficient,
-        rows=found.get("rows"), evalset=found.get("evalset"), cell=found.get("cell"),
+        synthetic=synthetic(about, measured.get("evalset")), check=check, coefficient=coefficient,
+        rows=measured.get("rows"), evalset=measured.get("evalset"), cell=measured.get("cell"),
         shape={key: value for key, value in plain.items() if "\n" not in str(value)},
         certificate=read_json(certificate) if alone and certificate.exists() else None,
         source="; ".join(dict.fromkeys(METHODS[name].load().source for name in methods)),

@@ -120,11 +120,11 @@ def write(
                     shutil.copyfile(adapter / file, new / file)
         case "vector":
             name = plain_name(base)
-            found = {name(site): vector for site, vector in vectors(steering, raw).items()}
+            named = {name(site): vector for site, vector in vectors(steering, raw).items()}
             own = {"format": "control-vector", "convention": "add to the module's output"}
             own |= {key: about[key] for key in ("method", "weights_sha256")}
             own["coefficient"] = f"{coefficient:g}"
-            save_file(found, new / "vector.safetensors", metadata=own)
+            save_file(named, new / "vector.safetensors", metadata=own)
         case "gguf":
             layers = by_layer(vectors(steering, raw), model)
             write_gguf(new / "vector.gguf", layers, model.config.get_text_config().model_type)
@@ -153,14 +153,14 @@ def expectation(opened: Opened, coefficient: float) -> Expected:
     return Expected(inputs, base.model(**inputs).logits, steered)
 
 
-def compare(found: Tensor, expected: Expected) -> dict[str, float]:
+def compare(read: Tensor, expected: Expected) -> dict[str, float]:
     """Return how far read logits are from the steered ones; refuse more than rounding explains."""
 
     def largest(other: Tensor) -> float:
         return (other.float() - expected.steered.float()).abs().max().item()
 
     moved = largest(expected.plain)
-    error = largest(found) if found.shape == expected.steered.shape else math.inf
+    error = largest(read) if read.shape == expected.steered.shape else math.inf
     rounding = max(1e-4, 4 * torch.finfo(expected.steered.dtype).eps)
     if not error <= 0.05 * moved + rounding * expected.steered.abs().max().item():
         raise InputError(

@@ -94,5 +94,5 @@ def with_gguf(request: Request) -> torch.nn.Module:
 
 if __name__ == "__main__":
     request, place = Request(*json.loads(sys.argv[1])), sys.argv[2]
-    found = logits(request, load_file(f"{place}/inputs.safetensors"))
-    save_file({"logits": found.contiguous()}, f"{place}/logits.safetensors")
+    read = logits(request, load_file(f"{place}/inputs.safetensors"))
+    save_file({"logits": read.contiguous()}, f"{place}/logits.safetensors")

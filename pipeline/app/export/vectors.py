@@ -30,11 +30,11 @@ def vectors(steering: Steering, coefficient: float) -> dict[str, Tensor]:
     return {site: vector.detach().float().cpu().contiguous() for site, vector in added.items()}
 
 
-def by_layer(found: dict[str, Tensor], model: PreTrainedModel) -> dict[int, Tensor]:
+def by_layer(added: dict[str, Tensor], model: PreTrainedModel) -> dict[int, Tensor]:
     """Return the vectors by decoder layer, counted from 0; refuse what gguf cannot hold."""
     prefix = f"{layers_prefix(model)}."
     layers: dict[int, Tensor] = {}
-    for site, vector in found.items():
+    for site, vector in added.items():
         index = site.removeprefix(prefix)
         if not index.isdecimal():
             said = f"a vector is added to {site}, and gguf control vectors go to whole layers"
