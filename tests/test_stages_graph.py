@@ -227,7 +227,7 @@ def test_the_dependencies_are_data_and_the_files_of_the_code():
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stages_command_calls_its_entry(stage, monkeypatch):
     called = []
-    for name in ("call", "share"):
+    for name in ("call", "in_processes"):
         monkeypatch.setattr(
             cli, name, lambda module, function, *_: called.append((module, function))
         )
