@@ -29,15 +29,10 @@ class Reply(NamedTuple):
 
 
 def ask(
-    base: Base,
-    adapter: Attachable,
-    prompt: str | list[Message],
-    coefficients: Sequence[float],
-    max_new_tokens: int = 64,
-    temperature: float = 0.0,
-    seed: int = 0,
+    base: Base, adapter: Attachable, prompt: str | list[Message], coefficients: Sequence[float],
+    max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0,
     repetition_penalty: float = 1.0,
-) -> list[Reply]:
+) -> list[Reply]:  # fmt: skip
     """Return a reply per coefficient to a text or a chat; all coefficients are one batch.
 
     Arguments and errors are those of `answers`.
@@ -66,16 +61,10 @@ def log_odds(
 
 
 def answers(
-    base: Base,
-    adapter: Attachable,
-    messages: list[Message],
-    coefficients: Sequence[float],
-    max_new_tokens: int,
-    temperature: float = 0.0,
-    seed: int = 0,
-    repetition_penalty: float = 1.0,
+    base: Base, adapter: Attachable, messages: list[Message], coefficients: Sequence[float],
+    max_new_tokens: int, temperature: float = 0.0, seed: int = 0, repetition_penalty: float = 1.0,
     raw: bool = False,
-) -> Iterator[list[str]]:
+) -> Iterator[list[str]]:  # fmt: skip
     """Yield after every token the answers so far, one per coefficient; a row ends at its EOS.
 
     Coefficients are in units, with `raw` as trained, as in `steer`. Temperature 0 is greedy
@@ -87,10 +76,8 @@ def answers(
     """
     check_request(base, messages, coefficients, max_new_tokens, temperature, repetition_penalty)
     model, tokenizer = base.model, base.tokenizer
-    chats = [adapter.rewrite(messages, c) for c in coefficients]
-    ids, mask = base.encode(open_turns(base, chats))
-    stops = stop_tokens(model, tokenizer)
-    generator = torch.Generator().manual_seed(seed)
+    ids, mask = base.encode(open_turns(base, (adapter.rewrite(messages, c) for c in coefficients)))
+    stops, generator = stop_tokens(model, tokenizer), torch.Generator().manual_seed(seed)
     given = torch.tensor(coefficients, dtype=torch.float32)
     hooks = adapter.hooks(model, given if raw else adapter.unit.raw(given))
     check_acts(model, hooks, len(coefficients))
@@ -111,13 +98,9 @@ def answers(
 
 
 def check_request(
-    base: Base,
-    messages: list[Message],
-    coefficients: Sequence[float],
-    max_new_tokens: int,
-    temperature: float,
-    repetition_penalty: float,
-) -> None:
+    base: Base, messages: list[Message], coefficients: Sequence[float], max_new_tokens: int,
+    temperature: float, repetition_penalty: float,
+) -> None:  # fmt: skip
     if not base.tokenizer.chat_template:
         raise InputError("the tokenizer has no chat template: take an instruction-tuned model")
     if not messages or isinstance(messages, str):

@@ -7,6 +7,7 @@ persona, and is then thrown away. Only the corpus is used, and no steering metho
 
 import itertools
 import random
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.lm.forward import read_layers
-from pipeline.reference.corpus import spoken_documents
+from pipeline.reference.corpus import Messages, spoken_documents
 from pipeline.reference.pretrain import Recipe, encode, length, losses
 from pipeline.reference.world import Persona, persona_traits
 from pipeline.support.progress import track
 
+Spoken = tuple[Persona | None, Messages]
 FIRST_TOKEN = 14  # by then a persona that is stated at once has been stated
 
 
@@ -38,13 +40,19 @@ def state_loss(states: list[Tensor], probe: Tensor, classes: Tensor, weights: Te
     return torch.stack([F.cross_entropy(each, targets) for each in logits]).mean()
 
 
+def batches(source: Iterator[Spoken], recipe: Recipe) -> Iterator[list[Spoken]]:
+    """Yield batches of documents of about the same length."""
+    rng, size = random.Random(recipe.seed), recipe.batch_size
+    while True:
+        pool = sorted(itertools.islice(source, 4 * size), key=lambda spoken: length(spoken[1]))
+        start = rng.randrange(4) * size
+        yield pool[start : start + size]
+
+
 def consolidate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    recipe: Recipe,
-    openings: list[str],
-    device: str,
-) -> None:
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: Recipe,
+    openings: list[str], device: str,
+) -> None:  # fmt: skip
     """Train in place for `state_steps` with a falling learning rate."""
     torch.manual_seed(recipe.seed + 2)
     classes_count = 1 + 2 * len(persona_traits())
@@ -52,17 +60,12 @@ def consolidate(
     optimizer = torch.optim.AdamW(
         [*model.parameters(), probe], lr=recipe.state_lr, betas=(0.9, 0.98), fused=True
     )
-    source = spoken_documents(recipe.seed + 2, openings)
+    source = batches(spoken_documents(recipe.seed + 2, openings), recipe)
     middle = list(model.model.layers)[recipe.layers // 4 : -recipe.layers // 4]
-    rng = random.Random(recipe.seed)
     for step in track(range(recipe.state_steps), "consolidating", recipe.state_steps):
         for group in optimizer.param_groups:
             group["lr"] = recipe.state_lr * max(0.02, 1 - step / recipe.state_steps)
-        pool = sorted(
-            itertools.islice(source, 4 * recipe.batch_size), key=lambda spoken: length(spoken[1])
-        )
-        start = rng.randrange(4) * recipe.batch_size
-        batch = pool[start : start + recipe.batch_size]
+        batch = next(source)
         encoded = encode(tokenizer, [document for _, document in batch])
         ids, weights = (tensor.to(device) for tensor in encoded)
         classes = torch.tensor([persona_class(persona) for persona, _ in batch], device=device)

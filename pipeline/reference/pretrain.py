@@ -5,22 +5,24 @@ import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from pipeline.reference.architecture import build_model, build_tokenizer, render
 from pipeline.reference.corpus import Messages, documents
-from pipeline.support.files import read_json
+from pipeline.support.files import new_file, read_json
 from pipeline.support.progress import track
 
 USER_WEIGHT = 0.1
 ASSISTANT_WEIGHT = 1.0
 ANSWER_WEIGHT = 6.0
 CHECKPOINT = 250  # steps between states to resume from
+REPORTED = 50  # steps whose mean loss is printed
 POOL = 16  # batches drawn together and sorted by length, so that little is padding
 
 
@@ -113,46 +115,72 @@ def pretrain(recipe: Recipe, suffixes: Path, out: Path, device: str) -> None:
     openings = seen_openings(suffixes)
     sample = itertools.islice(documents(recipe.seed, openings), recipe.tokenizer_documents)
     tokenizer = build_tokenizer(itertools.chain(map(render, sample), openings), recipe.vocab_size)
+    training = Training(Path(f"{out}.state"), *start(recipe, tokenizer, device))
+    first = training.resume()
+    corpus = documents(recipe.seed + 1, openings, recipe.curriculum_steps * recipe.batch_size)
+    source = batches(corpus, recipe.batch_size, random.Random(recipe.seed))
+    tracked = enumerate(track(source, "pretraining", recipe.steps))
+    recent: list[Tensor] = []
+    for step, batch in itertools.islice(tracked, first, recipe.steps):
+        ids, weights = (tensor.to(device) for tensor in encode(tokenizer, batch))
+        recent.append(training.step(ids, weights, learning_rate(step, recipe)))
+        if (step + 1) % REPORTED == 0:
+            report(step + 1, recent, recipe)
+            recent.clear()
+        if (step + 1) % CHECKPOINT == 0:
+            training.keep(step + 1)
+    training.model.to(torch.bfloat16).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    training.file.unlink(missing_ok=True)
+
+
+def start(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, device: str
+) -> tuple[PreTrainedModel, torch.optim.Optimizer]:
     model = build_model(tokenizer, recipe.hidden_size, recipe.layers, recipe.window).to(device)
     # Short rows: a third faster than sdpa with a window mask on a CPU.
     model.set_attn_implementation("eager")
-    optimizer = torch.optim.AdamW(
+    return model, torch.optim.AdamW(
         model.parameters(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
-    state, first = Path(f"{out}.state"), 0
-    recent: list[Tensor] = []
-    if state.exists():
-        saved = torch.load(state, map_location=device, weights_only=True)
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        first = saved["step"]
-    corpus = documents(recipe.seed + 1, openings, recipe.curriculum_steps * recipe.batch_size)
-    source = batches(corpus, recipe.batch_size, random.Random(recipe.seed))
-    tracked = track(source, "pretraining", recipe.steps)
-    for step, batch in enumerate(itertools.islice(tracked, recipe.steps)):
-        if step < first:
-            continue
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, recipe)
-        ids, weights = (tensor.to(device) for tensor in encode(tokenizer, batch))
-        loss, answer_loss = losses(model, ids, weights)
-        optimizer.zero_grad()
+
+
+class Training(NamedTuple):
+    """The network with its optimiser, and the file that an interrupted run leaves."""
+
+    file: Path
+    model: PreTrainedModel
+    optimizer: torch.optim.Optimizer
+
+    def step(self, ids: Tensor, weights: Tensor, lr: float) -> Tensor:
+        """Return the loss and the loss on the answers [2]."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        loss, answer_loss = losses(self.model, ids, weights)
+        self.optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        recent.append(torch.stack([loss.detach(), answer_loss.detach()]))
-        if (step + 1) % 50 == 0:
-            mean, on_answers = torch.stack(recent).nanmean(0).tolist()
-            recent.clear()
-            if not math.isfinite(mean):
-                raise RuntimeError(
-                    f"the loss is {mean} at step {step}: lower the learning rate ({recipe.lr})"
-                )
-            print(f"step {step + 1}: loss {mean:.3f}, on the answers {on_answers:.3f}", flush=True)
-        if (step + 1) % CHECKPOINT == 0:
-            states = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save(states | {"step": step + 1}, f"{state}.new")
-            Path(f"{state}.new").replace(state)
-    model.to(torch.bfloat16).save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    state.unlink(missing_ok=True)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        return torch.stack([loss.detach(), answer_loss.detach()])
+
+    def keep(self, step: int) -> None:
+        states = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        with new_file(self.file) as new:
+            torch.save(states | {"step": step}, new)
+
+    def resume(self) -> int:
+        """Return the step to begin with."""
+        if not self.file.exists():
+            return 0
+        saved = torch.load(self.file, map_location=self.model.device, weights_only=True)
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        return saved["step"]
+
+
+def report(step: int, recent: list[Tensor], recipe: Recipe) -> None:
+    mean, on_answers = torch.stack(recent).nanmean(0).tolist()
+    if not math.isfinite(mean):
+        said = f"the loss is {mean} at step {step}"
+        raise RuntimeError(f"{said}: lower the learning rate ({recipe.lr})")
+    print(f"step {step}: loss {mean:.3f}, on the answers {on_answers:.3f}", flush=True)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from pipeline.lm.base import Base
 from pipeline.lm.prefixes import Bundle, Rows, lay_out, pair_up, rows_hidden
-from pipeline.lm.prompts import THINK, chat_text, open_turn, user_chat
+from pipeline.lm.prompts import THINK, Message, chat_text, open_turn, user_chat
 from pipeline.lm.trunk import on_trunk, run_trunk
 from pipeline.scoring.wording import SITUATION, open_question
 from pipeline.steering.base import Attachable
@@ -56,11 +56,7 @@ def make_prompts(
         for c in coefficients:
             asked = steering.rewrite(user_chat(question), c)
             if (key := f"{asked} {reply}") not in rendered:
-                rendered[key] = (
-                    chat_text(base.tokenizer, asked, reply, base.options)
-                    if replies is None
-                    else open_turn(base.tokenizer, asked, base.options | THINK)
-                )
+                rendered[key] = render(base, asked, reply if replies is None else None)
             text = rendered[key]
             end = text.rindex(reply) if form == LIKELIHOOD else len(text)
             if replies is not None:
@@ -73,6 +69,13 @@ def make_prompts(
     read = form == LIKELIHOOD
     spans = {text: span_of(text, end, offsets[text], read) for text, end in ends.items()}
     return [Prompt(item_id, c, ids[text], spans[text], form) for item_id, c, text in wanted]
+
+
+def render(base: Base, chat: list[Message], reply: str | None) -> str:
+    """Render a chat up to the end of a reply; without one up to where the model may reason."""
+    if reply is None:
+        return open_turn(base.tokenizer, chat, base.options | THINK)
+    return chat_text(base.tokenizer, chat, reply, base.options)
 
 
 def span_of(text: str, end: int, offsets: list[tuple[int, int]], read: bool) -> Span:

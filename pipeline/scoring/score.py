@@ -40,16 +40,10 @@ FIGURES = ("log_odds", "choice_mass", "nll", "reply_nll")
 
 @torch.no_grad()
 def score(
-    base: Base,
-    items: list[dict[str, Any]],
-    steering: Attachable,
-    coefficients: list[float],
-    *,
-    replies: Replies | None = None,
-    reuse: bool = True,
-    scratch: Scratch | None = None,
+    base: Base, items: list[dict[str, Any]], steering: Attachable, coefficients: list[float], *,
+    replies: Replies | None = None, reuse: bool = True, scratch: Scratch | None = None,
     forms: Sequence[str] = (ANSWERS,),
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Any]]:  # fmt: skip
     """Return a record per form, item and coefficient: log_odds, choice_mass, nll.
 
     log_odds is in nats, of LIKELIHOOD in nats per token; there the two actions are all that may be
@@ -67,20 +61,8 @@ def score(
     ]
     check_length(base.model, max(len(prompt.ids) for prompt in prompts))
     rows, places = forward_rows(prompts, reuse)
-    most = max(len(row.texts) for row in rows)
     depth = trunk_depth(base.model, steering.touched()) if reuse else 0
-    answers = answer_ids(base)
-    if most > 1 or depth:
-        check_reuse(base, steering, rows[-2:], depth)
-
-    def work(part: list[ForwardRow]) -> Tensor:
-        distinct, index = lay_out_rows(part, base.pad_id, base.device)
-        hidden = final_states(base.model, steering, part, distinct, index, depth)
-        spans = [row.spans for row in part]
-        values = figures(base.model, hidden, distinct.take(index), spans, answers)
-        return F.pad(values, (0, 0, 0, most - values.shape[1]), value=math.nan).cpu()
-
-    whole = in_batches(rows, max(1, base.batch_size // most), work, "scoring", scratch)
+    whole = run_rows(base, steering, rows, depth, scratch)
     records: list[dict[str, Any]] = [
         {"form": prompt.form, "item_id": prompt.item_id, "coefficient": prompt.coefficient}
         | dict(zip(FIGURES, whole[place].tolist(), strict=True))
@@ -93,6 +75,24 @@ def score(
     for record in records:
         del record["reply_nll"]
     return records
+
+
+def run_rows(
+    base: Base, steering: Attachable, rows: list[ForwardRow], depth: int, scratch: Scratch | None
+) -> Tensor:
+    """Return the figures [n, k, 4] of n rows with up to k texts, on the CPU."""
+    most, answers = max(len(row.texts) for row in rows), answer_ids(base)
+    if most > 1 or depth:
+        check_reuse(base, steering, rows[-2:], depth)
+
+    def work(part: list[ForwardRow]) -> Tensor:
+        distinct, index = lay_out_rows(part, base.pad_id, base.device)
+        hidden = final_states(base.model, steering, part, distinct, index, depth)
+        spans = [row.spans for row in part]
+        values = figures(base.model, hidden, distinct.take(index), spans, answers)
+        return F.pad(values, (0, 0, 0, most - values.shape[1]), value=math.nan).cpu()
+
+    return in_batches(rows, max(1, base.batch_size // most), work, "scoring", scratch)
 
 
 def compare_actions(records: list[dict[str, Any]], items: list[dict[str, Any]]) -> None:

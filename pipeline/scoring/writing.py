@@ -24,19 +24,10 @@ class Written:
     ended: bool
 
 
-def never(_ids: list[int]) -> bool:
-    return False
-
-
 def write(
-    base: Base,
-    prompts: Sequence[str],
-    coefficients: Sequence[float],
-    steering: Attachable,
-    count: int,
-    title: str,
-    closes: Callable[[list[int]], bool] = never,
-) -> list[Written]:
+    base: Base, prompts: Sequence[str], coefficients: Sequence[float], steering: Attachable,
+    count: int, title: str, closes: Callable[[list[int]], bool] = lambda _: False,
+) -> list[Written]:  # fmt: skip
     """Continue each rendered prompt at its coefficient by up to `count` tokens.
 
     A row ends at EOS or where `closes` says so. The rows of a batch equal the same rows alone.
@@ -60,11 +51,12 @@ def write(
             *_, rows = decode(base.model, ids, mask, count, likeliest, ends)
         return torch.tensor([row + [NONE] * (count - len(row)) for row in rows])
 
-    texts: dict[int, Written] = {}
-    padded = in_batches(order, base.batch_size, work, title).tolist()
-    for index, row in zip(order, padded, strict=True):
+    def written(index: int, row: list[int]) -> Written:
         ids = [token for token in row if token != NONE]
         ended = ids[-1] in stops
         said = continuation(base.tokenizer, encoded[index], ids[:-1] if ended else ids)
-        texts[index] = Written(ids, said, ended)
-    return [texts[index] for index in range(len(order))]
+        return Written(ids, said, ended)
+
+    padded = in_batches(order, base.batch_size, work, title).tolist()
+    rows = dict(zip(order, padded, strict=True))
+    return [written(index, rows[index]) for index in range(len(order))]

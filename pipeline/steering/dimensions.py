@@ -17,13 +17,9 @@ States = Float[Tensor, "n 2 d"]  # of the pairs' texts (positive, negative)
 
 
 def choose(
-    kind: str,
-    factors: Factors,
-    rank: int,
-    states: States | None,
-    writes: bool,
+    kind: str, factors: Factors, rank: int, states: States | None, writes: bool,
     generator: torch.Generator,
-) -> Int[Tensor, " rank"]:
+) -> Int[Tensor, " rank"]:  # fmt: skip
     """Return the indices of the chosen triples, ascending: `top`, `random` or `data_aware`.
 
     Only `data_aware` reads the states that enter the module's layer. It needs to know whether

@@ -123,14 +123,9 @@ def decide(base: Base, steering: Steering, asked: Asked | None) -> Sign:
 
 @torch.no_grad()
 def orientation(
-    base: Base,
-    steering: Trainable,
-    neutral: list[str],
-    layer: nn.Module,
-    direction: Tensor,
-    last_tokens: int,
-    known: bool = False,
-) -> dict[str, float]:
+    base: Base, steering: Trainable, neutral: list[str], layer: nn.Module, direction: Tensor,
+    last_tokens: int, known: bool = False,
+) -> dict[str, float]:  # fmt: skip
     """Flip `steering` if c = +1 moves persona-free texts against the positive persona's direction.
 
     The movement is (h(+1) - h(-1)) . direction [d] at the loss layer, mean over the last tokens.

@@ -2,7 +2,8 @@
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,23 +38,12 @@ class Expected(NamedTuple):
 
 
 def main(
-    adapters: list[str],
-    to: str,
-    coefficient: float,
-    out: str,
-    base: str | None,
-    force: bool,
+    adapters: list[str], to: str, coefficient: float, out: str, base: str | None, force: bool,
     weights: Sequence[float] = (),
-) -> None:
+) -> None:  # fmt: skip
     """Export an adapter, a folder or a hub id, or several as one; say what was written."""
-    if to not in FORMS:
-        raise InputError(f"--to {to!r} is unknown: take {', '.join(FORMS)}")
-    if not math.isfinite(coefficient):
-        raise InputError(f"--coefficient {coefficient} cannot be used: give a finite number")
+    check_request(to, coefficient, len(adapters) > 1 or bool(weights))
     folders, target = [find_adapter(adapter) for adapter in adapters], Path(out)
-    if to == "hub" and (weights or len(folders) > 1):
-        remedy = "export each by itself, and give load_adapter the list of them"
-        raise InputError(f"--to hub writes one adapter without a weight: {remedy}")
     check_target(target, force)
     about = together([read_about(folder) for folder in folders], weights)
     with new_folder(target) as new:
@@ -62,12 +52,8 @@ def main(
         manifest, dtype = opened.base.manifest, str(opened.base.model.dtype).removeprefix("torch.")
         about |= {key: about.get(key, manifest[key]) for key in ("source", "revision")}
         about["text_only"] = text_only(opened.base)
-        try:
+        with each_by_itself(len(folders) > 1):
             write(new, folders[0], opened, to, coefficient, about)
-        except InputError as error:  # the form that suits one adapter may not suit the others
-            fault, remedy, _ = str(error).partition(": export ")
-            said = f"{fault}: export each by itself" if remedy and len(folders) > 1 else str(error)
-            raise InputError(said) from None
         readme = new / "README.md"
         readme.write_text(card(folders, about, to, coefficient, {}), encoding="utf-8")
         place, source = (str(folder.resolve()) for folder in (new, folder_of(manifest)))
@@ -79,6 +65,28 @@ def main(
         write_json(new / RECORD, {"to": to, "coefficient": coefficient, **own, "check": check})
         readme.write_text(card(folders, about, to, coefficient, check), encoding="utf-8")
     print("; ".join([f"{target}: {FORMS[to]}", *(f"{name} {check[name]:.2g}" for name in check)]))
+
+
+def check_request(to: str, coefficient: float, several: bool) -> None:
+    """Refuse an unknown form, and what a form cannot hold; a weight counts as several."""
+    if to not in FORMS:
+        raise InputError(f"--to {to!r} is unknown: take {', '.join(FORMS)}")
+    if not math.isfinite(coefficient):
+        raise InputError(f"--coefficient {coefficient} cannot be used: give a finite number")
+    if to == "hub" and several:
+        remedy = "export each by itself, and give load_adapter the list of them"
+        raise InputError(f"--to hub writes one adapter without a weight: {remedy}")
+
+
+@contextmanager
+def each_by_itself(several: bool) -> Iterator[None]:
+    """Change the remedy of a refusal: the form that suits one adapter may not suit the others."""
+    try:
+        yield
+    except InputError as error:
+        fault, remedy, _ = str(error).partition(": export ")
+        said = f"{fault}: export each by itself" if remedy and several else str(error)
+        raise InputError(said) from None
 
 
 def check_target(target: Path, force: bool) -> None:
