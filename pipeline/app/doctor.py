@@ -28,11 +28,12 @@ from pipeline.support.paths import resolve_source
 
 Rows = Iterator[tuple[Any, ...]]
 Finding = namedtuple("Finding", "check state said remedy")
+NEW = "`rm -r .venv && make repro PYTHON=<a Python in that range>`"
 INSTALL = "`pip install --constraint requirements.lock --editable .`"
 GIB = 2**30  # the bundled study with its cache and its store stays well below
-# Whether a store is whole: one whose first migration was interrupted never opens again.
-WHOLE = """select (select count(*) from alembic_version) = 1 and (select count(*) from runs) >= 0
-and not exists (select 1 from sqlite_master where name glob '_alembic_tmp*')"""
+# Counts 1 in a whole store: one whose first migration was interrupted never opens again.
+WHOLE = """select count(*) from alembic_version
+where not exists (select 1 from sqlite_master where name glob '_alembic_tmp*')"""
 
 
 def trouble(action: Callable[..., object], *given: object) -> str:
@@ -60,13 +61,11 @@ def packages() -> Rows:
     file = Path("pyproject.toml")
     yield file.exists(), f"{file} does not exist", "run doctor from the project's root"
     project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
-    python = Requirement(f"python{project['requires-python']}"), platform.python_version()
-    others = ((one, version(one.name)) for one in map(Requirement, project["dependencies"]))
-    remedy = "`rm -r .venv && make repro PYTHON=<a Python in that range>`"
-    for one, own in (python, *others):
+    for one in map(Requirement, [f"python{project['requires-python']}", *project["dependencies"]]):
+        own = platform.python_version() if one.name == "python" else version(one.name)
         good = one.specifier.contains(own, prereleases=True)
+        remedy = NEW if one.name == "python" else INSTALL
         yield good, f"{one.name} is {own}, needed is {one.specifier}", remedy
-        remedy = INSTALL
     yield True, f"Python and all packages are within the ranges of {file}", ""
 
 
@@ -110,10 +109,11 @@ def dvc() -> Rows:
     lock = Path(".dvc/tmp/rwlock")
     bad = lock.exists() and trouble(lambda: json.loads(lock.read_text(encoding="utf-8")).keys())
     yield not bad, f"{lock} is damaged, so every dvc command fails", f"`rm {lock}`"
-    free, remedy = shutil.disk_usage(".").free, "`dvc gc --workspace` drops old outputs' copies"
-    yield free >= GIB, f"{free / GIB:.1f} GiB free on the disk", remedy
+    free = shutil.disk_usage(".").free
+    said, remedy = f"{free / GIB:.1f} GiB free on the disk", "`dvc gc --workspace` drops old copies"
+    yield free >= GIB, said, remedy
     yield from unfinished()
-    yield True, f"{here / 'dvc'}, as this Python; {free / GIB:.1f} GiB free on the disk", ""
+    yield True, f"{here / 'dvc'}, as this Python; {said}", ""
 
 
 def unfinished() -> Rows:
@@ -201,7 +201,7 @@ def tracking() -> Rows:
     if file.exists():
         said = f"{file} is no database, or was left half-migrated, and will not open"
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as opened:
-            bad = trouble(lambda: opened.execute(WHOLE).fetchone()[0] or 1 / 0)
+            bad = trouble(lambda: 1 / (opened.execute(WHOLE).fetchone() == (1,)))
         yield not bad, said, f"move {file} away: the next stage makes a new one"
     yield True, str(file), ""
 
@@ -222,7 +222,7 @@ def examine(check: Callable[[], Rows]) -> Iterator[Finding]:
             yield Finding(name, "ok", said, "")
     except InputError as error:
         yield Finding(name, "wrong", str(error), "correct what it names")
-    except ImportError as error:
+    except ImportError as error:  # also of a package that is not installed at all
         yield Finding(name, "wrong", f"package {error.name} cannot be loaded: {error}", INSTALL)
 
 
