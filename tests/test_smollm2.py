@@ -11,7 +11,7 @@ import torch
 
 from pipeline.app.answers import answers
 from pipeline.app.use import load_base
-from pipeline.evalsets.everyday import build_items
+from pipeline.evalsets.moralchoice import build_items
 from pipeline.lm.base import Base
 from pipeline.lm.prompts import chat_text
 from pipeline.scoring.answer_prefix import AUTO, choice_masses
@@ -22,9 +22,10 @@ from pipeline.steering.untouched import Untouched
 from pipeline.study.behaviours import load_behaviour
 from pipeline.study.pairs import build_pairs, load_suffixes
 from pipeline.study.params import load_params
-from pipeline.support.paths import BEHAVIOURS, EVERYDAY, PREFIX_QUESTIONS, SUFFIXES
-from pipeline.support.sections import EverydayParams
+from pipeline.support.paths import BEHAVIOURS, PREFIX_QUESTIONS, SUFFIXES
+from pipeline.support.sections import MoralChoiceParams
 from tests.conftest import ROOT
+from tests.test_moralchoice import REAL, has_real
 
 FILE = ROOT / "models/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SOURCE = Path(os.environ.get("SMOLLM2") or FILE)
@@ -60,8 +61,10 @@ def test_the_base_model_knows_the_capital_of_france(base):
     assert said[-1][0] == "The capital of France is Paris."
 
 
+@has_real
 @torch.no_grad()
 def test_the_mean_difference_turns_honest_choices_both_ways(base):
+    """On 24 of the MoralChoice scenarios that no reported study has."""
     behaviour = load_behaviour(ROOT / BEHAVIOURS / "honesty.yaml")
     suffixes = load_suffixes(ROOT / SUFFIXES)
     params = load_params(ROOT / "params.yaml")
@@ -74,10 +77,12 @@ def test_the_mean_difference_turns_honest_choices_both_ways(base):
     section = params.steering["mean_diff"]
     study = Study(modules=params.modules, svd=ROOT)
     fitted = MeanDiff.fit(base, PairSplits.of(pairs), section, study, 0)
-    tune = EverydayParams(split="tune", max_dilemmas=None)
-    items = build_items(tune, "honesty", ROOT / EVERYDAY)
-    label = "label_Virtue/Truthfulness"
-    asked = items.filter(items[label] != 0).sort("dilemma_id").head(48)
+    every = MoralChoiceParams(
+        source=str(REAL), revision="main", max_dilemmas=None, ambiguity="both", skip_deception=0,
+        rule="deceive", skip=0,
+    )  # fmt: skip
+    label = "label_Rule/do not deceive"
+    asked = build_items(every, "honesty").sort("dilemma_id").head(48)
     rows = asked.select("item_id", "prompt").to_dicts()
     base = replace(base, answer_prefix="Answer:")
     records = pl.DataFrame(score(base, rows, fitted, [-5.0, 0.0, 5.0]))
