@@ -273,6 +273,27 @@ def study(
 
 
 @app.command()
+def sweep(
+    overrides: Annotated[
+        list[str],
+        typer.Option("-S", help="A key of params.yaml and its values, as rank=8,16,32; repeat."),
+    ],
+    on: Annotated[
+        str, typer.Option(help="local: one after another here. ray: a cluster.")
+    ] = "local",
+    git: Annotated[
+        str, typer.Option(help="A git remote or URL that all workers reach.")
+    ] = "origin",
+    cpus: Annotated[int, typer.Option(min=1, help="CPUs of each experiment on a worker.")] = 1,
+    gpus: Annotated[
+        float | None, typer.Option(min=0, help="GPUs of each; by default 1 if the cluster has any.")
+    ] = None,
+) -> None:
+    """Run an experiment per combination of values; those that have finished are not run again."""
+    call("app.sweep", "main", overrides, on, git, cpus, gpus)
+
+
+@app.command()
 def bench_load(
     model: Annotated[str, Option(help="A model's folder or a hub id.")] = "models/reference",
     busy: Annotated[int, Option(help="How many processes keep the cores busy.")] = 2,
