@@ -166,7 +166,9 @@ def ray_cluster(folder: Path, **extra: str) -> Iterator[tuple[str, dict[str, obj
     """Yield the address of a cluster and its two workers by name, each with a folder of its own."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
     workers = {}
     try:
         for name in ("one", "two"):
