@@ -276,17 +276,13 @@ def study(
 def sweep(
     overrides: Annotated[
         list[str],
-        typer.Option("-S", help="A key of params.yaml and its values, as rank=8,16,32; repeat."),
+        Option("-S", help="A key of params.yaml and its values, as rank=8,16,32; repeat."),
     ],
-    on: Annotated[
-        str, typer.Option(help="local: one after another here. ray: a cluster.")
-    ] = "local",
-    git: Annotated[
-        str, typer.Option(help="A git remote or URL that all workers reach.")
-    ] = "origin",
-    cpus: Annotated[int, typer.Option(min=1, help="CPUs of each experiment on a worker.")] = 1,
+    on: Annotated[str, Option(help="local: one after another here. ray: a cluster.")] = "local",
+    git: Annotated[str, Option(help="A git remote or URL that all workers reach.")] = "origin",
+    cpus: Annotated[int, Option(min=1, help="CPUs of each experiment on a worker.")] = 1,
     gpus: Annotated[
-        float | None, typer.Option(min=0, help="GPUs of each; by default 1 if the cluster has any.")
+        float | None, Option(min=0, help="GPUs of each; by default 1 if the cluster has any.")
     ] = None,
 ) -> None:
     """Run an experiment per combination of values; those that have finished are not run again."""
