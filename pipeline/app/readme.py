@@ -9,13 +9,17 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import polars as pl
+
+from pipeline.report.columns import in_log_odds
 from pipeline.steering import METHODS
 from pipeline.support.errors import InputError
 from pipeline.support.files import write_text
+from pipeline.support.formats import interval, number, p_value
 
 README, HOW = Path("README.md"), Path("docs/how_it_works.md")
 RESULTS = Path("reports/tables/summary.md")
-REAL = Path("reports/smollm2/everyday/tables/summary.md")
+REAL = Path("reports/smollm2/deception")
 BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 
 
@@ -48,9 +52,24 @@ def results(file: Path, command: str) -> str:
     return file.read_text(encoding="utf-8").strip()
 
 
+def paired() -> str:
+    """Say how much further distilled InnerPiSSA moves the target than the mean difference."""
+    if not (REAL / "differences.csv").exists():
+        return "No results yet."
+    rows = pl.read_csv(REAL / "differences.csv").filter(method="innerpissa_distil")
+    row = in_log_odds(rows.row(by_predicate=pl.col("other") == "mean_diff", named=True))
+    span = interval(row["ci_low"], row["ci_high"])
+    return (
+        "Paired by dilemma, distilled InnerPiSSA less mean difference in log-odds: "
+        f"{number(row['difference'])} {span}, p = {p_value(row['p'])}, with Holm's correction over "
+        f"all pairs of methods {p_value(row['p_holm'])} (n = {row['n_dilemmas']})."
+    )
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "results": partial(results, RESULTS, "make repro"),
-    "real": partial(results, REAL, "make real"),
+    "real": partial(results, REAL / "tables/summary.md", "make real MORALCHOICE=<folder>"),
+    "paired": paired,
     "methods": methods,
     "tree": tree,
 }

@@ -19,7 +19,10 @@ STUDIES = Path("data/studies")
 WORKSPACES = Path(".dvc/tmp/studies")
 SOURCES = ("pipeline", "data/raw", "models/reference", ".dvc/config", ".dvcignore", "dvc.yaml")
 SHOWN = Path("tables/equal_cost.md")  # effects with their intervals
-KEPT = ("arms.csv", "equal_cost.csv", "metrics.json", "report.html", "figures", "tables")
+KEPT = (
+    "arms.csv", "differences.csv", "equal_cost.csv", "metrics.json", "report.html", "figures",
+    "tables",
+)  # fmt: skip
 
 
 def main(name: str, jobs: int | None, keep: str | None) -> None:
