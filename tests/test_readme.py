@@ -26,7 +26,9 @@ def test_every_block_is_up_to_date():
 
 
 def test_a_block_that_nobody_fills_is_refused():
-    with pytest.raises(InputError, match="rename it to one of results, real, methods, tree"):
+    with pytest.raises(
+        InputError, match="rename it to one of results, real, paired, methods, tree"
+    ):
         filled("<!-- news -->\n<!-- /news -->")
 
 
