@@ -4,6 +4,7 @@ import ast
 import re
 import shlex
 import subprocess
+import tomllib
 from collections.abc import Iterator
 
 import pytest
@@ -105,7 +106,11 @@ def known_to_pip(words: list[str]) -> None:
     subprocess.run(
         [BIN / "python", "-m", "pip", *words[:1], "--help"], capture_output=True, check=True
     )
-    assert all((ROOT / word).exists() for word in words[1:] if not word.startswith("--"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for word in words[1:]:
+        name, _, extra = word.removesuffix("]").partition("[")
+        assert word.startswith("--") or (ROOT / name).exists()
+        assert not extra or extra in project["optional-dependencies"]
 
 
 CHECKS = {
