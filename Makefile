@@ -18,12 +18,11 @@ quick: $(READY)
 study: $(READY)
 	$(BIN)/python -m pipeline study full --keep reports/full $(if $(JOBS),--jobs $(JOBS))
 
-# Real weights: SmolLM2 on `everyday`, and on MoralChoice where MORALCHOICE=<folder of its two files>.
+# Real weights: SmolLM2 on `everyday`, and on MoralChoice's deceptions where MORALCHOICE=<folder of its
+# two files>. The first look is `python -m pipeline study smollm2_moralchoice`.
 real: $(READY) smollm2
 	$(BIN)/python -m pipeline study smollm2 --keep reports/smollm2/everyday $(if $(JOBS),--jobs $(JOBS))
 ifdef MORALCHOICE
-	MORALCHOICE="$(abspath $(MORALCHOICE))" $(BIN)/python -m pipeline study smollm2_moralchoice \
-	  --keep reports/smollm2/moralchoice $(if $(JOBS),--jobs $(JOBS))
 	MORALCHOICE="$(abspath $(MORALCHOICE))" $(BIN)/python -m pipeline study smollm2_deception \
 	  --keep reports/smollm2/deception $(if $(JOBS),--jobs $(JOBS))
 else
