@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import polars as pl
+
 from pipeline.lm.base import Base, open_turns
 from pipeline.lm.forward import check_length
 from pipeline.lm.prompts import tokenize, user_chat
@@ -37,18 +39,14 @@ def main() -> None:
         base = read_base(params, scores=True, prefix="")
         run.usage.watch(base.model)
         settings, frame = params.models[params.model], read_pairs()
-        texts = [frame["positive"].to_list(), frame["negative"].to_list()]
         items = [*read_items().to_dicts(), *read_controls().to_dicts()]
         prompts = read_json(prompts_file(settings.prompts))
-        written = max(params.dose.tokens, params.generation.coherence_tokens)
-        limits = {"reasoning": params.generation.reasoning_tokens, "written": written}
-        forms, entries = params.scoring.forms, read_json(PREFIX_QUESTIONS)
-        check_lengths(base, texts[0] + texts[1], items, prompts, forms, **limits)
         behaviour = load_behaviour(behaviour_file(params.behaviour))
-        warn_of_words(base, behaviour, items, forms, limits["reasoning"])
+        check_room(base, frame, items, prompts, behaviour, params)
+        entries = read_json(PREFIX_QUESTIONS)
         masses = choice_masses(base, entries, settings.answer_prefix, params.scoring.reuse)
         prefix, mass = next(iter(masses.items()))
-        if ANSWERS in forms:
+        if ANSWERS in params.scoring.forms:
             judge_mass(params.model, settings.answer_prefix, prefix, mass, params)
         base = replace(base, answer_prefix=prefix)
         asked = ask(base, behaviour, params.behaviour, params.model)
@@ -64,6 +62,18 @@ def main() -> None:
             replies.write(new / ROLLOUTS.name)
             write_json(new / "probes.json", asked._asdict() if asked else None)
             run.record(new)
+
+
+def check_room(
+    base: Base, pairs: pl.DataFrame, items: list[dict[str, Any]], prompts: list[str],
+    behaviour: Behaviour, params: Any,
+) -> None:  # fmt: skip
+    """Refuse texts that the model has too few positions for; warn of the words of prompting."""
+    forms, reasoning = params.scoring.forms, params.generation.reasoning_tokens
+    texts = [*pairs["positive"], *pairs["negative"]]
+    written = max(params.dose.tokens, params.generation.coherence_tokens)
+    check_lengths(base, texts, items, prompts, forms, reasoning, written)
+    warn_of_words(base, behaviour, items, forms, reasoning)
 
 
 def check_lengths(

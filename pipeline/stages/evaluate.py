@@ -7,6 +7,7 @@ Where the parameters ask for them, reasoning.parquet and coherence.parquet hold 
 """
 
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -46,18 +47,12 @@ def main(name: str, method: str = BASE, seed: int | None = None) -> None:
         items = pl.concat([read_items().select(controls.columns), controls]).to_dicts()
         cells = {key: getattr(params, key) for key in ("model", "behaviour", "evalset")}
         parts: dict[str, list[pl.DataFrame]] = defaultdict(list)
-        adapters: dict[str, str] = {}
-        doses: Records = []
-        for each in seeds_of(method) if seed is None else [seed]:
-            whose = {"method": method, "seed": each}
-            subject: Subject = Untouched(), [0.0]
-            if method != BASE:
-                folder = adapter_folder(method, each)
-                subject = read_subject(base, method, each, params)
-                adapters[f"{method}/{folder.name}"] = adapter_hash(folder)
-                doses.append(whose | read_json(folder / "steering.json")["dose"])
+        seeds = seeds_of(method) if seed is None else [seed]
+        for each in seeds:
+            subject = read_subject(base, method, each, params)
+            whose = cells | {"method": method, "seed": each, "dose": RAW}
             for table, records in measure(base, items, subject, params, kept).items():
-                rows = [cells | whose | {"dose": RAW} | record for record in records]
+                rows = [whose | record for record in records]
                 parts[table].append(pl.DataFrame(rows, schema=SCHEMAS[table]))
         if processes.is_main():
             tables = {table: pl.concat(frames) for table, frames in parts.items()}
@@ -69,8 +64,7 @@ def main(name: str, method: str = BASE, seed: int | None = None) -> None:
                     check(frame, SCHEMAS[table], f"the {table} of {method}")
                     keys = [key for key in ORDER if key in frame.columns]
                     frame.sort(keys).write_parquet(new / f"{table}.parquet")
-                pl.DataFrame(doses, schema=DOSES).write_parquet(new / "doses.parquet")
-                write_json(new / "adapters.json", adapters)
+                write_fits(new, method, [] if method == BASE else seeds)
                 run.record(new)
 
 
@@ -80,7 +74,21 @@ def seeds_of(method: str) -> list[int]:
     return sorted(int(folder.name.removeprefix("seed")) for folder in folders) or [0]
 
 
+def write_fits(new: Path, method: str, seeds: list[int]) -> None:
+    """Write which adapters were scored, by hash, and their doses."""
+    folders = {seed: adapter_folder(method, seed) for seed in seeds}
+    doses = [
+        {"method": method, "seed": seed} | read_json(folder / "steering.json")["dose"]
+        for seed, folder in folders.items()
+    ]
+    pl.DataFrame(doses, schema=DOSES).write_parquet(new / "doses.parquet")
+    hashes = {f"{method}/{own.name}": adapter_hash(own) for own in folders.values()}
+    write_json(new / "adapters.json", hashes)
+
+
 def read_subject(base: Base, method: str, seed: int, params: Params) -> Subject:
+    if method == BASE:
+        return Untouched(), [0.0]
     folder = adapter_folder(method, seed)
     steering = load_steering(folder, base.fingerprint, base.device)
     check_fits(base.model, steering, folder)

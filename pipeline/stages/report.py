@@ -46,6 +46,11 @@ def read_adapters(cells: Iterable[Cell], name: str, made_by: str) -> dict[Cell, 
     return {cell: read_json(adapter_folder(*cell) / name, made_by) for cell in cells}
 
 
+def read_histories(method: str, seeds: list[int]) -> dict[int, pl.DataFrame]:
+    files = {seed: adapter_folder(method, seed) / "history.parquet" for seed in seeds}
+    return {seed: read_table(file, "train") for seed, file in files.items()}
+
+
 def score_folders(params: Params) -> dict[str, list[Path]]:
     """Return the folders of each method's scores, those of the base model first."""
     cells = paths.cell_folders(params.methods, params.baselines, params.seeds)
@@ -61,7 +66,6 @@ def read_results(params: Params) -> Results:
     learned = list(itertools.product(params.methods, params.seeds))
     seeds = {m: scores[m]["seed"].unique(maintain_order=True) for m in params.baselines}
     others = [(method, seed) for method, own in seeds.items() for seed in own]
-    fitted = read_adapters(learned, "steering.json", "train")
     return Results(
         params=params,
         tables={name: read_csv(name) for name in TABLES},
@@ -72,15 +76,10 @@ def read_results(params: Params) -> Results:
         items=read_items(),
         base=scores.pop(BASE),
         cells=scores,
-        histories={
-            m: {
-                s: read_table(adapter_folder(m, s) / "history.parquet", "train")
-                for s in params.seeds
-            }
-            for m in params.methods
-        },
+        histories={m: read_histories(m, params.seeds) for m in params.methods},
         certificates=read_adapters(learned, "certificate.json", "train"),
-        adapters=fitted | read_adapters(others, "steering.json", "baselines"),
+        adapters=read_adapters(learned, "steering.json", "train")
+        | read_adapters(others, "steering.json", "baselines"),
         texts=texts,
         elicitation=read_json(paths.CHECKS / "elicitation.json", "checks"),
     )
