@@ -67,6 +67,13 @@ def test_what_waits_only_for_what_is_up_to_date_starts_at_once():
     assert runner.most == 2
 
 
+def test_random_directions_begin_first_as_they_take_longest():
+    runner = Fake(1)
+    graph = {"pairs": set(), "train@lora-0": {"pairs"}, "baselines@random": {"pairs"}}
+    runner.run(graph, {"pairs"})
+    assert runner.order == ["pairs", "baselines@random", "train@lora-0"]
+
+
 def test_after_a_failure_nothing_more_starts():
     runner = Fake(1, broken="a")
     with pytest.raises(InputError, match="a failed"):

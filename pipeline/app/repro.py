@@ -27,6 +27,7 @@ from pipeline.support.paths import MANIFEST
 from pipeline.support.threads import JOBS, SMALL, cores
 
 DVC = [sys.executable, "-m", "dvc"]
+LONGEST = "@random"  # a cell of all random directions; begun last, it would run on alone
 MEMORY = 1.5e9  # bytes that a cell of a small model may need
 EDGE = re.compile(r'"([^"]+)" -> "([^"]+)"')
 # What DVC and transformers say around every stage.
@@ -122,7 +123,7 @@ class Runner:
             try:
                 while sorter.is_active() and (not failed or waiting):
                     ready = () if failed else sorter.get_ready()
-                    for name in ready:
+                    for name in sorted(ready, key=lambda name: not name.endswith(LONGEST)):
                         if name in stale or graph[name] & ran:
                             ran.add(name)
                             waiting[pool.submit(self.cell, name)] = name
