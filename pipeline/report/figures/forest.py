@@ -35,7 +35,7 @@ def draw(drawing: Any, measure: Measure, equal: pl.DataFrame, seeds: pl.DataFram
     shown = {AT_BUDGET: dosed, f"{AT_OWN_COST} (other scale)": others}
     if not far_apart(reach(dosed), reach(rows)):
         kinds = {AT_BUDGET: dosed, AT_OWN_COST: others}
-        shown = {"; ".join(title for title, part in kinds.items() if part.height): rows}
+        shown = {";\n".join(title for title, part in kinds.items() if part.height): rows}
     heights = [max(part.height, 1) + 1 for part in shown.values()]
     panels = drawing.subplots(len(shown), 1, height_ratios=heights, squeeze=False).flat
     for axes, (title, part) in zip(panels, shown.items(), strict=True):
