@@ -28,7 +28,7 @@ OPTIONS = [
     (kind, name, option)
     for kind in KINDS
     for name, field in kind.model_fields.items()
-    for option in literals(field.annotation)
+    for option in sorted(literals(field.annotation), key=str)
     if not (isinstance(option, BaseModel) or name == "loss")
 ]
 
