@@ -239,6 +239,7 @@ def test_two_ray_workers_of_which_one_is_lost_make_what_a_local_run_makes(tmp_pa
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             )  # fmt: skip
             wait_for(lambda: driver.poll() or len(list(meeting.glob("train-*"))) == 2)
+            assert driver.poll() is None, driver.communicate()[0]
             [checkout] = (tmp_path / "workers").glob("*/bootstrap-120-*")
             lose(workers[checkout.parent.name], checkout.parent)
             said = driver.communicate(timeout=900)[0]
