@@ -8,9 +8,11 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import psutil
@@ -154,17 +156,23 @@ def call(*command: str, **given: Any) -> str:
         errors="replace", **given,
     )  # fmt: skip
     said: deque[str] = deque(maxlen=20)
-    try:
+
+    def show() -> None:
         for line in process.stdout or ():
             print(line, end="", flush=True)
             said.append(line)
-        code = process.wait()
+
+    (reader := Thread(target=show)).start()
+    try:
+        while process.poll() is None:  # Ray interrupts nothing that blocks
+            time.sleep(0.1)
     finally:
         with suppress(psutil.Error):
             for child in psutil.Process(process.pid).children(recursive=True):
                 child.terminate()
             process.terminate()
-        process.wait()
+        code = process.wait()
+        reader.join()
     if code:
         raise RuntimeError(f"`{' '.join(command)}` ended with {code}:\n{''.join(said)}")
     return "".join(said)
