@@ -53,6 +53,7 @@ def main(names: list[str], out: str, only: list[str]) -> None:
     rows = gather(results, keys, only)
     folder = Path(out)
     if len(keys) > FEW:
+        print(f"{len(keys)} parameters differ: {out}/parameters.md")
         write_table(folder, "parameters", parameter_table(results, keys))
         keys = [key for key in WHAT if key in keys]
     table = comparison_table(rows, keys, results)

@@ -201,6 +201,7 @@ def tracking() -> Rows:
     if file.exists():
         said = f"{file} is no database, or was left half-migrated, and will not open"
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as opened:
+            # Dividing by False raises, as does a file that is no database.
             bad = trouble(lambda: 1 / (opened.execute(WHOLE).fetchone() == (1,)))
         yield not bad, said, f"move {file} away: the next stage makes a new one"
     yield True, str(file), ""
