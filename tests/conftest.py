@@ -31,8 +31,7 @@ from pipeline.reference.corpus import documents
 from pipeline.steering import METHODS
 from pipeline.steering.base import PairSplits, Steering
 from pipeline.steering.svd import write_cache
-from pipeline.steering.training.adapter import TrainingStudy
-from pipeline.steering.training.loop import TrainingParams
+from pipeline.steering.training.params import TrainingParams, TrainingStudy
 from pipeline.study.behaviours import load_behaviour
 from pipeline.study.pairs import build_pairs
 from pipeline.support.sections import ModulesParams, PairsParams

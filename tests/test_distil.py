@@ -14,7 +14,7 @@ from pipeline.lm.prompts import tokenize
 from pipeline.steering import METHODS
 from pipeline.steering.training.distil import Distillation, DistilParams
 from pipeline.steering.training.lessons import lessons
-from pipeline.steering.training.objective import PartwiseObjective
+from pipeline.steering.training.partwise import PartwiseObjective
 from pipeline.support.scratch import Scratch
 from tests.conftest import LEARNED
 from tests.test_waiting import Questions

@@ -17,8 +17,9 @@ from pipeline.scoring.score import score
 from pipeline.scoring.wording import dilemma_prompt
 from pipeline.steering import METHODS
 from pipeline.steering.pair_batches import base_pass, pair_tokens
-from pipeline.steering.training.loop import reference
-from pipeline.steering.training.objective import Objective, PartwiseObjective, Split
+from pipeline.steering.training.objective import Objective, Split
+from pipeline.steering.training.partwise import PartwiseObjective
+from pipeline.steering.training.task import reference
 from tests.architectures import load_family
 
 ROOT = Path(__file__).parent.parent

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel
 
 from pipeline.steering import METHODS
-from pipeline.steering.training.adapter import LossParams
+from pipeline.steering.training.params import LossParams
 from pipeline.study.params import load_params
 from tests.conftest import ROOT
 

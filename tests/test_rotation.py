@@ -5,16 +5,9 @@ import math
 import pytest
 import torch
 
+from pipeline.steering.angles import bounded, largest_angle, spectral_norm
 from pipeline.steering.methods.innerpissa import InnerPissa, SvdAdapterParams, SvdModule
-from pipeline.steering.rotation import (
-    block_diagonal,
-    bounded,
-    cayley,
-    largest_angle,
-    singular_values_at,
-    skew,
-    spectral_norm,
-)
+from pipeline.steering.rotation import block_diagonal, cayley, singular_values_at, skew
 from pipeline.steering.svd import decompose
 from pipeline.support.errors import InputError
 

@@ -186,7 +186,7 @@ def test_accumulated_micro_batches_are_one_batch(fit, study):
 
 def test_averaged_gradients_of_equal_terms_are_the_batchs_gradient():
     from pipeline.steering.training.loop import accumulate
-    from pipeline.steering.training.objective import PartwiseObjective
+    from pipeline.steering.training.partwise import PartwiseObjective
 
     weight, rows = torch.nn.Parameter(torch.tensor(2.0)), torch.arange(1.0, 8.0)
 

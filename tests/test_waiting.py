@@ -9,9 +9,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pipeline
-from pipeline.steering import pair_batches, rotation
+from pipeline.steering import angles, pair_batches
 from pipeline.steering.training import contrastive as losses
-from pipeline.steering.training.objective import PartwiseObjective
+from pipeline.steering.training.partwise import PartwiseObjective
 from tests.conftest import LEARNED
 from tests.test_distributed import make_objective
 
@@ -94,7 +94,7 @@ def test_a_question_is_noticed(base, pairs, sections, study, monkeypatch):
         lambda model, states, ids: plain(model, states[states.new_ones(len(ids)) > 0], ids),
     )
     monkeypatch.setattr(
-        rotation, "spectral_norm", lambda A: torch.linalg.matrix_norm(A, ord=2, keepdim=True)
+        angles, "spectral_norm", lambda A: torch.linalg.matrix_norm(A, ord=2, keepdim=True)
     )
     monkeypatch.setattr(torch.linalg, "solve_ex", lambda A, B: Solved(torch.linalg.solve(A, B)))
     monkeypatch.setattr(
@@ -104,7 +104,7 @@ def test_a_question_is_noticed(base, pairs, sections, study, monkeypatch):
     found = step(bounded, base, pairs, study)
     assert {
         ("rotation.py", "aten._linalg_check_errors"),
-        ("rotation.py", "aten._linalg_svd"),
+        ("angles.py", "aten._linalg_svd"),
         ("pair_batches.py", "aten.index"),
         ("contrastive.py", "aten._local_scalar_dense"),
     } <= set(found)

@@ -23,7 +23,7 @@ from pipeline.scoring.score import score
 from pipeline.steering.base import Attachable, PairSplits
 from pipeline.steering.methods.innerpissa import InnerPissa
 from pipeline.steering.svd import write_cache
-from pipeline.steering.training.adapter import TrainingStudy
+from pipeline.steering.training.params import TrainingStudy
 from pipeline.steering.untouched import Untouched
 from pipeline.study.behaviours import load_behaviour
 from pipeline.study.pairs import draw_pairs

@@ -16,8 +16,8 @@ from pipeline.bench.subject import Subject
 from pipeline.lm.forward import tails, token_nll
 from pipeline.lm.prompts import pad_left
 from pipeline.steering.base import PairSplits
-from pipeline.steering.training.loop import contrasted, loss_layer
-from pipeline.steering.training.objective import PartwiseObjective
+from pipeline.steering.training.partwise import PartwiseObjective
+from pipeline.steering.training.task import contrasted, loss_layer
 
 
 class Ours:

@@ -10,7 +10,8 @@ from pipeline.steering.base import Pairs, PairSplits
 from pipeline.steering.certificate import certificate, check
 from pipeline.steering.dose import Dose
 from pipeline.steering.saved import load_steering
-from pipeline.steering.training.adapter import Adapter, TrainingStudy
+from pipeline.steering.training.adapter import Adapter
+from pipeline.steering.training.params import TrainingStudy
 from pipeline.support.files import new_folder, write_json
 from pipeline.support.paths import SVD, adapter_folder
 from pipeline.support.scratch import Scratch

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from pipeline.lm.base import Base
 from pipeline.lm.forward import last_hidden, to_logits
+from pipeline.steering.angles import largest_angle
 from pipeline.steering.base import Attachable
-from pipeline.steering.rotation import largest_angle
 from pipeline.support.errors import InputError
 
 # Exact, or float32's rounding of products of r x r matrices.

@@ -10,8 +10,7 @@ from pipeline.evalsets import EVALSETS, EvalsetsParams
 from pipeline.steering import METHODS
 from pipeline.steering.dose import DoseParams
 from pipeline.steering.svd import SvdParams
-from pipeline.steering.training.adapter import LOSSES, LossParams
-from pipeline.steering.training.loop import TrainingParams
+from pipeline.steering.training.params import LOSSES, LossParams, TrainingParams
 from pipeline.study.variants import resolve
 from pipeline.support import sections
 from pipeline.support.schemas import LIKELIHOOD

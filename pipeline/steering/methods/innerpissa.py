@@ -21,18 +21,14 @@ from torch import Tensor, nn
 
 from pipeline.lm.base import Base
 from pipeline.lm.layers import device_of, role, select
+from pipeline.steering.angles import bounded
 from pipeline.steering.base import Look, Pairs, Update
 from pipeline.steering.dimensions import choose
-from pipeline.steering.rotation import block_diagonal, bounded, cayley, singular_values_at, skew
+from pipeline.steering.rotation import block_diagonal, cayley, singular_values_at, skew
 from pipeline.steering.states import entering_states
 from pipeline.steering.svd import Factors, read_cache
-from pipeline.steering.training.adapter import (
-    Adapter,
-    Hook,
-    LearnedModule,
-    LearnedParams,
-    TrainingStudy,
-)
+from pipeline.steering.training.adapter import Adapter, Hook, LearnedModule
+from pipeline.steering.training.params import LearnedParams, TrainingStudy
 from pipeline.support.errors import InputError
 
 

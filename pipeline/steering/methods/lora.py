@@ -21,13 +21,8 @@ from torch import Tensor, nn
 from pipeline.lm.base import Base
 from pipeline.lm.layers import device_of, select
 from pipeline.steering.base import Look, Pairs, Update
-from pipeline.steering.training.adapter import (
-    Adapter,
-    Hook,
-    LearnedModule,
-    LearnedParams,
-    TrainingStudy,
-)
+from pipeline.steering.training.adapter import Adapter, Hook, LearnedModule
+from pipeline.steering.training.params import LearnedParams, TrainingStudy
 
 
 class LoraParams(LearnedParams):

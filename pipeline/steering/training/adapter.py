@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.lm.base import Base
@@ -16,58 +14,21 @@ from pipeline.lm.quantisation import memory
 from pipeline.steering.base import (
     Coefficient,
     Hooks,
-    MethodParams,
     Pairs,
     PairSplits,
     Steering,
-    Study,
     Update,
     check_rows,
     is_zero,
 )
-from pipeline.steering.training.antiparallel import AntiParallelParams
-from pipeline.steering.training.contrastive import ContrastiveParams
-from pipeline.steering.training.distil import DistilParams
-from pipeline.steering.training.loop import TrainingParams, optimise
+from pipeline.steering.training.loop import optimise
+from pipeline.steering.training.params import LearnedParams, TrainingStudy
 from pipeline.support.errors import InputError
-from pipeline.support.scratch import Scratch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
-LossParams = Annotated[
-    ContrastiveParams | AntiParallelParams | DistilParams, Field(discriminator="of")
-]
-LOSSES = ("contrastive", "antiparallel", "distil")
-
-
-class LearnedParams(MethodParams):
-    loss: LossParams
-    """An id under `losses`; or {of: id, field: value, ...}."""
-    lr: float = Field(gt=0)
-    """The highest learning rate of the one-cycle schedule."""
-    steps: int | None = Field(default=None, ge=1)
-    """Optimiser steps; null takes training.epochs."""
-    batch_size: int | None = Field(default=None, ge=2)
-    """Pairs per micro-batch; null takes training.batch_size."""
-
-    def schedule(self, training: TrainingParams) -> TrainingParams:
-        """Return the study's training with what this method has of its own."""
-        own = {"steps": self.steps, "batch_size": self.batch_size}
-        changes = {key: value for key, value in own.items() if value is not None}
-        return training.model_copy(update=changes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingStudy(Study):
-    """What a trained fit may use of the study."""
-
-    rank: int
-    """How many dimensions of each target module an adapter has."""
-    training: TrainingParams
-    scratch: Scratch | None = None
-    """Where long training keeps what it needs to go on after an interruption."""
 
 
 class LearnedModule(nn.Module):

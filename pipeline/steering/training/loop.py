@@ -6,53 +6,25 @@ device: figures stay on it until the next validation.
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 import torch
-from pydantic import Field
-from torch import Tensor
 
 from pipeline.lm import processes
 from pipeline.lm.base import Base
-from pipeline.lm.layers import decoder_layers, depth_to_layer
-from pipeline.steering.base import Pairs, PairSplits, Trainable
-from pipeline.steering.pair_batches import base_pass, pair_tokens
+from pipeline.lm.layers import decoder_layers
+from pipeline.steering.base import PairSplits, Trainable
 from pipeline.steering.sign import orientation
-from pipeline.steering.svd import writers_basis
 from pipeline.steering.training.checkpoint import TrainingState, assign
-from pipeline.steering.training.distil import Distillation, DistilParams
-from pipeline.steering.training.lessons import lessons
-from pipeline.steering.training.losses import Loss, Reference, Terms, mean_difference, unit
-from pipeline.steering.training.objective import Minimised, Objective, PartwiseObjective, Split
-from pipeline.steering.training.subspace import gather, loss_subspace
-from pipeline.support.errors import InputError
+from pipeline.steering.training.distil import DistilParams
+from pipeline.steering.training.losses import Loss, Terms
+from pipeline.steering.training.params import TrainingParams
+from pipeline.steering.training.partwise import PartwiseObjective
+from pipeline.steering.training.records import check_finite, history_frame
+from pipeline.steering.training.task import contrasted, distilled, loss_layer
 from pipeline.support.progress import track
-from pipeline.support.scratch import Scratch, ScratchFile
-from pipeline.support.section import Section
-
-ABOUT = ("step", "split", "lr")  # what a record holds besides the terms of the loss
-
-
-class TrainingParams(Section):
-    loss_depth: float = Field(ge=0, le=1)
-    """The layer whose residual stream the loss reads, after the last adapted one (of the depth)."""
-    last_tokens: int = Field(ge=1)
-    """How many last tokens of a pair the representation loss averages over."""
-    epochs: int = Field(ge=1)
-    """Passes over the training pairs."""
-    steps: int | None = Field(default=None, ge=1)
-    """Optimiser steps instead of whole passes; null takes `epochs`."""
-    batch_size: int = Field(ge=2)
-    """Pairs per micro-batch; each is two texts at two coefficients."""
-    accumulate: int = Field(ge=1)
-    """Micro-batches per optimiser step, whose gradients are averaged."""
-    weight_decay: float = Field(ge=0)
-    """AdamW's decoupled weight decay, times the learning rate per step."""
-    warmup_share: float = Field(ge=0, lt=1)
-    """The share of all steps during which the learning rate rises."""
-    clip_norm: float = Field(gt=0)
-    """Longest gradient, all parameters together; a longer one is shortened to it."""
+from pipeline.support.scratch import Scratch
 
 
 def optimise(
@@ -83,76 +55,6 @@ def optimise(
     layer, neutral = decoder_layers(base.model)[index], pairs.calibration.neutral
     turned = orientation(base, steering, neutral, layer, task.direction, params.last_tokens, known)
     return history, {**best, **turned}
-
-
-class Task(NamedTuple):
-    """What is minimised, on what, and the positive persona's unit direction [d]."""
-
-    objective: Minimised
-    splits: dict[str, Any]
-    direction: Tensor
-
-
-def contrasted(
-    base: Base,
-    pairs: PairSplits,
-    steering: Trainable,
-    loss: Loss,
-    index: int,
-    params: TrainingParams,
-) -> Task:
-    """Prepare a loss that reads both texts of a pair beside the base model, which runs once."""
-    layer, last = decoder_layers(base.model)[index], params.last_tokens
-
-    def split(part: Pairs) -> Split:
-        data = pair_tokens(base, part, last)
-        size = 2 * params.batch_size
-        plain = base_pass(base.model, layer, data, last, size, loss.reads_distribution)
-        return Split(data, plain)
-
-    splits = {name: split(part) for name, part in pairs._asdict().items()}
-    direction = loss.prepare(reference(base, pairs.train, index, splits["train"].base.states))
-    return Task(Objective(base.model, layer, steering, loss, last), splits, direction)
-
-
-def distilled(
-    base: Base,
-    pairs: PairSplits,
-    steering: Trainable,
-    loss: DistilParams,
-    index: int,
-    params: TrainingParams,
-) -> Task:
-    """Prepare the loss that reads what the base says under each persona, which runs once."""
-    layer = decoder_layers(base.model)[index]
-    splits = {
-        name: lessons(base, part, layer, params.last_tokens, loss.budget, name != "train")
-        for name, part in pairs._asdict().items()
-    }
-    direction = unit(mean_difference(splits["train"].differences))
-    return Task(Distillation(base, steering, loss), splits, direction)
-
-
-def loss_layer(base: Base, params: TrainingParams, last_adapted: int) -> int:
-    """Return the index of the layer that the loss reads; refuse one that no adapter reaches."""
-    index = depth_to_layer(base.model, params.loss_depth)
-    if index <= last_adapted:
-        raise InputError(
-            f"training.loss_depth {params.loss_depth} is layer {index}, not after the last adapted "
-            f"layer {last_adapted}: raise it, or adapt earlier layers"
-        )
-    return min(index, len(decoder_layers(base.model)) - 1)
-
-
-def reference(base: Base, train: Pairs, layer: int, states: Tensor) -> Reference:
-    """Return what a loss may measure against; all but the states are made when asked for."""
-    return Reference(
-        states,
-        lambda: writers_basis(base, layer),
-        lambda parts, rank, centred: loss_subspace(
-            parts, gather(base, train, layer, parts), rank, centred
-        ),
-    )
 
 
 @torch.enable_grad()
@@ -241,45 +143,3 @@ def validate(objective: PartwiseObjective, split: Any, size: int, state: Trainin
     means = {key: torch.stack([part[key] for part in weighted]).sum() for key in weighted[0]}
     state.records.append({"step": state.step, "split": "calibration"} | means)
     return torch.stack(list(means.values())).sum().item()
-
-
-def check_finite(state: TrainingState, lr: float, file: ScratchFile | None) -> None:
-    """Stop at the first step whose loss is no number; this brings the figures to the host."""
-    to_host(state.records)
-    for record in state.records:
-        loss = sum(value for key, value in record.items() if key not in ABOUT)
-        if abs(loss) < float("inf"):
-            continue
-        if not record["step"]:
-            raise InputError(
-                f"the loss is {loss} before any training: take dtype float32, or another "
-                "training.loss_depth"
-            )
-        kept = ""
-        if file and file.path.exists():
-            kept = f"; the best state, of step {state.best_step}, stays in {file.path}"
-        raise InputError(
-            f"the loss is {loss} at step {record['step']}: lower the method's lr ({lr}){kept}"
-        )
-
-
-def to_host(records: list[dict[str, Any]]) -> None:
-    """Bring the recorded figures that are still on the device to the host, all in one copy."""
-    waiting = [
-        (record, key)
-        for record in records
-        for key, value in record.items()
-        if isinstance(value, Tensor)
-    ]
-    if waiting:
-        values = torch.stack([record[key] for record, key in waiting]).tolist()
-        for (record, key), value in zip(waiting, values, strict=True):
-            record[key] = value
-
-
-def history_frame(records: list[dict[str, Any]]) -> pl.DataFrame:
-    """Return the records as a table, with the sum of their terms."""
-    to_host(records)
-    terms = [name for name in records[0] if name not in ABOUT]
-    frame = pl.DataFrame(records, infer_schema_length=None)
-    return frame.with_columns(pl.sum_horizontal(terms).alias("loss"))

@@ -11,6 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 Terms = dict[str, Tensor]
+# Of b pairs: states [2, b, 2, d], nll [2, b, 2, t] and, for a loss that reads it, shift [2, b, t].
+Outputs = list[Tensor]
 
 
 class Observed(NamedTuple):
