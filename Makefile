@@ -33,6 +33,11 @@ endif
 bundle: repro
 	$(BIN)/python -m pipeline bundle
 
+# Speed and memory as ratios, on this machine; minutes on a GPU, an hour on a CPU.
+bench: $(READY)
+	for model in models/reference smollm2-135m qwen3-600m gemma3-1b; do \
+	  $(BIN)/python -m pipeline bench --model $$model --out reports/bench || exit 1; done
+
 # The tests' files run side by side, WORKERS at once; each takes about 1 GB.
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
@@ -98,4 +103,4 @@ $(READY): pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[dev]"
 	touch $(READY)
 
-.PHONY: repro quick study real bundle test test-all lint ablations variants smollm2 ui
+.PHONY: repro quick study real bundle bench test test-all lint ablations variants smollm2 ui

@@ -229,26 +229,46 @@ def export(
 
 @app.command()
 def bench(
-    model: Annotated[str, Option(help="A model's folder or a hub id.")] = "models/reference",
-    layers: Annotated[
-        int | None,
-        Option(help="Make a random Qwen3 of so many layers, with the model's tokenizer."),
+    model: Annotated[
+        str,
+        Option(
+            help="A folder, a hub id, or a shape with random weights: smollm2-135m, qwen3-600m or "
+            "gemma3-1b."
+        ),
+    ] = "models/reference",
+    dtype: Annotated[
+        str | None, Option(help="float32, bfloat16 or float16; else the shape's own.")
     ] = None,
-    width: Annotated[int, Option(help="The random model's hidden size.")] = 1024,
     device: Device = "auto",
-    repeats: Annotated[int, Option(help="Pairs of runs per ratio.")] = 5,
-    dilemmas: Annotated[int, Option(help="Dilemmas to score, two actions each.")] = 32,
+    repeats: Annotated[int, Option(help="Rounds of runs in turn.")] = 5,
+    dilemmas: Annotated[
+        int | None, Option(help="Dilemmas to score, two actions each; else by the device.")
+    ] = None,
+    length: Annotated[int, Option(help="Tokens of a dilemma's prompt.")] = 150,
     tokens: Annotated[int, Option(help="Tokens to decode.")] = 32,
-    out: Annotated[str | None, Option(help="A JSON file to write.")] = None,
+    pairs: Annotated[int | None, Option(help="Pairs per training step; else the study's.")] = None,
+    out: Annotated[
+        str | None, Option(help="The folder of JSON files and their page, such as reports/bench.")
+    ] = None,
 ) -> None:
-    """Measure speed and memory as ratios, over pairs of runs in turn (A B A B) in this process.
+    """Measure speed and memory as ratios, over rounds of runs in turn in this process.
 
     Evaluation is held against bare forward passes of its de-duplicated tokens, without adapter, NLL
     or tokenising. A dilemma's common beginning and its two ends run once below the first adapted
     layer, and once per coefficient above. Training is held against a peft LoRA step of 2 forwards
-    and 1 backward on the same rows, modules and rank; decoding against the base model.
+    and 1 backward on the same rows, modules and rank; extraction against repeng's, where that is
+    installed; decoding against the base model.
     """
-    call("bench.command", "main", model, layers, width, device, repeats, dilemmas, tokens, out)
+    given = model, dtype, device, repeats, dilemmas, length, tokens, pairs, out
+    call("bench.command", "main", *given)
+
+
+@app.command()
+def bench_page(
+    folder: Annotated[str, Argument(help="The folder of the JSON files.")] = "reports/bench",
+) -> None:
+    """Render the page of what `bench` has measured."""
+    call("bench.page", "main", folder)
 
 
 @app.command()

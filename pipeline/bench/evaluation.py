@@ -1,19 +1,22 @@
-"""Scoring against the bare forward passes of its tokens, and how it grows.
+"""Scoring against the bare forward passes of its tokens and against peft, and how it grows.
 
 Bare passes run, once per dilemma, the beginning that its two actions share, and both ends. Layers
 below the first adapted one run on these once, the others once per coefficient. There are no
 adapter, no tokenising and no checks, and logits at the last position alone. No way of scoring
-could run fewer tokens.
+could run fewer tokens. With peft every text runs in full, once per coefficient, and transformers'
+own loss makes the NLL.
 """
 
 from collections.abc import Callable
 
 import torch
 
-from pipeline.bench.ratios import Figure, Timed
+from pipeline.bench.lora import Lora
+from pipeline.bench.ratios import Figure, Timer, Work
 from pipeline.bench.subject import Subject
 from pipeline.lm.forward import to_logits
 from pipeline.lm.prefixes import Rows
+from pipeline.lm.prompts import pad_left
 from pipeline.lm.trunk import trunk_depth
 from pipeline.scoring.rows import final_states, forward_rows, lay_out_rows, make_prompts
 from pipeline.scoring.score import answer_ids, figures, score
@@ -56,23 +59,45 @@ class Bare:
                 to_logits(self.model, hidden[:, -1])
 
 
-def evaluation(subject: Subject, timed: Timed) -> list[Figure]:
-    def scored(
-        count: int, coefficients: list[float] = COEFFICIENTS, reuse: bool = True
-    ) -> Callable[[], object]:
-        items = subject.items[:count]
-        return lambda: score(subject.base, items, subject.adapter, coefficients, reuse=reuse)
+def with_peft(subject: Subject, lora: Lora) -> Work:
+    """Return what scores all items with a LoRA of peft, sorted by length, as many at a time."""
+    base = subject.base
 
+    @torch.no_grad()
+    def work() -> None:
+        prompts = make_prompts(base, subject.items, subject.adapter, COEFFICIENTS)
+        prompts.sort(key=lambda prompt: len(prompt.ids))
+        for start in range(0, len(prompts), base.batch_size):
+            part = [list(prompt.ids) for prompt in prompts[start : start + base.batch_size]]
+            ids, mask = pad_left(part, base.pad_id, base.device)
+            labels = ids.masked_fill(mask == 0, -100)
+            lora.model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False)
+
+    return work
+
+
+def scored(
+    subject: Subject, count: int, coefficients: list[float] = COEFFICIENTS
+) -> Callable[[], object]:
+    items = subject.items[:count]
+    return lambda: score(subject.base, items, subject.adapter, coefficients)
+
+
+def evaluation(subject: Subject, timer: Timer, lora: Lora) -> list[Figure]:
     every = len(subject.items)
-    n = 2 * max(1, every // 8)
-    whole, few, one = scored(every), scored(n), scored(every, [1.0])
-    three, plain = scored(every, COEFFICIENTS[1:4]), scored(every, reuse=False)
+    few = 2 * (every // 8)
+    times = timer({
+        "whole": scored(subject, every),
+        "bare": Bare(subject, nll=False),
+        "bare, NLL": Bare(subject, nll=True),
+        "peft": with_peft(subject, lora),
+        "few": scored(subject, few),
+        "one": scored(subject, every, [1.0]),
+    })  # fmt: skip
     return [
-        timed("evaluation / bare forward", whole, Bare(subject, nll=False), at_most=1.15),
-        timed("evaluation / bare forward with answers and NLL", whole, Bare(subject, nll=True)),
-        timed("evaluation, reuse on / off", whole, plain),
-        timed("time per item, 2n / n", scored(2 * n), few, scale=1 / 2),
-        timed("time per item, 4n / n", scored(4 * n), few, scale=1 / 4),
-        timed("time per coefficient, 3 / 1", three, one, scale=1 / 3),
-        timed("time per coefficient, 7 / 1", whole, one, scale=1 / 7),
+        times.ratio("evaluation / bare forward", "whole", "bare", at_most=1.15),
+        times.ratio("evaluation / bare forward with answers and NLL", "whole", "bare, NLL"),
+        times.ratio("evaluation / peft's", "whole", "peft", at_most=0.2),
+        times.ratio("time per item, all / a quarter", "whole", "few", scale=few / every),
+        times.ratio("time per coefficient, 7 / 1", "whole", "one", scale=1 / 7),
     ]

@@ -1,65 +1,90 @@
-"""Two pieces of work timed in turn, and what their ratio should be."""
+"""Pieces of work timed in turn, and what the ratios of their times should be."""
 
 import io
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 Work = Callable[[], Any]
-Timed = Callable[..., "Figure"]  # `ratio` with the repeats and the device given
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One row of the table: a median over pairs of runs, its range, and the bounds to keep."""
+    """One row of the table: a median over rounds, its range, and the bounds to keep."""
 
     name: str
-    value: float
+    value: float | None
+    """None where what it needs is not here; `why` says what."""
     low: float | None = None
     high: float | None = None
     at_most: float | None = None
     at_least: float | None = None
+    why: str | None = None
 
     @property
     def met(self) -> bool | None:
+        if self.value is None:
+            return None
         if self.at_most is not None:
             return self.value <= self.at_most
         return None if self.at_least is None else self.value >= self.at_least
+
+    @property
+    def aim(self) -> str:
+        bounds = {"at most": self.at_most, "at least": self.at_least}
+        return "".join(f"{name} {bound:g}" for name, bound in bounds.items() if bound is not None)
 
     def record(self) -> dict[str, Any]:
         return asdict(self) | {"met": self.met}
 
 
+def wait(device: torch.device) -> None:
+    """Wait for the device's queue."""
+    {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device.type, int)()
+
+
 def seconds(work: Work, device: torch.device) -> float:
     """Return the wall time of some work, the device's queue included."""
-    wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device.type, int)
-    wait()
+    wait(device)
     start = time.perf_counter()
-    with redirect_stdout(io.StringIO()):  # progress bars
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # progress bars
         work()
-    wait()
+    wait(device)
     return time.perf_counter() - start
 
 
-def ratio(
-    name: str,
-    first: Work,
-    second: Work,
-    repeats: int,
-    device: torch.device,
-    scale: float = 1.0,
-    **bounds: float,
-) -> Figure:
-    """Return `scale` times the ratio of two times, median over pairs of runs A B A B ...
+@dataclass(frozen=True)
+class Timer:
+    """Times pieces of work in rounds A B C A B C ..., after one round to warm up.
 
-    One run of each comes before. Other load slows both runs of a pair alike, so the ratio holds.
+    Other load slows all of a round alike, so that ratios within rounds hold.
     """
-    for work in (first, second):
-        seconds(work, device)
-    ratios = [scale * seconds(first, device) / seconds(second, device) for _ in range(repeats)]
-    return Figure(name, statistics.median(ratios), min(ratios), max(ratios), **bounds)
+
+    device: torch.device
+    repeats: int
+
+    def __call__(self, works: dict[str, Work]) -> "Times":
+        rounds = [
+            {name: seconds(work, self.device) for name, work in works.items()}
+            for _ in range(self.repeats + 1)
+        ]
+        return Times(rounds[1:])
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds by name, one dictionary per round."""
+
+    rounds: list[dict[str, float]]
+
+    def ratio(
+        self, name: str, first: str, second: str, scale: float = 1.0, **bounds: Any
+    ) -> Figure:
+        """Return `scale` times the ratio of two times."""
+        ratios = [scale * each[first] / each[second] for each in self.rounds]
+        return Figure(name, statistics.median(ratios), min(ratios), max(ratios), **bounds)

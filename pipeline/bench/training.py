@@ -9,9 +9,9 @@ backward pass and AdamW.
 import copy
 
 import torch
-from peft import LoraConfig, get_peft_model
 
-from pipeline.bench.ratios import Figure, Timed
+from pipeline.bench.lora import Lora
+from pipeline.bench.ratios import Figure, Timer
 from pipeline.bench.subject import Subject
 from pipeline.lm.forward import tails, token_nll
 from pipeline.lm.prompts import pad_left
@@ -43,33 +43,28 @@ class Ours:
 
 
 class Peft:
-    """The same modules of a copy of the model, since peft changes the model that it is given."""
-
-    def __init__(self, subject: Subject, ours: Ours):
-        data, rank = ours.split.data, subject.params.rank
+    def __init__(self, subject: Subject, ours: Ours, lora: Lora):
+        data = ours.split.data
         texts = [ids for row in ours.rows for ids in data.texts[2 * row : 2 * row + 2]]
         counts = [data.shared[row] for row in ours.rows for _ in range(2)]
         self.ids, self.mask = pad_left(texts, data.pad_id, subject.base.device)
         self.places = tails(counts, self.ids.shape[1], subject.base.device)
-        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=subject.adapter.touched())
-        self.model = get_peft_model(copy.deepcopy(subject.base.model), config)
-        self.parameters = [own for own in self.model.parameters() if own.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-6)
+        self.lora = lora
 
     @torch.enable_grad()
     def __call__(self) -> None:
-        inner, losses = self.model.get_base_model(), []
+        inner, losses = self.lora.model.get_base_model(), []
         for _ in range(2):
             hidden = inner.base_model(
                 input_ids=self.ids, attention_mask=self.mask, use_cache=False
             ).last_hidden_state
             losses.append(token_nll(inner, hidden, self.ids, self.places).mean())
-        self.optimizer.zero_grad()
+        self.lora.optimizer.zero_grad()
         torch.stack(losses).sum().backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
+        torch.nn.utils.clip_grad_norm_(self.lora.parameters, 1.0)
+        self.lora.optimizer.step()
 
 
-def training(subject: Subject, timed: Timed) -> list[Figure]:
-    ours = Ours(subject)
-    return [timed("training step / peft LoRA step", ours, Peft(subject, ours), at_most=1.2)]
+def training(ours: Ours, peft: Peft, timer: Timer) -> list[Figure]:
+    times = timer({"ours": ours, "peft": peft})
+    return [times.ratio("training step / peft LoRA step", "ours", "peft", at_most=1.0)]
