@@ -22,32 +22,17 @@ app.add_typer(reference, name="reference")
 SAVED = "A saved adapter: a folder such as models/adapters/innerpissa/seed0, or a hub id."
 Method = Annotated[str, Argument(help="A method id of params.yaml.")]
 Seed = Annotated[int, Argument(help="A seed of params.yaml.")]
-Adapter = Annotated[
-    list[str],
-    Option("--adapter", help=SAVED + " Repeat for several at once; else the trained one."),
-]
-Weights = Annotated[
-    list[float],
-    Option("--weight", help="One per adapter: at c it is attached at c times its weight."),
-]
-Held = Annotated[
-    str | None,
-    Option(
-        "--quantisation", help="Hold the base as none, 8bit or 4bit; else as it was in the fit."
-    ),
-]
+SEVERAL = f"{SAVED} Repeat for several at once; else the trained one."
+Adapter = Annotated[list[str], Option("--adapter", help=SEVERAL)]
+Weights = Annotated[list[float], Option("--weight", help="One per adapter: c is multiplied by it.")]
+HELD = "Hold the base as none, 8bit or 4bit; else as it was in the fit."
+Held = Annotated[str | None, Option("--quantisation", help=HELD)]
 Penalty = Annotated[float, Option(help="Above 1, tokens already written become less likely.")]
-Raw = Annotated[
-    bool, Option("--raw", help="Coefficients as trained or extracted, not in units of cost.")
-]
-Base = Annotated[
-    str | None,
-    Option("--model", help="An id of params.yaml, a folder or a hub id; else the adapter's own."),
-]
+Raw = Annotated[bool, Option("--raw", help="Coefficients as trained, not in units of cost.")]
+BASE = "An id of params.yaml, a folder or a hub id; else the adapter's own."
+Base = Annotated[str | None, Option("--model", help=BASE)]
 Tokens = Annotated[int, Option(help="The longest answer, in tokens.")]
-Temperature = Annotated[
-    float, Option(help="0 takes the likeliest token; above 0 tokens are drawn.")
-]
+Temperature = Annotated[float, Option(help="0 takes the likeliest token, above it one is drawn.")]
 Draws = Annotated[int, Option(help="The seed of the draws.")]
 Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:N, mps or spread.")]
 Out = Annotated[str, Option(help="The folder to write.")]
@@ -107,21 +92,13 @@ def evaluate_baselines(method: Method) -> None:
     in_processes("stages.evaluate", "main", "evaluate_baselines", method)
 
 
-plain(
-    "composition", "stages.composition", "Attach two adapters at once, measure how they interfere."
-)
+plain("composition", "stages.composition", "Measure how two adapters interfere.")
 plain("effects", "stages.effects", "Turn scores into effects, intervals and p-values.")
 plain("report", "stages.report", "Render tables, figures and the HTML page.")
-plain(
-    "doctor", "app.doctor", "Say what is wrong with this set-up and what to do; exits with 1 then."
-)
+plain("doctor", "app.doctor", "Say what is wrong with this set-up; exits with 1 then.")
 plain("readme", "app.readme", "Fill the blocks of README.md: results, methods, the tree.")
 plain("bundle", "app.bundled", "Keep the trained adapter of the bundled model in the repository.")
-plain(
-    "null-studies",
-    "bench.null_page",
-    "Simulate null studies -> docs/null_studies.md: false positives and power (minutes).",
-)
+plain("null-studies", "bench.null_page", "Simulate null studies -> docs/null_studies.md (minutes).")
 
 
 @app.command()

@@ -7,21 +7,8 @@ from typing import Any
 import polars as pl
 
 from pipeline.app.revisions import Result, differing, read_result
-from pipeline.report.columns import (
-    UNDECIDED,
-    Cell,
-    Columns,
-    Row,
-    build,
-    cost,
-    interval,
-    method,
-    missed,
-    nats,
-    raw,
-    show,
-    twice,
-)
+from pipeline.report import columns
+from pipeline.report.columns import Cell, Columns, Row, show
 from pipeline.report.figures.comparison import comparison
 from pipeline.report.figures.look import Sheet
 from pipeline.support.errors import InputError
@@ -34,7 +21,7 @@ KNOWN = "Dilemmas in which the base prefers the target's side (%)"
 FEW = 3  # so many differing parameters stand in each row; more stand in a table of their own
 EFFECT: Columns = {
     "Effect": show("target_effect"),
-    "95 % interval": interval(),
+    "95 % interval": columns.interval(),
     "SD over seeds": show("seed_sd"),
 }
 
@@ -102,13 +89,13 @@ def comparison_table(rows: pl.DataFrame, keys: list[str], results: list[Result])
     def value_of(key: str) -> Cell:
         return lambda row: str(params[row["experiment"]].get(key, NONE))
 
-    return build(rows, {
+    return columns.build(rows, {
         "Experiment": show("experiment", str),
         **{key: value_of(key) for key in keys},
-        "Method": lambda row: method(row) + marks(row),
-        **twice(EFFECT, log_odds_first(results)),
-        "KL at +c / −c": cost,
-        "Raw +c / −c": raw,
+        "Method": lambda row: columns.method(row) + marks(row),
+        **columns.twice(EFFECT, log_odds_first(results)),
+        "KL at +c / −c": columns.cost,
+        "Raw +c / −c": columns.raw,
         "Seeds": show("n_seeds", str),
         "Dilemmas": show("n_dilemmas", str),
         "Δ NLL": show("delta_nll"),
@@ -118,7 +105,7 @@ def comparison_table(rows: pl.DataFrame, keys: list[str], results: list[Result])
 
 def marks(row: Row) -> str:
     """Return the mark of a row whose sign the probes do not decide, else nothing."""
-    return UNDECIDED if row.get("sign_decided") is False else ""
+    return columns.UNDECIDED if row.get("sign_decided") is False else ""
 
 
 def parameter_table(results: list[Result], keys: list[str]) -> pl.DataFrame:
@@ -135,12 +122,12 @@ def across(rows: pl.DataFrame, log_odds_first: bool) -> pl.DataFrame:
 
     The last row says in how many dilemmas the untouched model prefers the target's side.
     """
-    write = nats(effect) if log_odds_first else effect
+    write = columns.nats(effect) if log_odds_first else effect
     said = [
         {
             "experiment": row["experiment"],
-            "Method": method(row),
-            "said": write(row) + marks(row) + missed(row),
+            "Method": columns.method(row),
+            "said": write(row) + marks(row) + columns.missed(row),
         }
         for row in rows.to_dicts()
     ]

@@ -108,17 +108,17 @@ def differences(results: Results) -> pl.DataFrame:
         for (name, other), row in own.items()
     }
     methods = list(dict.fromkeys(itertools.chain(*rows.select("method", "other").rows())))
-    write = columns.pair(marked_difference, results.log_odds_first)
+
+    def marked(row: Row) -> str:
+        return with_sign(row["difference"]) + "*" * (row["p_holm"] < ALPHA)
+
+    write = columns.pair(marked, results.log_odds_first)
 
     def less(other: str) -> Cell:
         return lambda row: NONE if row["method"] == other else write(own[row["method"], other])
 
     others = {name_of(other): less(other) for other in methods}
     return build([{"method": name} for name in methods], {"Method": method} | others)
-
-
-def marked_difference(row: Row) -> str:
-    return with_sign(row["difference"]) + "*" * (row["p_holm"] < ALPHA)
 
 
 def nll_budget(results: Results) -> pl.DataFrame:

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import polars as pl
-
 from pipeline.lm.base import Base, open_turns
 from pipeline.lm.forward import check_length
 from pipeline.lm.prompts import tokenize, user_chat
@@ -42,11 +40,15 @@ def main() -> None:
         items = [*read_items().to_dicts(), *read_controls().to_dicts()]
         prompts = read_json(prompts_file(settings.prompts))
         behaviour = load_behaviour(behaviour_file(params.behaviour))
-        check_room(base, frame, items, prompts, behaviour, params)
+        forms, reasoning = params.scoring.forms, params.generation.reasoning_tokens
+        texts = [*frame["positive"], *frame["negative"]]
+        written = max(params.dose.tokens, params.generation.coherence_tokens)
+        check_lengths(base, texts, items, prompts, forms, reasoning, written)
+        warn_of_words(base, behaviour, items, forms, reasoning)
         entries = read_json(PREFIX_QUESTIONS)
         masses = choice_masses(base, entries, settings.answer_prefix, params.scoring.reuse)
         prefix, mass = next(iter(masses.items()))
-        if ANSWERS in params.scoring.forms:
+        if ANSWERS in forms:
             judge_mass(params.model, settings.answer_prefix, prefix, mass, params)
         base = replace(base, answer_prefix=prefix)
         asked = ask(base, behaviour, params.behaviour, params.model)
@@ -62,18 +64,6 @@ def main() -> None:
             replies.write(new / ROLLOUTS.name)
             write_json(new / "probes.json", asked._asdict() if asked else None)
             run.record(new)
-
-
-def check_room(
-    base: Base, pairs: pl.DataFrame, items: list[dict[str, Any]], prompts: list[str],
-    behaviour: Behaviour, params: Any,
-) -> None:  # fmt: skip
-    """Refuse texts that the model has too few positions for; warn of the words of prompting."""
-    forms, reasoning = params.scoring.forms, params.generation.reasoning_tokens
-    texts = [*pairs["positive"], *pairs["negative"]]
-    written = max(params.dose.tokens, params.generation.coherence_tokens)
-    check_lengths(base, texts, items, prompts, forms, reasoning, written)
-    warn_of_words(base, behaviour, items, forms, reasoning)
 
 
 def check_lengths(

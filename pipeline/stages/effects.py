@@ -18,23 +18,17 @@ from pipeline.stages.stage import stage
 from pipeline.study.behaviours import Target, target_of, unmeasured
 from pipeline.study.params import Params
 from pipeline.study.tracking import Run
+from pipeline.support import paths
 from pipeline.support.files import new_file, read_json, write_json
-from pipeline.support.paths import (
-    BASE,
-    REPORTS,
-    adapter_folder,
-    behaviour_file,
-    cell_folders,
-    scores_folder,
-)
+from pipeline.support.paths import BASE, REPORTS, scores_folder
 from pipeline.support.schemas import COHERENCE, LIKELIHOOD, SCORES, Schema, labels, read_table
 
 
 def main() -> None:
     with stage("effects") as (params, run):
-        file, items = behaviour_file(params.behaviour), read_items()
+        file, items = paths.behaviour_file(params.behaviour), read_items()
         target, forms = target_of(file, params.evalset, labels(items)), params.scoring.forms
-        folders = cell_folders(params.methods, params.baselines, params.seeds)
+        folders = paths.cell_folders(params.methods, params.baselines, params.seeds)
         every = list(itertools.chain(*folders.values()))
         doses = with_signs(pl.concat(read_table(own / "doses.parquet", "effects") for own in every))
         evaluation = evaluate(params, items, target, doses, every)
@@ -56,7 +50,9 @@ def main() -> None:
             texts = read_all([scores_folder(BASE), *every], "coherence", COHERENCE)
             tables["coherence"] = coherence_table(texts)
         write_json(REPORTS / "oracle.json", oracle)
-        write_adapters(params.evalset, every if target.label else [])
+        read = [read_json(own / "adapters.json") for own in (every if target.label else [])]
+        hashes = {name: digest for own in read for name, digest in own.items()}
+        write_json(REPORTS / "adapters.json", {"evalset": params.evalset, "adapters": hashes})
         write(tables, run)
 
 
@@ -67,7 +63,7 @@ def read_all(folders: Iterable[Path], name: str, schema: Schema) -> pl.DataFrame
 def with_signs(doses: pl.DataFrame) -> pl.DataFrame:
     """Add what the probes said of each fit's sign; null where the method itself knows it."""
     fits = doses.select("method", "seed").rows()
-    signs = [read_json(adapter_folder(*fit) / "steering.json")["sign"] for fit in fits]
+    signs = [read_json(paths.adapter_folder(*fit) / "steering.json")["sign"] for fit in fits]
     decided = [sign["decided"] if sign else None for sign in signs]
     return doses.with_columns(pl.Series("sign_decided", decided, pl.Boolean))
 
@@ -89,11 +85,6 @@ def in_form(scores: Tables, whole: Evaluation, form: str) -> tuple[Tables, Evalu
     controls = None if whole.controls is None else whole.controls.filter(form=form)
     evaluation = replace(whole, base=whole.base.filter(form=form), controls=controls)
     return {method: own.filter(form=form) for method, own in scores.items()}, evaluation
-
-
-def write_adapters(evalset: str, folders: list[Path]) -> None:
-    adapters = {k: v for own in folders for k, v in read_json(own / "adapters.json").items()}
-    write_json(REPORTS / "adapters.json", {"evalset": evalset, "adapters": adapters})
 
 
 def write(tables: Tables, run: Run) -> None:

@@ -18,11 +18,8 @@ def in_processes(module: str, function: str, *arguments) -> None:
 
     threads = max(1, (os.cpu_count() or 1) // count)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    os.environ |= {
-        "WORLD_SIZE": str(count),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-    }
+    port = str(free_port())
+    os.environ |= {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     try:
         start_processes(one, args=(module, function, arguments), nprocs=count, start_method="spawn")
     except ProcessExitedException as error:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pipeline.study.code import check_current
-from pipeline.study.declared import Declared, stage_files, stage_name, stage_params, stage_paths
+from pipeline.study.declared import Declared, stage_files, stage_params, stage_paths
 from pipeline.study.params import Params
 from pipeline.study.tracking import IS_MAIN, Run, tracked
 from pipeline.support.errors import InputError
@@ -28,7 +28,8 @@ def stage(name: str, **item: str | int) -> Iterator[tuple[Params, Run]]:
     for file in stage_paths(name, cell):
         if CODE in file.parents:
             check_current(file)
-    with shared(params), tracked(stage_name(title(name, cell)), params) as run:
+    named = os.environ.get("DVC_STAGE", title(name, cell))  # as DVC names it
+    with shared(params), tracked(named, params) as run:
         yield params.view(), run
         if stage_params(name, cell) != params:
             raise InputError(

@@ -7,13 +7,12 @@ It is in nats per token; p is the untouched model's prediction of that token. Th
 asks for a log-ratio range of 0.1 nats between the personas on one question (method of AntiPaSTO).
 """
 
-from itertools import takewhile
-
 import torch
 
 from pipeline.lm.base import Base
 from pipeline.lm.forward import ROWS, last_hidden, tails, token_kl
 from pipeline.lm.prompts import tokenize
+from pipeline.steering.pair_batches import shared_tail
 
 FEW = 0.1  # nats per token
 
@@ -37,10 +36,4 @@ def persona_shift(base: Base, positive: list[str], negative: list[str]) -> float
 def shared_ends(base: Base, positive: list[str], negative: list[str]) -> list[int]:
     """Return how many last tokens the two texts of each pair have in common."""
     pairs = zip(tokenize(base.tokenizer, positive), tokenize(base.tokenizer, negative), strict=True)
-    return [
-        sum(
-            1
-            for _ in takewhile(lambda ends: ends[0] == ends[1], zip(a[::-1], b[::-1], strict=False))
-        )
-        for a, b in pairs
-    ]
+    return [shared_tail(*pair) for pair in pairs]

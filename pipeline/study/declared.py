@@ -1,6 +1,5 @@
 """The part of params.yaml that a DVC stage has declared; it can read nothing else."""
 
-import os
 import re
 from pathlib import Path
 from typing import Any, cast
@@ -33,11 +32,6 @@ class View:
         raise KeyError(f"{key} is not among this stage's params in dvc.yaml: declare it there")
 
     __getitem__ = __getattr__
-
-
-def stage_name(stage: str) -> str:
-    """Return the stage and its cell, e.g. train@innerpissa-0, as DVC names it."""
-    return os.environ.get("DVC_STAGE", stage)
 
 
 def stage_params(stage: str, item: dict[str, str] | None = None) -> Declared:

@@ -50,14 +50,8 @@ def curves(effects: pl.DataFrame) -> list[tuple[int, dict[str, float]]]:
 def chart(form: str, section: str, name: str) -> dict[str, Any]:
     key, axis = f"{section}/{name}", AXIS if section in CURVES else {}
     smooth = {"lineSmoothness": 0} if form == "LINE" else {}
-    return {
-        "type": form,
-        "uuid": key,
-        "metricSectionId": section,
-        "metricKey": key,
-        **axis,
-        **smooth,
-    }
+    shown = {"type": form, "uuid": key, "metricSectionId": section, "metricKey": key}
+    return shown | axis | smooth
 
 
 def view(kind: str, columns: list[str], charts: list[tuple[str, str, str]]) -> dict[str, Any]:

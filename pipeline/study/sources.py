@@ -17,12 +17,11 @@ def fingerprint(source: str | None) -> dict[str, str]:
     if path.is_file():
         return {path.name: state(path)}
     files = {str(file.relative_to(path)): file for file in sorted(path.rglob("*"))}
-    return {name: state(file) for name, file in files.items() if is_read(name) and file.is_file()}
-
-
-def is_read(name: str) -> bool:
-    path = Path(name)
-    return path.suffix in READ and not any(part.startswith(".") for part in path.parts)
+    return {
+        name: state(file)
+        for name, file in files.items()
+        if file.suffix in READ and file.is_file() and "/." not in f"/{name}"
+    }
 
 
 def state(file: Path) -> str:

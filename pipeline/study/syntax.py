@@ -36,7 +36,8 @@ class Module:
         text = file.read_text(encoding="utf-8")
         tree = ast.parse(text)
         self.scopes = dict(scopes(symtable.symtable(text, str(file), "exec")))
-        body = [s for s in tree.body if not (isinstance(s, ast.If) and typing_only(s))]
+        lines = text.splitlines()
+        body = [s for s in tree.body if not lines[s.lineno - 1].startswith("if TYPE_CHECKING")]
         self.imported = imports(s for s in body if not isinstance(s, SCOPES))
         self.statements: dict[str, list[ast.stmt]] = defaultdict(list)
         self.read: dict[int, Definition] = {}
@@ -58,10 +59,6 @@ def is_shown(statement: ast.stmt) -> bool:
     """Return whether a statement of a class sets what only the report and the cards show."""
     targets = statement.targets if isinstance(statement, ast.Assign) else []
     return any(isinstance(target, ast.Name) and target.id in SHOWN for target in targets)
-
-
-def typing_only(statement: ast.If) -> bool:
-    return ast.unparse(statement.test).endswith("TYPE_CHECKING")
 
 
 def imports(nodes: Iterable[ast.AST]) -> dict[str, str]:

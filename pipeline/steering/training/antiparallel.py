@@ -27,16 +27,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.steering.training.losses import (
-    Observed,
-    Reference,
-    Terms,
-    mean_difference,
-    ordering,
-    over_tokens,
-    symlog,
-    unit,
-)
+from pipeline.steering.training import losses
+from pipeline.steering.training.losses import Observed, Reference, Terms, over_tokens
 from pipeline.support.section import Section
 
 # All from the source's code of 2026-02-08.
@@ -134,7 +126,7 @@ class AntiParallelLoss:
         params = self.params
         self.basis = reference.subspace(list(params.subspace), params.subspace_rank, params.centred)
         self.sigma = spread((reference.states[:, 0] - reference.states[:, 1]) @ self.basis)
-        return unit(mean_difference(reference.states))
+        return losses.unit(losses.mean_difference(reference.states))
 
     def __call__(self, observed: Observed, progress: float) -> Terms:
         params = self.params
@@ -147,13 +139,13 @@ class AntiParallelLoss:
             assert observed.base_entropy is not None
             entropy = over_tokens(observed.base_entropy, observed.chosen).mean(1)
             margin = params.ordering_margin * entropy.sqrt() + MARGIN_FLOOR
-            terms["ordering"] = ramp * params.ordering_weight * ordering(observed, margin)
+            terms["ordering"] = ramp * params.ordering_weight * losses.ordering(observed, margin)
         return terms
 
     def projection(self, observed: Observed, softness: float) -> Tensor:
         assert self.basis is not None and self.sigma is not None, "prepare comes first"
         weight = self.params.projection_weight
         if self.params.projection == "symlog":
-            return weight * symlog(product(observed, self.basis, self.sigma)).mean()
+            return weight * losses.symlog(product(observed, self.basis, self.sigma)).mean()
         P = weight * cosines(observed, self.basis, self.sigma, softness).prod(0)
         return (P + torch.relu(P).square()).mean()
