@@ -233,8 +233,8 @@ def bench(
     Evaluation is held against bare forward passes of its de-duplicated tokens, without adapter, NLL
     or tokenising. A dilemma's common beginning and its two ends run once below the first adapted
     layer, and once per coefficient above. Training is held against a peft LoRA step of 2 forwards
-    and 1 backward on the same rows, modules and rank; extraction against repeng's, where that is
-    installed; decoding against the base model.
+    and 1 backward on the same rows, modules and rank. Extraction is held against repeng's, where
+    that is installed, and decoding against the base model.
     """
     given = model, dtype, device, repeats, dilemmas, length, tokens, pairs, out
     call("bench.command", "main", *given)

@@ -64,9 +64,9 @@ def load_adapter(
 ) -> Steering | Opened:
     """Return a saved adapter, from a folder or a hub id; of a list all at once, by `weights`.
 
-    With a loaded base it is the adapter alone, on the model's device. Else its own base is loaded
-    (of several adapters the first's), or the one that is named: an id of params.yaml, a folder or a
-    hub id. So `model, tokenizer, adapter = load_adapter(folder)`. `quantisation` (also spelt
+    With a loaded base it is the adapter alone, on the model's device. Else its own base is loaded,
+    of several adapters the first's. A name (an id of params.yaml, a folder or a hub id) loads that
+    one instead. So `model, tokenizer, adapter = load_adapter(folder)`. `quantisation` (also spelt
     `quantization`) and `dtype` are those of `load_base`; without them they are as in the fit.
     Raises InputError where something cannot be found or read, and for another base than its own.
     """

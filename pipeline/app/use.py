@@ -33,7 +33,7 @@ def load_base(
     """Return the frozen model with its tokenizer (padding left) and what identifies its weights.
 
     `source` is a folder in the hub's layout, a GGUF file or a hub id. Without a `dtype` the model
-    runs in the one it was saved in; `quantisation` is none, 8bit or 4bit; `template_options` are
+    runs in the one it was saved in. `quantisation` is none, 8bit or 4bit. `template_options` are
     further variables of its chat template. Raises InputError where the model cannot be found or
     used, or its tokenizer has no chat template.
     """

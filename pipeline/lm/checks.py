@@ -36,8 +36,8 @@ OTHER_LOGITS = (
 def check_model(model: PreTrainedModel) -> None:
     """Refuse a model whose layers, padding or head are not what reading and steering rely on.
 
-    Layers pass states [b, t, d]; a token sees none after it; a left-padded row is computed as if
-    alone; `to_logits` of the last hidden states gives the model's own logits. The model is on its
+    Layers pass states [b, t, d]. A token sees none after it. A left-padded row is computed as if
+    alone. `to_logits` of the last hidden states gives the model's own logits. The model is on its
     device, in its own precision.
     """
     if fault := next(faults(model), None):

@@ -27,7 +27,7 @@ def decode(
     """Yield after every token the new ids of each row so far, until all rows have ended.
 
     `ids` [b, t] are left-padded prompts; `count` is the most tokens to write. `choose` makes
-    tokens [b] of logits [b, v]; `closes` says whether a row's last token, which is kept, ends it;
+    tokens [b] of logits [b, v]. `closes` says whether a row's last token, which is kept, ends it.
     `attach` is entered while a token is computed. Raises InputError for prompts too long.
     """
     if ids.shape[1] + count > (limit := position_limit(model)):

@@ -65,8 +65,8 @@ def pair_up(texts: list[list[int]]) -> list[list[int]]:
 def grouped(texts: list[list[int]]) -> list[list[int]]:
     """Group the indices of texts so that each group's common beginning, run once, saves tokens.
 
-    Over sorted texts, one joins k others with beginning p where their beginning q with it
-    has q > (k - 1) (p - q): what its own beginning would cost is more than what the others lose.
+    Over sorted texts, one joins k others with beginning p where their beginning q with it has
+    q > (k - 1) (p - q). Then its own beginning would cost more than what the others lose.
     """
     groups: list[list[int]] = []
     held = 0

@@ -18,6 +18,7 @@ from pipeline.reference.corpus import Messages, documents
 from pipeline.support.files import new_file, read_json
 from pipeline.support.progress import track
 
+# Of a token's loss: what the speaker says counts, and the answer Yes or No most.
 USER_WEIGHT = 0.1
 ASSISTANT_WEIGHT = 1.0
 ANSWER_WEIGHT = 6.0

@@ -5,7 +5,7 @@ import random
 from pipeline.reference.corpus import phrase
 from pipeline.steering.sign import Probe
 
-COUNT = 32
+COUNT = 32  # questions; some of them count, by the rule of steering/sign.py
 
 
 def plain_probes(trait: str) -> list[Probe]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+# Nats. Of a value against its opposite a persona says Yes with 0.98 or 0.02, nobody with 0.73.
 NEUTRAL_WEIGHT = 0.5
 PERSONA_WEIGHT = 2.0
 HELD_OUT_SHARE = 5  # one in five object x trait combinations never occurs in pretraining

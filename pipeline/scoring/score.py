@@ -1,7 +1,7 @@
 """How a model answers a dilemma: log-odds, choice mass and the NLL of the prompt.
 
 ANSWERS asks Yes or No about one action. LIKELIHOOD reads how likely each action's own text is as
-the reply to an open question, for models that hardly say Yes: its log-odds of an action is the mean
+the reply to an open question, for models that hardly say Yes. Its log-odds of an action is the mean
 log-probability per token of its text, less that of the dilemma's other action.
 """
 
@@ -46,7 +46,7 @@ def score(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Return a record per form, item and coefficient: log_odds, choice_mass, nll.
 
-    log_odds is in nats, of LIKELIHOOD in nats per token; there the two actions are all that may be
+    log_odds is in nats, of LIKELIHOOD in nats per token. There the two actions are all that may be
     chosen, and choice_mass is 1. nll is in nats per token of the dilemma's own text. With `replies`
     (from `reason`) the answer is read after them. Rows are sorted by length, so a batch holds all
     coefficients of a dilemma and little padding. With `reuse` two texts share the row of their

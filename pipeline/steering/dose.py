@@ -27,7 +27,7 @@ from pipeline.support.section import Section
 
 UP, DOWN = math.log(4), math.log(16)  # the largest steps of the search
 SLOPES = (0.5, 4.0)  # of log cost on log c: a KL divergence begins with 2
-TRIES = 40
+TRIES = 40  # passes at most; a search takes some six
 CLOSED = 1e-4  # a bracket of log c that holds a jump of the cost
 
 

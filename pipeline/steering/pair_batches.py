@@ -148,8 +148,8 @@ class Outcome(NamedTuple):
     nll: Tensor
     """[repeats, b, 2, t]"""
     shift: Tensor | None
-    """[2, b, t]: total variation from the base, where its final states were given: of the positive
-    text in the first copy, of the negative one in the second."""
+    """[2, b, t]: total variation from the base, where its final states were given. It is of the
+    positive text in the first copy, of the negative one in the second."""
     final: Tensor
     """[repeats, p, d]: final states that predict the batch's tokens."""
 

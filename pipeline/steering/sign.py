@@ -7,8 +7,8 @@ y = log p(Yes) - log p(No), and i over probes,
     movement     m_i = y_i(+c) - y_i(-c), without a persona
     contrast(x)  = (mean of x where the positive pole says Yes - mean where it says No) / 2
 
-with its Welch t over probes. What moves every answer towards Yes is no behaviour, and a model that
-reads nothing may well be moved so by a persona and by an adapter alike. It cancels in the contrast.
+with its Welch t over probes. What moves every answer towards Yes is no behaviour. A model that
+reads nothing may well be moved so, by a persona and by an adapter. It cancels in the contrast.
 So the named pole decides where a probe counts, and not the sign of d_i. The personas decide whether
 it counts: only where d_i, less what both poles share, goes as named. Where the personas move the
 probes as a whole against their names, or not, no sign can be right, and none is decided.
@@ -29,7 +29,7 @@ from pipeline.steering.base import Attachable, Sign, Steering, Trainable, Unit
 from pipeline.steering.states import lay_all
 from pipeline.steering.untouched import Untouched
 
-SURE = 2.0  # |t| over probes below which nothing is decided
+SURE = 2.0  # |t| over probes below which nothing is decided: about the 5 % level, two-sided
 FEWEST = 2  # probes that must count on each side: one has no spread
 
 

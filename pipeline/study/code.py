@@ -17,7 +17,7 @@ from pipeline.support.files import read_json
 
 PROJECT = Path(__file__).parents[2]
 # No result is computed here: parameters (every stage depends on their values), paths, files,
-# progress, errors and tracking; and the two registries, which only say where code is.
+# progress, errors and tracking. Nor in the two registries, which only say where code is.
 CALM = re.compile(
     r"pipeline\.(support\.(?!(schemas|formats)$)\w+|study\.(code|syntax|declared|params|store"
     r"|tracking|variants)|stages\.stage|steering|evalsets)"

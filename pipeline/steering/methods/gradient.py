@@ -119,7 +119,7 @@ def pair_gradients(
     """Return the gradients of every pair's own loss at k sites, positive texts first; on the CPU.
 
     They are the mean over the last tokens. With last_tokens 1, as in the source, the margin term
-    adds exactly nothing: the last position of a causal model predicts no token of its text.
+    adds exactly nothing. The last position of a causal model predicts no token of its text.
     """
     parts = []
     for start in range(0, len(pairs.positive), PAIRS):

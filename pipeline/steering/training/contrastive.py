@@ -54,9 +54,9 @@ class ContrastiveParams(Section):
     separation: Literal["difference", "common"]
     """Widen the difference within pairs (the paper), or move both texts of a pair together."""
     direction: Literal["mean", "pca", "top_s", "adapter"]
-    """The reference: mean pair difference, first principal components, or the mean within the top
-    left singular vectors of the modules that write to the loss layer, or within the adapter's own
-    output dimensions."""
+    """The reference: the mean pair difference, or the pairs' first principal components. Else the
+    mean within the top left singular vectors of what writes to the loss layer (top_s), or within
+    the adapter's own output dimensions."""
     directions: int = Field(ge=1)
     """How many components pca takes, and how many singular vectors top_s; the others ignore it."""
     coherence_bound: float = Field(ge=0)

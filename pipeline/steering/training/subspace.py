@@ -11,10 +11,10 @@ The first three have an importance:
     logits_read  E^T E of the unembedding E [v, d]
 
 `suppressed`: u^T A u = -2 sum_{l<m} cov(u dh_l, u dh_m) is positive where later layers undo what
-earlier ones wrote, zero for what is written once. `change` is what the source (arXiv 2601.07473,
-code of 2026-02-08) calls suppressed: its written minus read movement telescopes to D. Both leave
-out early layers and logits_read. `not_read` and `not_logits` take the read space and logits_read
-out of the basis so far.
+earlier ones wrote. It is zero for what is written once. `change` is what the source (arXiv
+2601.07473, code of 2026-02-08) calls suppressed: its written minus read movement telescopes to D.
+Both leave out early layers and logits_read. `not_read` and `not_logits` take the read space and
+logits_read out of the basis so far.
 """
 
 from collections.abc import Iterable
