@@ -137,13 +137,9 @@ def named(coefficients: list[float]) -> str:
 
 
 def open_answer(
-    adapters: list[str],
-    model: str | None,
-    device: str,
-    quantisation: str | None,
-    weights: list[float],
-    *manner,
-) -> tuple[Answer, Steering]:
+    adapters: list[str], model: str | None, device: str, quantisation: str | None,
+    weights: list[float], *manner,
+) -> tuple[Answer, Steering]:  # fmt: skip
     """Return what answers a chat, and the adapter; `manner` are the last arguments of `answers`."""
     sources = adapters or [default_adapter()]
     opened = load_adapter(sources, model, None, quantisation, None, device, weights)

@@ -41,27 +41,17 @@ def load_adapter(
 
 @overload
 def load_adapter(
-    source: Source,
-    base: str | None = None,
-    revision: str | None = None,
-    quantisation: str | None = None,
-    dtype: str | None = None,
-    device: str = "auto",
-    weights: Sequence[float] = (),
-    quantization: str | None = None,
-) -> Opened: ...
+    source: Source, base: str | None = None, revision: str | None = None,
+    quantisation: str | None = None, dtype: str | None = None, device: str = "auto",
+    weights: Sequence[float] = (), quantization: str | None = None,
+) -> Opened: ...  # fmt: skip
 
 
 def load_adapter(
-    source: Source,
-    base: Base | PreTrainedModel | str | None = None,
-    revision: str | None = None,
-    quantisation: str | None = None,
-    dtype: str | None = None,
-    device: str = "auto",
-    weights: Sequence[float] = (),
-    quantization: str | None = None,
-) -> Steering | Opened:
+    source: Source, base: Base | PreTrainedModel | str | None = None, revision: str | None = None,
+    quantisation: str | None = None, dtype: str | None = None, device: str = "auto",
+    weights: Sequence[float] = (), quantization: str | None = None,
+) -> Steering | Opened:  # fmt: skip
     """Return a saved adapter, from a folder or a hub id; of a list all at once, by `weights`.
 
     With a loaded base it is the adapter alone, on the model's device. Else its own base is loaded,

@@ -23,13 +23,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def load_base(
-    source: str,
-    dtype: str | None = None,
-    device: str = "auto",
-    revision: str | None = None,
-    quantisation: str = "none",
-    template_options: dict[str, Any] | None = None,
-) -> Base:
+    source: str, dtype: str | None = None, device: str = "auto", revision: str | None = None,
+    quantisation: str = "none", template_options: dict[str, Any] | None = None,
+) -> Base:  # fmt: skip
     """Return the frozen model with its tokenizer (padding left) and what identifies its weights.
 
     `source` is a folder in the hub's layout, a GGUF file or a hub id. Without a `dtype` the model
@@ -62,11 +58,9 @@ def fingerprint(model: PreTrainedModel) -> str:
 
 
 def steer(
-    model: PreTrainedModel,
-    adapter: Attachable,
-    coefficient: Coefficient | Sequence[float],
+    model: PreTrainedModel, adapter: Attachable, coefficient: Coefficient | Sequence[float],
     raw: bool = False,
-) -> AbstractContextManager[None]:
+) -> AbstractContextManager[None]:  # fmt: skip
     """Attach an adapter for a `with` block, at one coefficient or one per row of each batch [b].
 
     At 1 and at -1 every method costs the same (KL divergence from the base model); with `raw` the

@@ -62,12 +62,9 @@ class RowLimit:
 
 
 def in_batches(
-    rows: list[Row],
-    size: int,
-    work: Callable[[list[Row]], Tensor],
-    title: str,
+    rows: list[Row], size: int, work: Callable[[list[Row]], Tensor], title: str,
     scratch: Scratch | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Return what `work` makes of all rows [n, ...], on the CPU and in their order.
 
     The last rows come first: where rows are sorted by length, memory errors come early. Every

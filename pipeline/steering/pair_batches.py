@@ -155,14 +155,9 @@ class Outcome(NamedTuple):
 
 
 def run_pairs(
-    model: nn.Module,
-    layer: nn.Module,
-    batch: PairBatch,
-    last_tokens: int,
-    repeats: int = 1,
-    base: Tensor | None = None,
-    depth: int = 0,
-) -> Outcome:
+    model: nn.Module, layer: nn.Module, batch: PairBatch, last_tokens: int, repeats: int = 1,
+    base: Tensor | None = None, depth: int = 0,
+) -> Outcome:  # fmt: skip
     """Run the batch's rows `repeats` times in one forward pass, the first `depth` layers once.
 
     `base` [b, 2, t, d] are the base model's final states, beside two copies.
@@ -190,13 +185,9 @@ def run_pairs(
 
 @torch.no_grad()
 def base_pass(
-    model: nn.Module,
-    layer: nn.Module,
-    data: PairTokens,
-    last_tokens: int,
-    size: int,
+    model: nn.Module, layer: nn.Module, data: PairTokens, last_tokens: int, size: int,
     distribution: bool = False,
-) -> BasePass:
+) -> BasePass:  # fmt: skip
     """Run all pairs, `size` at a time; `distribution` keeps what gives distributions back."""
     states = []
     nll = torch.zeros(data.chosen.shape, device=data.chosen.device)

@@ -33,11 +33,9 @@ def block_diagonal(blocks: Float[Tensor, "*k n b b"]) -> Float[Tensor, "*k n*b n
 
 
 def singular_values_at(
-    S: Float[Tensor, "*n r"],
-    learned: Float[Tensor, "*n r"] | None,
-    c: Float[Tensor, " k"],
+    S: Float[Tensor, "*n r"], learned: Float[Tensor, "*n r"] | None, c: Float[Tensor, " k"],
     scaling: str,
-) -> Float[Tensor, "k *n r"]:
+) -> Float[Tensor, "k *n r"]:  # fmt: skip
     """Return S_c for base singular values S and a learned vector, none for scaling none."""
     column = c.view(-1, *[1] * S.ndim)
     if learned is None:

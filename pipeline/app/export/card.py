@@ -78,12 +78,9 @@ def synthetic(about: dict[str, Any], evalset: str | None) -> str | None:
 
 
 def card(
-    adapters: list[Path],
-    about: dict[str, Any],
-    to: str,
-    coefficient: float,
+    adapters: list[Path], about: dict[str, Any], to: str, coefficient: float,
     check: dict[str, float],
-) -> str:
+) -> str:  # fmt: skip
     """Return README.md of an export in the form `to`; `check` are figures of the export itself."""
     alone = "methods" not in about
     measured = evaluation(adapters[0]) if alone else {}

@@ -95,12 +95,9 @@ def find_sites(model: nn.Module, section: GradientParams) -> list[str]:
 
 
 def repr_margin(
-    positive: Float[Tensor, "n d"],
-    negative: Float[Tensor, "n d"],
-    log_prob: Float[Tensor, " n"],
-    margin: float,
-    margin_weight: float,
-) -> Float[Tensor, " n"]:
+    positive: Float[Tensor, "n d"], negative: Float[Tensor, "n d"], log_prob: Float[Tensor, " n"],
+    margin: float, margin_weight: float,
+) -> Float[Tensor, " n"]:  # fmt: skip
     """Return the ReprPO loss with a margin on the likelihood (InnerPiSSA repository, Sept. 2025).
 
         L = -|h+ - h-| + margin_weight * relu(margin * sg(l+) - l+)^2

@@ -184,13 +184,9 @@ class InnerPissa(Adapter):
 
     @classmethod
     def build(
-        cls,
-        base: Base,
-        train: Pairs,
-        section: SvdAdapterParams,
-        study: TrainingStudy,
+        cls, base: Base, train: Pairs, section: SvdAdapterParams, study: TrainingStudy,
         draw: torch.Generator,
-    ) -> tuple[dict[str, LearnedModule], int]:
+    ) -> tuple[dict[str, LearnedModule], int]:  # fmt: skip
         targets = select(base.model, study.modules)
         width = base.model.config.get_text_config().hidden_size
         layers = sorted({target.layer for target in targets})

@@ -76,13 +76,9 @@ class Lora(Adapter):
 
     @classmethod
     def build(
-        cls,
-        base: Base,
-        train: Pairs,
-        section: LoraParams,
-        study: TrainingStudy,
+        cls, base: Base, train: Pairs, section: LoraParams, study: TrainingStudy,
         draw: torch.Generator,
-    ) -> tuple[dict[str, LearnedModule], int]:
+    ) -> tuple[dict[str, LearnedModule], int]:  # fmt: skip
         targets = select(base.model, study.modules)
         modules: dict[str, LearnedModule] = {}
         for target in targets:

@@ -82,13 +82,9 @@ def lessons(
 
 
 def run_base(
-    base: Base,
-    texts: list[list[int]],
-    counts: list[int],
-    layer: nn.Module,
-    last_tokens: int,
+    base: Base, texts: list[list[int]], counts: list[int], layer: nn.Module, last_tokens: int,
     together: bool,
-) -> tuple[list[Tensor], Tensor]:
+) -> tuple[list[Tensor], Tensor]:  # fmt: skip
     """Return each text's last final states [count, d], and the layer's mean [n, d] at its end."""
     check_length(base.model, max(map(len, texts)))
     final: list[Tensor] = []

@@ -28,16 +28,9 @@ from pipeline.support.scratch import Scratch
 
 
 def optimise(
-    base: Base,
-    pairs: PairSplits,
-    steering: Trainable,
-    loss: Loss | DistilParams,
-    last_layer: int,
-    params: TrainingParams,
-    lr: float,
-    generator: torch.Generator,
-    scratch: Scratch | None = None,
-) -> tuple[pl.DataFrame, dict[str, float]]:
+    base: Base, pairs: PairSplits, steering: Trainable, loss: Loss | DistilParams, last_layer: int,
+    params: TrainingParams, lr: float, generator: torch.Generator, scratch: Scratch | None = None,
+) -> tuple[pl.DataFrame, dict[str, float]]:  # fmt: skip
     """Train in place, restore the best checkpoint, and orient: c = +1 is the positive persona.
 
     Returns the history (one row per step and split) and a summary. Both signs of c go through one
@@ -59,13 +52,9 @@ def optimise(
 
 @torch.enable_grad()
 def minimise(
-    objective: PartwiseObjective,
-    splits: dict[str, Any],
-    params: TrainingParams,
-    lr: float,
-    generator: torch.Generator,
-    scratch: Scratch | None = None,
-) -> tuple[pl.DataFrame, dict[str, float]]:
+    objective: PartwiseObjective, splits: dict[str, Any], params: TrainingParams, lr: float,
+    generator: torch.Generator, scratch: Scratch | None = None,
+) -> tuple[pl.DataFrame, dict[str, float]]:  # fmt: skip
     """Minimise the sum of the loss terms; keep the parameters of the best calibration loss.
 
     With a scratch, an interrupted run goes on from its last checkpoint. There is one at each

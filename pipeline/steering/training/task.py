@@ -28,13 +28,9 @@ class Task(NamedTuple):
 
 
 def contrasted(
-    base: Base,
-    pairs: PairSplits,
-    steering: Trainable,
-    loss: Loss,
-    index: int,
+    base: Base, pairs: PairSplits, steering: Trainable, loss: Loss, index: int,
     params: TrainingParams,
-) -> Task:
+) -> Task:  # fmt: skip
     """Prepare a loss that reads both texts of a pair beside the base model, which runs once."""
     layer, last = decoder_layers(base.model)[index], params.last_tokens
 
@@ -50,13 +46,9 @@ def contrasted(
 
 
 def distilled(
-    base: Base,
-    pairs: PairSplits,
-    steering: Trainable,
-    loss: DistilParams,
-    index: int,
+    base: Base, pairs: PairSplits, steering: Trainable, loss: DistilParams, index: int,
     params: TrainingParams,
-) -> Task:
+) -> Task:  # fmt: skip
     """Prepare the loss that reads what the base says under each persona, which runs once."""
     layer = decoder_layers(base.model)[index]
     splits = {
