@@ -8,7 +8,7 @@ import torch
 from transformers import Qwen3Config
 from typer.testing import CliRunner
 
-from pipeline.bench import extraction, ratios, subject
+from pipeline.bench import breakdown, extraction, ratios, subject
 from pipeline.bench.breakdown import CHECKS, REST, Stopwatch, launches
 from pipeline.bench.evaluation import COEFFICIENTS, Bare, plain_rows
 from pipeline.bench.memory import peak
@@ -144,7 +144,7 @@ def test_a_peak_is_what_is_held_at_once():
 
 def test_parts_are_timed_without_what_they_call(monkeypatch):
     clock = iter([0.0, 1.0, 3.0, 7.0, 8.0, 10.0, 20.0, 21.0])
-    monkeypatch.setattr("pipeline.bench.breakdown.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr(breakdown, "now", lambda _: next(clock))
     watch = Stopwatch(CPU)
     inner = watch.timed(lambda: None, "inner")
     with watch.part(REST):

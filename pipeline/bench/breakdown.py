@@ -4,7 +4,6 @@ Each part is timed by itself: what it calls inside is taken off. On a GPU every 
 device, so shares hold and the sum is longer than the work alone.
 """
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +13,7 @@ from unittest.mock import patch
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from pipeline.bench.ratios import Work, seconds, wait
+from pipeline.bench.ratios import Work, now, seconds, wait
 from pipeline.scoring import score as scoring
 from pipeline.steering import pair_batches
 from pipeline.steering.methods.innerpissa import InnerPissa
@@ -54,11 +53,10 @@ class Stopwatch:
 
     def lap(self) -> None:
         """Give the time since the last lap to the part that runs."""
-        wait(self.device)
-        now = time.perf_counter()
+        time = now(self.device)
         if self.running:
-            self.parts[self.running[-1]] += now - self.since
-        self.since = now
+            self.parts[self.running[-1]] += time - self.since
+        self.since = time
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:

@@ -14,8 +14,9 @@ HEAD = """# Speed and memory
 
 Made by `python -m pipeline bench-page` from the files that `python -m pipeline bench --out
 reports/bench` writes. A figure is a ratio: its median over rounds of runs in turn (A B C A B C ...)
-in one process, with the smallest and the largest. So it holds beside other work, where seconds
-would not. What misses its aim is **bold**. Shapes other than the bundled model have random weights.
+in one process, with the smallest and the largest. On a CPU the time is what the process itself
+ran, so that other work counts little. What misses its aim is **bold**. Shapes other than the
+bundled model have random weights.
 Memory counts what torch allocates over the base model. peft has a LoRA of the same rank on the same
 modules; it scores every text in full at every coefficient, and trains on both signs' rows one after
 the other. The shares are of one run in which every part is timed by itself.

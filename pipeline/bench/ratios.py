@@ -48,21 +48,25 @@ def wait(device: torch.device) -> None:
     {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device.type, int)()
 
 
-def seconds(work: Work, device: torch.device) -> float:
-    """Return the wall time of some work, the device's queue included."""
+def now(device: torch.device) -> float:
+    """Return seconds, once the device's queue is empty; on a CPU those that this process ran."""
     wait(device)
-    start = time.perf_counter()
+    return time.process_time() if device.type == "cpu" else time.perf_counter()
+
+
+def seconds(work: Work, device: torch.device) -> float:
+    """Return the time of some work, as `now` counts it."""
+    start = now(device)
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # progress bars
         work()
-    wait(device)
-    return time.perf_counter() - start
+    return now(device) - start
 
 
 @dataclass(frozen=True)
 class Timer:
     """Times pieces of work in rounds A B C A B C ..., after one round to warm up.
 
-    Other load slows all of a round alike, so that ratios within rounds hold.
+    What slows a round slows all of its works alike, so that ratios within rounds hold.
     """
 
     device: torch.device
