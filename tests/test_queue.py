@@ -77,15 +77,21 @@ def wait_for(condition, seconds: float = 900) -> None:
         time.sleep(0.5)
 
 
-def at_once(project: Project, *commands: list[str], **extra: str) -> list[str]:
-    """Run commands at the same time and return what each said."""
+def at_once(project: Project, *commands: list[str], meeting: Path, **extra: str) -> list[str]:
+    """Run commands that meet in a folder, and return what each said.
+
+    The next one starts when the last has come there: DVC would note both in one list until then.
+    """
     given = {
         "cwd": project.folder,
-        "env": environment() | extra,
+        "env": environment() | extra | {"MEETING": str(meeting)},
         "stdout": subprocess.PIPE,
         "stderr": subprocess.STDOUT,
     }
-    processes = [subprocess.Popen(command, text=True, **given) for command in commands]
+    processes = []
+    for number, command in enumerate(commands):
+        wait_for(lambda count=number: len(list(meeting.glob("*"))) == count)
+        processes.append(subprocess.Popen(command, text=True, **given))
     said = [process.communicate(timeout=900)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), said
     return said
@@ -104,7 +110,7 @@ def test_two_experiments_at_once_leave_git_dvc_and_mlflow_intact(project, path, 
     commands = [
         [*run, "-n", name, "-S", f"pairs.max_pairs={n}", "pairs"] for name, n in pairs.items()
     ]
-    said = at_once(project, *commands, PATH=path, MEET="code 2", MEETING=str(tmp_path / "meeting"))
+    said = at_once(project, *commands, meeting=tmp_path / "meeting", PATH=path, MEET="code 2")
     assert all(
         RUNNING.findall(text) == STAGES and "tracking failed" not in text for text in said
     ), said

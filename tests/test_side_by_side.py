@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from ruamel.yaml import YAML
 
@@ -81,6 +82,34 @@ def test_after_a_failure_nothing_more_starts():
     assert runner.order == ["a"]
 
 
+def test_a_cell_whose_turn_comes_after_the_stop_is_not_started(monkeypatch, tmp_path):
+    """A place's thread may be about to start its cell when the run is stopped."""
+    monkeypatch.setattr(repro, "DVC", [sys.executable, "-c", f"open({str(tmp_path / 'ran')!r}, 'w')"])  # fmt: skip
+    runner = Runner(1)
+    assert runner.cell("a") == 0
+    (tmp_path / "ran").unlink()
+    runner.stop()
+    assert runner.cell("b") == 1
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_stop_ends_a_cell_and_what_it_started(monkeypatch, tmp_path):
+    child = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"  # fmt: skip
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    monkeypatch.setattr(repro, "DVC", [sys.executable, "-c", parent])
+    runner = Runner(1)
+    thread = threading.Thread(target=runner.cell, args=("a",))
+    thread.start()
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        time.sleep(0.05)
+    started = psutil.Process(int((tmp_path / "pid").read_text()))
+    runner.stop()
+    thread.join(timeout=60)
+    assert not thread.is_alive()
+    psutil.wait_procs([started], timeout=60)
+    assert not started.is_running()
+
+
 def test_the_default_is_cores_for_a_small_model_and_one_cell_for_a_large_one(monkeypatch):
     params = load_params()
     monkeypatch.setattr(repro, "cores", lambda: 3)
@@ -127,14 +156,12 @@ def test_side_by_side_gives_the_bytes_of_a_serial_run_also_when_stopped(tmp_path
             command, cwd=parallel.folder, env=environment() | {"PATH": path},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
-        for line in process.stdout:
-            if line.startswith("train@"):
-                process.send_signal(signal.SIGTERM)
-                break
+        stopped = next(line for line in process.stdout if line.startswith("train@"))
+        process.send_signal(signal.SIGTERM)
         process.communicate()
         assert process.returncode
         said = parallel.run(*command, PATH=path)
-        assert "train@lora-0 | " in said and "evaluate_baselines@mean_diff | " in said
+        assert stopped in said and "evaluate_baselines@mean_diff | " in said
         assert RUNNING.findall(parallel.run(*command, PATH=path)) == []
         assert parallel.repro(PATH=path) == []
     assert results(parallel.folder) == results(serial.folder)

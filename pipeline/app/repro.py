@@ -16,6 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
 from graphlib import TopologicalSorter
 from queue import SimpleQueue
+from threading import Lock
 
 import psutil
 
@@ -108,6 +109,7 @@ class Runner:
 
     def __init__(self, jobs: int):
         self.jobs, self.running = jobs, set[subprocess.Popen]()
+        self.starting, self.stopped = Lock(), False
         self.places: SimpleQueue[int] = SimpleQueue()
         for place in range(jobs):
             self.places.put(place)
@@ -156,11 +158,14 @@ class Runner:
         place = self.places.get()
         try:
             command = [*DVC, "--wait-for-lock", "repro", "--single-item", name]
-            process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
-                errors="replace", env=self.environment(place),
-            )  # fmt: skip
-            self.running.add(process)
+            with self.starting:
+                if self.stopped:
+                    return 1
+                process = subprocess.Popen(
+                    command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
+                    errors="replace", env=self.environment(place),
+                )  # fmt: skip
+                self.running.add(process)
             print(f"{name} | started", flush=True)
             assert process.stdout
             for line in process.stdout:
@@ -177,10 +182,13 @@ class Runner:
         return os.environ | own
 
     def stop(self) -> None:
-        """End what still runs: DVC, killed alone, would leave its stage running."""
+        """End what runs, start nothing more. DVC, killed alone, would leave its stage running."""
+        with self.starting:
+            self.stopped = True
         for process in self.running:
-            if process.poll() is None:
-                with suppress(psutil.NoSuchProcess):
-                    for child in psutil.Process(process.pid).children(recursive=True):
-                        child.terminate()
-                    process.terminate()
+            with suppress(psutil.NoSuchProcess):
+                parent = psutil.Process(process.pid)
+                parent.suspend()  # so that it starts no stage meanwhile
+                for each in (*parent.children(recursive=True), parent):
+                    each.terminate()
+                    each.resume()
