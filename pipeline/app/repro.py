@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from graphlib import TopologicalSorter
 from queue import SimpleQueue
 from threading import Lock
@@ -43,11 +43,13 @@ def main(jobs: int | None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cells end too
     call("repro", "sources", "code", "model")
     jobs = jobs or default_jobs(load_params())
-    stale = changed()
-    with forkserver() if stale else nullcontext():
-        if jobs > 1 and stale:
+    if not (stale := changed()):
+        print("Data and pipelines are up to date.")
+        return
+    with forkserver():
+        if jobs > 1:
             Runner(jobs).run(graph(), stale)
-        call("repro")  # what is left; it also says that all is up to date
+        call("repro")  # what is left
 
 
 def call(*words: str) -> None:
