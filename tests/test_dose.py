@@ -10,7 +10,7 @@ from pipeline.app.use import steer
 from pipeline.lm.forward import last_hidden, to_logits
 from pipeline.lm.prompts import open_turn, tokenize
 from pipeline.stages.checks import rollouts
-from pipeline.steering.base import Unit
+from pipeline.steering.base import CostUnit
 from pipeline.steering.compose import Composed, in_units
 from pipeline.steering.dose import Cost, DoseParams, calibrate, cost_function, crossing, search
 from pipeline.steering.methods.prompting import Prompting
@@ -124,7 +124,7 @@ def test_prompting_costs_what_its_words_do(base, replies):
         tokens += (log_p.exp() * (log_p - log_q)).sum(-1).tolist()
     assert dose.negative.mean == pytest.approx(sum(tokens) / len(tokens), rel=1e-3)
     assert dose.negative.mean != dose.positive.mean
-    assert (dose.unit, dose.reached) == (Unit(), None)
+    assert (dose.unit, dose.reached) == (CostUnit(), None)
 
 
 def test_one_costs_the_budget_at_both_signs(fit, base, replies):
@@ -165,10 +165,10 @@ def test_rollouts_are_read_as_written(tmp_path, replies):
 @torch.no_grad()
 def test_the_unit_is_saved_and_scales_each_sign(fit, base, tmp_path, manifest):
     fitted = fit("innerpissa")
-    fitted.unit = Unit(2.0, 0.25)
+    fitted.unit = CostUnit(2.0, 0.25)
     save_steering(tmp_path / "it", "innerpissa", fitted, manifest)
     loaded = load_steering(tmp_path / "it", manifest["weights_sha256"], torch.device("cpu"))
-    assert loaded.unit == Unit(2.0, 0.25)
+    assert loaded.unit == CostUnit(2.0, 0.25)
     text = tokenize(base.tokenizer, ["Snow and the old lamp"])[0]
 
     def at(attached) -> torch.Tensor:
@@ -183,9 +183,9 @@ def test_the_unit_is_saved_and_scales_each_sign(fit, base, tmp_path, manifest):
         assert torch.equal(at(steer(base.model, loaded, raw, raw=True)), expected)
     assert torch.equal(at(steer(base.model, loaded, 0.0)), logits(base, text))
     chat = [{"role": "user", "content": "Snow?"}]
-    loaded.unit = Unit(1.0, 50.0)
+    loaded.unit = CostUnit(1.0, 50.0)
     (found, _), (plain, _) = log_odds(base, loaded, chat, [-1.0, 0.0])
-    loaded.unit = Unit()
+    loaded.unit = CostUnit()
     (expected, _), _ = log_odds(base, loaded, chat, [-50.0, 0.0])
     assert found == pytest.approx(expected, abs=1e-6)
     assert abs(found - plain) > 1e-5

@@ -19,7 +19,7 @@ from pipeline.app.opening import load_adapter
 from pipeline.app.use import steer
 from pipeline.cli import app
 from pipeline.lm.layers import decoder_layers
-from pipeline.steering.base import Unit
+from pipeline.steering.base import CostUnit
 from pipeline.steering.methods.mean_diff import MeanDiff
 from pipeline.steering.methods.prompting import Prompting
 from pipeline.steering.methods.s_space import SSpace
@@ -53,7 +53,7 @@ def adapters(tmp_path_factory, manifest):
         "revision": None,
     }
     for name in ("innerpissa", "s_space"):
-        steerings[name].unit = Unit(1.5, 0.75)
+        steerings[name].unit = CostUnit(1.5, 0.75)
     for name, steering in steerings.items():
         method = "mean_diff" if name == "from_zero" else name
         known = {"source": manifest["source"], "weights_sha256": manifest["weights_sha256"]}

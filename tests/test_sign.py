@@ -16,7 +16,7 @@ from pipeline.reference.items import held_out_items
 from pipeline.reference.probes import plain_probes
 from pipeline.reference.world import held_out, persona_traits, world
 from pipeline.steering import sign
-from pipeline.steering.base import Sign, Unit
+from pipeline.steering.base import CostUnit, Sign
 from pipeline.steering.direction import Direction
 from pipeline.steering.saved import load_steering, save_steering
 from pipeline.steering.sign import Asked, Probe, ask_personas, contrast, decide, log_odds
@@ -71,9 +71,9 @@ def test_a_movement_that_agrees_is_kept_and_one_that_does_not_is_flipped(monkeyp
     assert not kept.flipped
     assert kept.both_ways
     steering = answering(monkeypatch, falling, rising)
-    steering.unit = Unit(2.0, 3.0)
+    steering.unit = CostUnit(2.0, 3.0)
     turned = decide(None, steering, asked())
-    assert steering.unit == Unit(3.0, 2.0)
+    assert steering.unit == CostUnit(3.0, 2.0)
     assert turned._replace(flipped=False) == pytest.approx(kept)
     assert turned.flipped
     assert torch.equal(steering.vectors, -torch.ones(1, 2))

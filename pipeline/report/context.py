@@ -104,9 +104,9 @@ def both_ways(rows: pl.DataFrame, even: float) -> str:
     """Say which methods move up at +c and down at -c, the weaker arm not too weak."""
     arms = pl.col("up"), -pl.col("down")
     weaker, stronger = pl.min_horizontal(arms), pl.max_horizontal(arms)
-    found = rows.filter((weaker > 0) & (weaker >= even * stronger))["method"]
+    methods = rows.filter((weaker > 0) & (weaker >= even * stronger))["method"]
     share = f"the weaker arm at least {100 * even:.0f} % of the stronger"
-    return f"With a dose, up at +c and down at −c, {share}: {names(found)}."
+    return f"With a dose, up at +c and down at −c, {share}: {names(methods)}."
 
 
 def left_out(undecided: list[Cell]) -> list[str]:
@@ -150,9 +150,9 @@ def setup(results: Results) -> dict[str, str]:
     }
 
 
-def elicited(found: dict[str, float]) -> str:
+def elicited(elicitation: dict[str, float]) -> str:
     """Say how far the two personas move the untouched model's predictions on the pairs."""
-    shift, few = found["persona_shift"], found["few"]
+    shift, few = elicitation["persona_shift"], elicitation["few"]
     verdict = "" if shift >= few else f"; below {few:g} a model hardly takes them up"
     return f"move the untouched model's next tokens by {number(shift)} nats per token{verdict}"
 

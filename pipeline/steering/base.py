@@ -56,7 +56,7 @@ class Update(NamedTuple):
     """[o]"""
 
 
-class Unit(NamedTuple):
+class CostUnit(NamedTuple):
     """The raw coefficients, as sizes, that c = 1 and c = -1 stand for: each costs the budget."""
 
     positive: float = 1.0
@@ -136,9 +136,9 @@ class Study:
 
 
 class Attachable(Protocol):
-    """What scoring needs of a method. Its coefficients are raw: see `Unit`."""
+    """What scoring needs of a method. Its coefficients are raw: see `CostUnit`."""
 
-    unit: Unit
+    unit: CostUnit
 
     def hooks(self, model: PreTrainedModel, coefficient: Coefficient) -> Hooks:
         """Return what steers the model; it may be attached again while nothing is trained."""
@@ -172,7 +172,7 @@ class Trainable(Attachable, Protocol):
 class Hooked:
     """A method that steers by forward hooks alone."""
 
-    unit = Unit()
+    unit = CostUnit()
 
     def hooks(self, model: PreTrainedModel, coefficient: Coefficient) -> Hooks:
         return []
@@ -268,6 +268,15 @@ def check_rows(coefficients: Tensor, rows: int) -> None:
         raise ValueError(
             f"{len(coefficients)} coefficients for a batch of {rows} rows: give one number, or one "
             "per row"
+        )
+
+
+def check_batched(output: Tensor) -> None:
+    """Refuse the output of a module that is not [b, t, o]."""
+    if output.ndim != 3:
+        raise InputError(
+            "a target module sees its tokens without batch rows, as experts do: leave it out of "
+            "modules.target"
         )
 
 

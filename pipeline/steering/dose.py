@@ -20,7 +20,7 @@ from pipeline.lm.base import Base
 from pipeline.lm.forward import before, kl_from, last_hidden, log_probs, tails
 from pipeline.lm.prompts import pad_left
 from pipeline.lm.trunk import on_trunk, run_trunk, trunk_depth
-from pipeline.steering.base import Attachable, Steering, Unit
+from pipeline.steering.base import Attachable, CostUnit, Steering
 from pipeline.steering.rollouts import Rollouts
 from pipeline.support.errors import InputError
 from pipeline.support.section import Section
@@ -55,7 +55,7 @@ Costs = Callable[[list[float]], list[Cost]]
 class Dose(NamedTuple):
     """What c = 1 and c = -1 stand for and cost."""
 
-    unit: Unit
+    unit: CostUnit
     positive: Cost
     negative: Cost
     reached: bool | None
@@ -116,7 +116,7 @@ def calibrate(base: Base, steering: Steering, rollouts: Rollouts, params: DosePa
         positive, negative = costs([1.0, -1.0])
         return Dose(steering.unit, positive, negative, None)
     (up, positive), (down, negative) = search(costs, params)
-    steering.unit = Unit(up, down)
+    steering.unit = CostUnit(up, down)
     steering.budget_reached = all(near(cost.mean, params) for cost in (positive, negative))
     return Dose(steering.unit, positive, negative, steering.budget_reached)
 

@@ -62,19 +62,19 @@ class PairTokens:
         counts = [self.shared[row] for row in rows for _ in range(2)]
         width, device = max(counts), self.chosen.device
         laid = lay_texts(texts, self.pad_id, device, self.together)
-        found: dict[tuple[int, int], int] = {}  # by text of the pair and place
+        numbers: dict[tuple[int, int], int] = {}  # by text of the pair and place
         before, targets, first = [], [], []
         own = [[0] * width for _ in texts]
         for number, (ids, at, count) in enumerate(zip(texts, laid.at, counts, strict=True)):
             for back in range(-count, 0):
                 token = number % 2, at[back]
-                if token not in found:
-                    found[token] = len(found)
+                if token not in numbers:
+                    numbers[token] = len(numbers)
                     before.append(at[back - 1])
                     targets.append(ids[back])
                     first.append((number + 1) * width + back)
-                own[number][back] = found[token]
-        positive = [text == 0 for text, _ in found]
+                own[number][back] = numbers[token]
+        positive = [text == 0 for text, _ in numbers]
         listed = (targets, first, own, positive)
         held = [torch.tensor(each).to(device, non_blocking=True) for each in listed]
         chosen = self.chosen[rows][..., -width:]
@@ -97,10 +97,6 @@ def pair_tokens(base: Base, pairs: Pairs, last_tokens: int) -> PairTokens:
     )
     both = list(zip(positive, negative, strict=True))
     shared = [shared_tail(*pair) for pair in both]
-    if not shared:
-        raise InputError(
-            "there are no pairs in a split: raise pairs.max_pairs or change pairs.calibration_share"
-        )
     if min(shared) < last_tokens:
         raise InputError(
             f"a pair shares only {min(shared)} last tokens: lower last_tokens ({last_tokens})"

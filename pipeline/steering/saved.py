@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline.steering import METHODS
-from pipeline.steering.base import Attachable, Sign, Steering, Unit, attached, check_acts
+from pipeline.steering.base import Attachable, CostUnit, Sign, Steering, attached, check_acts
 from pipeline.support.errors import InputError, in_a_line
 from pipeline.support.files import new_folder, read_json, write_json
 
@@ -54,7 +54,7 @@ def load_steering(folder: Path, weights_sha256: str, device: torch.device) -> St
     tensors = read_tensors(folder, device)
     try:
         steering = METHODS[about["method"]].load().load(tensors, about["metadata"])
-        steering.unit = Unit(**about["unit"])
+        steering.unit = CostUnit(**about["unit"])
         steering.sign = Sign(**about["sign"]) if about.get("sign") else None
         steering.budget_reached = (about.get("dose") or {}).get("budget_reached")
         return steering

@@ -25,7 +25,7 @@ from pipeline.lm.forward import last_hidden, read_layers, to_logits
 from pipeline.lm.prefixes import states_at
 from pipeline.lm.prompts import answer_tokens, user_chat
 from pipeline.lm.trunk import repeat_rows
-from pipeline.steering.base import Attachable, Sign, Steering, Trainable, Unit
+from pipeline.steering.base import Attachable, CostUnit, Sign, Steering, Trainable
 from pipeline.steering.states import lay_all
 from pipeline.steering.untouched import Untouched
 
@@ -117,7 +117,7 @@ def decide(base: Base, steering: Steering, asked: Asked | None) -> Sign:
     if t > 0:
         return Sign(True, None, t, up_t, down_t)
     steering.flip()
-    steering.unit = Unit(steering.unit.negative, steering.unit.positive)
+    steering.unit = CostUnit(steering.unit.negative, steering.unit.positive)
     return Sign(True, None, -t, down_t, up_t, flipped=True)
 
 

@@ -12,7 +12,7 @@ from pipeline.lm.forward import ROWS, check_length, layer_output, read_layers
 from pipeline.lm.layers import decoder_layers
 from pipeline.lm.prefixes import Laid, lay_texts, rows_hidden, shares_rows, states_at
 from pipeline.lm.prompts import tokenize
-from pipeline.steering.base import Pairs
+from pipeline.steering.base import Pairs, check_batched
 from pipeline.support.errors import InputError
 
 
@@ -37,11 +37,8 @@ def site_states(
     for laid in lay_all(base, texts, last_tokens):
         with read_layers(modules) as seen:
             rows_hidden(base.model, laid.rows)
-        if any(hidden.ndim != 3 for hidden in seen):
-            raise InputError(
-                "a target module sees its tokens without batch rows, as experts do: leave it "
-                "out of modules.target"
-            )
+        for hidden in seen:
+            check_batched(hidden)
         ends = [at[-last_tokens:] for at in laid.at]
         states = [states_at(hidden[None], ends)[0] for hidden in seen]
         parts.append([each.float().mean(1).to(base.device) for each in states])

@@ -216,12 +216,12 @@ class InnerPissa(Adapter):
         alike: dict[tuple, list[str]] = {}
         for name, module in self.modules.items():
             alike.setdefault((module.S.device, module.S.shape), []).append(name)
-        found: dict[str, Tensor] = {}
+        by_name: dict[str, Tensor] = {}
         for (device, _), names in alike.items():
             c = doses.to(device, non_blocking=True)
             batch = cores([self.modules[name] for name in names], c)
-            found |= zip(names, batch.unbind(1), strict=True)
-        return found
+            by_name |= zip(names, batch.unbind(1), strict=True)
+        return by_name
 
     def kept_cores(self, doses: Tensor) -> dict[str, Tensor]:
         """Return the same; while nothing learns, each c is solved once."""
@@ -239,8 +239,8 @@ class InnerPissa(Adapter):
     def module_hooks(
         self, targets: dict[str, nn.Linear], doses: Tensor, index: Tensor
     ) -> dict[str, Hook]:
-        found = self.kept_cores(doses)
-        return {name: self.modules[name].add_core(M, index) for name, M in found.items()}
+        by_name = self.kept_cores(doses)
+        return {name: self.modules[name].add_core(M, index) for name, M in by_name.items()}
 
     @property
     def promised_angle(self) -> float | None:

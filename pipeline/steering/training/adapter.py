@@ -18,12 +18,12 @@ from pipeline.steering.base import (
     PairSplits,
     Steering,
     Update,
+    check_batched,
     check_rows,
     is_zero,
 )
 from pipeline.steering.training.loop import optimise
 from pipeline.steering.training.params import LearnedParams, TrainingStudy
-from pipeline.support.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -183,11 +183,7 @@ def guarded(hook: Hook, index: Tensor) -> Hook:
     """Refuse a batch that does not have one row per coefficient."""
 
     def run(module, inputs, output):
-        if output.ndim != 3:
-            raise InputError(
-                "a target module sees its tokens without batch rows, as experts do: leave it out "
-                "of modules.target"
-            )
+        check_batched(output)
         if index.ndim:
             check_rows(index, len(output))
         return hook(module, inputs, output)

@@ -50,10 +50,6 @@ def lessons(
 ) -> Lessons:
     """Run the base once over the three texts of each pair; with a budget, let it write on."""
     positive, negative, texts = (tokenize(base.tokenizer, part) for part in pairs)
-    if not texts:
-        raise InputError(
-            "there are no pairs in a split: raise pairs.max_pairs or change pairs.calibration_share"
-        )
     shared = [
         min(shared_tail(first, own), shared_tail(second, own), len(own) - 1)
         for first, second, own in zip(positive, negative, texts, strict=True)

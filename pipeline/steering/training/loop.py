@@ -5,7 +5,6 @@ device: figures stay on it until the next validation.
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
@@ -60,17 +59,8 @@ def minimise(
     With a scratch, an interrupted run goes on from its last checkpoint. There is one at each
     validation, and every `seconds` in between.
     """
-    count, size = len(splits["train"]), params.batch_size * params.accumulate
-    by_epoch = math.ceil(count / size)
-    steps = params.steps or params.epochs * by_epoch
-    epochs = (shuffled(count, size, generator) for _ in range(math.ceil(steps / by_epoch)))
-    plan, parameters = [rows for epoch in epochs for rows in epoch][:steps], objective.parameters
-    processes.same_everywhere(list(parameters))
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=params.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, lr, total_steps=steps + 1, pct_start=max(params.warmup_share, 1 / steps)
-    )
-    state = TrainingState(parameters, optimizer, schedule, objective.objective.kept)
+    plan, by_epoch = planned(len(splits["train"]), params, generator)
+    state = begin(objective, params, lr, len(plan))
     file = scratch.file("training") if scratch else None
 
     def check_calibration() -> None:
@@ -80,35 +70,63 @@ def minimise(
 
     if not state.restore(file):
         check_calibration()
-    for step in track(range(state.step + 1, steps + 1), "training", steps - state.step):
-        optimizer.zero_grad()
+    for step in track(range(state.step + 1, len(plan) + 1), "training", len(plan) - state.step):
         # The step at hand counts: with nothing of a ramp, the anti-parallel loss has no gradient,
         # and Adam makes rounding a step.
-        rows, progress = plan[step - 1], step / steps
-        terms = accumulate(objective, splits["train"], rows, params.batch_size, progress)
-        processes.add_up_gradients(parameters)
-        torch.nn.utils.clip_grad_norm_(parameters, params.clip_norm)
-        rate = schedule.get_last_lr()[0]
-        optimizer.step()
-        schedule.step()
-        objective.objective.after_step()
-        state.step = step
-        state.records.append({"step": step, "split": "train", "lr": rate} | terms)
-        if step % by_epoch == 0 or step == steps:
+        descend(objective, splits["train"], plan[step - 1], step / len(plan), params, state)
+        if step % by_epoch == 0 or step == len(plan):
             check_calibration()
             state.save(file)
         elif file and file.due():
             check_finite(state, lr, file)
             state.save(file)
-    assign(parameters, state.best)
+    assign(state.parameters, state.best)
     best = {"calibration_loss": state.best_loss, "best_step": float(state.best_step)}
     return history_frame(state.records), best
 
 
-def shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[list[int]]:
-    order = torch.randperm(count, generator=generator).tolist()
-    for start in range(0, count, size):
-        yield order[start : start + size]
+def planned(
+    count: int, params: TrainingParams, generator: torch.Generator
+) -> tuple[list[list[int]], int]:
+    """Return the pairs of every step, shuffled anew each epoch, and the steps of an epoch."""
+    size = params.batch_size * params.accumulate
+    by_epoch = math.ceil(count / size)
+    steps = params.steps or params.epochs * by_epoch
+    plan: list[list[int]] = []
+    while len(plan) < steps:
+        order = torch.randperm(count, generator=generator).tolist()
+        plan += [order[start : start + size] for start in range(0, count, size)]
+    return plan[:steps], by_epoch
+
+
+def begin(
+    objective: PartwiseObjective, params: TrainingParams, lr: float, steps: int
+) -> TrainingState:
+    """Return the state before the first step, with the same parameters in every process."""
+    parameters, rising = objective.parameters, max(params.warmup_share, 1 / steps)
+    processes.same_everywhere(list(parameters))
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=params.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, lr, total_steps=steps + 1, pct_start=rising
+    )
+    return TrainingState(parameters, optimizer, schedule, objective.objective.kept)
+
+
+def descend(
+    objective: PartwiseObjective, split: Any, rows: list[int], progress: float,
+    params: TrainingParams, state: TrainingState,
+) -> None:  # fmt: skip
+    """Take one step of the optimiser, and record its terms and learning rate."""
+    state.optimizer.zero_grad()
+    terms = accumulate(objective, split, rows, params.batch_size, progress)
+    processes.add_up_gradients(state.parameters)
+    torch.nn.utils.clip_grad_norm_(state.parameters, params.clip_norm)
+    rate = state.schedule.get_last_lr()[0]
+    state.optimizer.step()
+    state.schedule.step()
+    objective.objective.after_step()
+    state.step += 1
+    state.records.append({"step": state.step, "split": "train", "lr": rate} | terms)
 
 
 def accumulate(
