@@ -41,7 +41,8 @@ def main(names: list[str], out: str, only: list[str]) -> None:
     folder = Path(out)
     if len(keys) > FEW:
         print(f"{len(keys)} parameters differ: {out}/parameters.md")
-        write_table(folder, "parameters", parameter_table(results, keys))
+        values = {r.name: [str(r.params.get(key, NONE)) for key in keys] for r in results}
+        write_table(folder, "parameters", pl.DataFrame({"Parameter": keys} | values))
         keys = [key for key in WHAT if key in keys]
     table = comparison_table(rows, keys, results)
     write_table(folder, "comparison", table)
@@ -106,15 +107,6 @@ def comparison_table(rows: pl.DataFrame, keys: list[str], results: list[Result])
 def marks(row: Row) -> str:
     """Return the mark of a row whose sign the probes do not decide, else nothing."""
     return columns.UNDECIDED if row.get("sign_decided") is False else ""
-
-
-def parameter_table(results: list[Result], keys: list[str]) -> pl.DataFrame:
-    """Return a row per parameter that differs, a column per experiment."""
-    rows = [
-        {"Parameter": key, **{result.name: str(result.params.get(key, NONE)) for result in results}}
-        for key in keys
-    ]
-    return pl.DataFrame(rows)
 
 
 def across(rows: pl.DataFrame, log_odds_first: bool) -> pl.DataFrame:

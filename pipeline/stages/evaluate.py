@@ -57,7 +57,9 @@ def main(name: str, method: str = BASE, seed: int | None = None) -> None:
         if processes.is_main():
             tables = {table: pl.concat(frames) for table, frames in parts.items()}
             if controls.height:
-                set_apart(tables, controls)
+                apart = pl.col("item_id").is_in(controls["item_id"].to_list())
+                scores = tables["scores"]
+                tables |= {"controls": scores.filter(apart), "scores": scores.filter(~apart)}
             log(tables, run)
             with new_folder(scores_folder(method, seed)) as new:
                 for table, frame in tables.items():
@@ -119,12 +121,6 @@ def measure(
         prompts = read_json(prompts_file(params.models[params.model].prompts))
         tables["coherence"] = free_texts(base, prompts, *subject, wanted.coherence_tokens)
     return tables
-
-
-def set_apart(tables: dict[str, pl.DataFrame], controls: pl.DataFrame) -> None:
-    """Move the scores of the control items to a table of their own."""
-    apart, scores = pl.col("item_id").is_in(controls["item_id"].to_list()), tables["scores"]
-    tables |= {"controls": scores.filter(apart), "scores": scores.filter(~apart)}
 
 
 def log(tables: dict[str, pl.DataFrame], run: Run) -> None:
