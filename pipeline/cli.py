@@ -25,8 +25,8 @@ Seed = Annotated[int, Argument(help="A seed of params.yaml.")]
 SEVERAL = f"{SAVED} Repeat for several at once; else the trained one."
 Adapter = Annotated[list[str], Option("--adapter", help=SEVERAL)]
 Weights = Annotated[list[float], Option("--weight", help="One per adapter: c is multiplied by it.")]
-HELD = "Hold the base as none, 8bit or 4bit; else as it was in the fit."
-Held = Annotated[str | None, Option("--quantisation", help=HELD)]
+QUANTISED = "Hold the base as none, 8bit or 4bit; else as it was in the fit."
+Held = Annotated[str | None, Option("--quantisation", help=QUANTISED)]
 Penalty = Annotated[float, Option(help="Above 1, tokens already written become less likely.")]
 Raw = Annotated[bool, Option("--raw", help="Coefficients as trained, not in units of cost.")]
 BASE = "An id of params.yaml, a folder or a hub id; else the adapter's own."

@@ -11,7 +11,7 @@ from transformers import CompileConfig, StaticCache, pipeline
 from pipeline import answers, steer
 from pipeline.scoring.score import score
 from pipeline.scoring.wording import dilemma_prompt
-from pipeline.steering.base import attached
+from pipeline.steering.hooks import attached
 from pipeline.steering.methods.mean_diff import MeanDiff
 from pipeline.steering.saved import check_fits
 from pipeline.support.errors import InputError

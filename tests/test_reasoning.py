@@ -13,7 +13,7 @@ from pipeline.scoring.rows import make_prompts
 from pipeline.scoring.score import score
 from pipeline.scoring.wording import ANSWER_PREFIX, dilemma_prompt
 from pipeline.scoring.writing import write
-from pipeline.steering.base import attached
+from pipeline.steering.hooks import attached
 from pipeline.steering.methods.prompting import Prompting
 from pipeline.steering.untouched import Untouched
 from pipeline.support.errors import InputError

@@ -12,7 +12,8 @@ from pipeline.lm.decoding import check_logits, decode, stop_tokens
 from pipeline.lm.forward import last_hidden, to_logits
 from pipeline.lm.prompts import Message, user_chat
 from pipeline.scoring.score import answer_ids
-from pipeline.steering.base import Attachable, attached, check_acts
+from pipeline.steering.base import Attachable
+from pipeline.steering.hooks import attached, check_acts
 from pipeline.support.errors import InputError
 
 

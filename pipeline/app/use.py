@@ -15,7 +15,8 @@ from transformers import AutoConfig, PreTrainedModel
 from pipeline.lm.base import Base
 from pipeline.lm.load import describe, load_model, load_tokenizer
 from pipeline.lm.sources import locate, weights_hash
-from pipeline.steering.base import Attachable, Coefficient, attached, check_acts
+from pipeline.steering.base import Attachable
+from pipeline.steering.hooks import Coefficient, attached, check_acts
 from pipeline.support.errors import InputError
 from pipeline.support.sections import ModelParams, Quantisation
 

@@ -30,7 +30,8 @@ from pipeline.scoring.rows import (
     lay_out_rows,
     make_prompts,
 )
-from pipeline.steering.base import Attachable, check_acts
+from pipeline.steering.base import Attachable
+from pipeline.steering.hooks import check_acts
 from pipeline.support.errors import InputError
 from pipeline.support.schemas import ANSWERS, LIKELIHOOD
 from pipeline.support.scratch import Scratch

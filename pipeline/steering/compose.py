@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pipeline.steering.base import Attachable, Coefficient, Hooks, Steering, Update
+from pipeline.steering.base import Attachable, Steering, Update
+from pipeline.steering.hooks import Coefficient, Hooks
 from pipeline.support.errors import InputError
 
 

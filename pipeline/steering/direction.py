@@ -14,16 +14,8 @@ from torch import Tensor, nn
 from pipeline.lm.base import Base
 from pipeline.lm.forward import layer_output
 from pipeline.lm.layers import depth_to_layer, device_of, layers_prefix
-from pipeline.steering.base import (
-    Coefficient,
-    Hooks,
-    MethodParams,
-    PairSplits,
-    Steering,
-    Study,
-    at_rows,
-    is_zero,
-)
+from pipeline.steering.base import MethodParams, PairSplits, Steering, Study
+from pipeline.steering.hooks import Coefficient, Hooks, at_rows, is_zero
 from pipeline.steering.states import pair_differences
 from pipeline.support.errors import InputError
 

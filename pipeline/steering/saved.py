@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline.steering import METHODS
-from pipeline.steering.base import Attachable, CostUnit, Sign, Steering, attached, check_acts
+from pipeline.steering.base import Attachable, CostUnit, Sign, Steering
+from pipeline.steering.hooks import attached, check_acts
 from pipeline.support.errors import InputError, in_a_line
 from pipeline.support.files import new_folder, read_json, write_json
 

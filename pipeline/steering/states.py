@@ -12,7 +12,8 @@ from pipeline.lm.forward import ROWS, check_length, layer_output, read_layers
 from pipeline.lm.layers import decoder_layers
 from pipeline.lm.prefixes import Laid, lay_texts, rows_hidden, shares_rows, states_at
 from pipeline.lm.prompts import tokenize
-from pipeline.steering.base import Pairs, check_batched
+from pipeline.steering.base import Pairs
+from pipeline.steering.hooks import check_batched
 from pipeline.support.errors import InputError
 
 

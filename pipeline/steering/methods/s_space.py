@@ -25,19 +25,9 @@ from torch.nn.functional import normalize
 
 from pipeline.lm.base import Base
 from pipeline.lm.layers import device_of, select
-from pipeline.steering.base import (
-    Coefficient,
-    Hooks,
-    Look,
-    MethodParams,
-    PairSplits,
-    Steering,
-    Study,
-    Update,
-    at_rows,
-    is_zero,
-)
+from pipeline.steering.base import Look, MethodParams, PairSplits, Steering, Study, Update
 from pipeline.steering.direction import addition
+from pipeline.steering.hooks import Coefficient, Hooks, at_rows, is_zero
 from pipeline.steering.states import site_states
 from pipeline.steering.svd import Factors, read_cache
 from pipeline.steering.training.adapter import by_module

@@ -11,17 +11,8 @@ from torch import Tensor, nn
 from pipeline.lm.base import Base
 from pipeline.lm.layers import device_of
 from pipeline.lm.quantisation import memory
-from pipeline.steering.base import (
-    Coefficient,
-    Hooks,
-    Pairs,
-    PairSplits,
-    Steering,
-    Update,
-    check_batched,
-    check_rows,
-    is_zero,
-)
+from pipeline.steering.base import Pairs, PairSplits, Steering, Update
+from pipeline.steering.hooks import Coefficient, Hooks, check_batched, check_rows, is_zero
 from pipeline.steering.training.loop import optimise
 from pipeline.steering.training.params import LearnedParams, TrainingStudy
 
