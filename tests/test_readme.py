@@ -63,3 +63,11 @@ def test_every_command_that_it_names_exists():
     targets = set(re.findall(r"^([\w-]+(?: [\w-]+)*):", Path("Makefile").read_text(), re.M))
     known = {target for line in targets for target in line.split()}
     assert set(re.findall(r"make ([\w-]+)", TEXT)) - {"you"} <= known
+
+
+def test_innerpissa_is_read_in_six_files_of_at_most_900_lines():
+    text = (ROOT / "docs/how_it_works.md").read_text(encoding="utf-8")
+    said = text.partition("- **To read InnerPiSSA**")[2].partition("\n- **")[0]
+    files = re.findall(r"`([\w/]+\.py)`", said)
+    lengths = [len((ROOT / "pipeline/steering" / file).read_text().splitlines()) for file in files]
+    assert (len(files), sum(lengths) <= 900) == (6, True), lengths
