@@ -63,7 +63,7 @@ def test_a_workspace_shares_the_cache_of_the_checkout(tmp_path):
 
 
 def test_an_unknown_study_is_refused():
-    with pytest.raises(InputError, match="take full, quick"):
+    with pytest.raises(InputError, match="take ablations, full, quick"):
         main("small", None, None)
 
 
