@@ -4,7 +4,7 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.report.figures.look import Sheet, figure, legend, methods_of, style
+from pipeline.report.figures.look import Sheet, figure, folded, legend, methods_of, style
 from pipeline.support.formats import with_minus
 from pipeline.support.schemas import MEAN
 
@@ -55,7 +55,7 @@ def draw_counts(axes: Any, counts: pl.DataFrame, methods: list[str]) -> None:
         for x, (share, count) in enumerate(row):
             axes.text(x, y, str(count), color="white" if share > 0.5 else "black", **MIDDLE)
     axes.set_xticks(range(len(coefficients)), [with_minus(f"{c:+g}") for c in coefficients])
-    axes.set_yticks(range(len(methods)), [style(method)["label"] for method in methods])
+    axes.set_yticks(range(len(methods)), [folded(method, 48) for method in methods])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("coefficient c")

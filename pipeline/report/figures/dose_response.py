@@ -37,7 +37,7 @@ def draw(drawing: Any, methods: list[str], effects: pl.DataFrame, oracle: Oracle
         alike = [other for other, kind in zip(methods, kinds, strict=True) if kind == dosed]
         axes.set_ylim(*scale(effects.filter(pl.col("method").is_in(alike)), oracle, dosed))
         style, lowest = look.style(method), index + COLUMNS >= len(methods)
-        axes.set_title(style["label"], color=style["color"])
+        axes.set_title(look.folded(method, 22), color=style["color"])
         axes.set_xlabel("coefficient c" if lowest else "")
         first = index in (0, kinds.index(dosed)) or index % COLUMNS == 0
         axes.tick_params(labelbottom=lowest, labelleft=first)

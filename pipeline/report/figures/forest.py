@@ -16,7 +16,7 @@ def forest(sheet: Sheet, equal: pl.DataFrame, seeds: pl.DataFrame) -> None:
         "Half the span between +c and −c with its 95 % interval. Small dots: single seeds (random: "
         "single directions)."
     )
-    with look.halves(sheet, "forest", said, 1.2 + 0.27 * equal.height, beside=True) as parts:
+    with look.halves(sheet, "forest", said, 1.6 + 0.29 * equal.height, beside=True) as parts:
         for part, measure in parts:
             draw(part, measure, measure.of(equal), measure.of(seeds))
 
@@ -32,13 +32,13 @@ def draw(drawing: Any, measure: Measure, equal: pl.DataFrame, seeds: pl.DataFram
     panels = drawing.subplots(len(shown), 1, height_ratios=heights, squeeze=False).flat
     for axes, (title, part) in zip(panels, shown.items(), strict=True):
         draw_rows(axes, part, seeds)
-        axes.set_title(title, loc="left")
+        axes.set_title(title, loc="right")
     random = seeds.filter(method="random")["effect"]
     if random.len():
         band = {"color": BAND, "lw": 0, "zorder": 0, "label": "range of random directions"}
         shade = panels[0].axvspan(random.min(), random.max(), **band)
         drawing.legend(handles=[shade], loc="outside upper center")
-    panels[-1].set_xlabel(f"effect on the target choice, {measure.words}")
+    drawing.supxlabel(f"effect on the target choice, {measure.words}", fontsize=8)
 
 
 def reach(rows: pl.DataFrame) -> list[float]:
@@ -58,7 +58,8 @@ def draw_rows(axes: Any, rows: pl.DataFrame, seeds: pl.DataFrame) -> None:
             places = [place + 0.28] * len(single)
             axes.plot(single, places, ".", ms=3.5, color=own["color"], alpha=0.7)
             spread += single
-    axes.set_yticks(range(rows.height), [style(method)["label"] for method in rows["method"]])
+    axes.set_yticks(range(rows.height), map(look.folded, rows["method"]))
     axes.set_ylim(rows.height - 0.4, -0.6)
     axes.set_xlim(*look.limits(spread))
     axes.tick_params(axis="y", length=0)
+    axes.locator_params(axis="x", nbins=5)

@@ -158,6 +158,18 @@ def shade(axes: Any, rows: pl.DataFrame, x: str, low: str, high: str, **look: An
     axes.fill_between(along, lowest, highest, color=BAND, lw=0, **look)
 
 
+def folded(method: str, width: int = 30) -> str:
+    """Return a method's name in lines of at most `width` characters."""
+    return textwrap.fill(name_of(method), width)
+
+
 def legend(drawing: Figure | SubFigure, axes: Any) -> None:
-    """Name everything once, above the figure."""
-    drawing.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    """Name everything once, above the figure: a method's variants, which look alike, as one."""
+    kinds: dict[tuple[str, ...], dict[str, Any]] = {}
+    for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+        kinds.setdefault(label.partition(", ")[:2], {})[label] = handle
+    named = {
+        next(iter(own)) if len(own) == 1 else f"{method}, {len(own)} variants": [*own.values()][0]
+        for (method, _), own in kinds.items()
+    }
+    drawing.legend([*named.values()], [*named], loc="outside upper center", ncols=4)

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from pipeline.report.figures.look import Sheet, figure, grid, grid_height, style
+from pipeline.report.figures.look import Sheet, figure, folded, grid, grid_height, style
 
 LINES = ("-", "--", ":", "-.")
 
@@ -21,7 +21,7 @@ def training_curves(sheet: Sheet, histories: dict[str, dict[int, pl.DataFrame]])
                 line = colour | marks | {"ls": LINES[place % len(LINES)], "lw": 1}
                 axes.plot(held["step"], held["loss"], label=f"seed {seed}", **line)
             axes.set_ylim(*window(pl.concat(seeds.values())["loss"]))
-            axes.set_title(look["label"], **colour)
+            axes.set_title(folded(method, 22), **colour)
             axes.set_xlabel("step")
             axes.legend()
         panels[0].set_ylabel("loss")

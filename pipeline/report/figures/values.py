@@ -9,6 +9,7 @@ from pipeline.report.figures.look import Measure, Sheet, halves, methods_of
 from pipeline.report.figures.words import name_of, short_labels
 from pipeline.support.formats import with_minus
 
+BESIDE = 16  # methods: with more, the halves stand one above the other, and the names upright
 # Linear up to the first number, logarithmic up to the second: a prompt's changes would else leave
 # all others white.
 SCALES = {False: (0.02, 1.0), True: (0.1, 10.0)}
@@ -24,8 +25,8 @@ def value_map(sheet: Sheet, changes: pl.DataFrame, labels: list[str], coefficien
         "(Benjamini-Hochberg, without the target, which stands on top, and its opposite). Items in "
         "brackets."
     )
-    height = 1.4 + 0.17 * len(labels)
-    with halves(sheet, "value_map", said, height, beside=True) as parts:
+    beside, height = len(methods_of(changes)) <= BESIDE, 1.4 + 0.17 * len(labels)
+    with halves(sheet, "value_map", said, height + (not beside), beside) as parts:
         for part, measure in parts:
             draw(part, measure, measure.of(changes), labels)
 
@@ -43,7 +44,9 @@ def draw(drawing: Any, measure: Measure, changes: pl.DataFrame, labels: list[str
             if cell["significant"]:
                 dark = abs(cell["half"]) > largest / 5
                 axes.plot([x], [y], ".", ms=3, color="white" if dark else "black")
-    axes.set_xticks(range(len(methods)), map(name_of, methods), rotation=35, ha="right")
+    slanted, upright = {"rotation": 35, "ha": "right"}, {"rotation": 90, "fontsize": 6}
+    turned = slanted if len(methods) <= BESIDE else upright
+    axes.set_xticks(range(len(methods)), map(name_of, methods), **turned)
     words = short_labels(labels)
     counts = [cells[methods[0], label]["n_items"] for label in labels]
     named = [f"{words[label]} ({n})" for label, n in zip(labels, counts, strict=True)]
