@@ -41,7 +41,7 @@ REACH = {
 }
 COEFFICIENTS = (-2.0, -1.0, 1.0, 2.0)
 PARAMS = load_params(ROOT / "params.yaml")
-EVEN = PARAMS.report.even_arms
+RULES = PARAMS.report
 
 
 def planted_effects() -> pl.DataFrame:
@@ -234,7 +234,7 @@ def text(tmp_path, dilemmas) -> str:
         }, "manifest": {"model": "reference"},
         "synthetic": "All of it.", "target": "Value/honesty", "oracle": [], "unit": 1.0, "n_dilemmas": 6, "budget": Dose, "measure": "KL", "opposite": [], "ahead": 10.0, "unreached": ["S-space"], "undecided": "", "sure": 2.0, "change": change,
         "pair": None, "log_odds_first": False, "n_random": 2, "examples": examples("innerpissa", moved, evaluation(dilemmas), 1.0),
-        "headline": headline(planted()["equal"], ["innerpissa"], planted()["seeds"], EVEN, False), "setup": {"Model": "tiny"}, "name_of": name_of,
+        "headline": headline(planted()["equal"], ["innerpissa"], planted()["seeds"], RULES, False), "setup": {"Model": "tiny"}, "name_of": name_of,
         "words": ACTIONS, "reproduction": {"commit": "abc"}, "manifest_text": "{}", "params_text": "model: <tiny>",
     }  # fmt: skip
     return page.render(shown, {"forest": "AAAA"}, context)
@@ -293,17 +293,19 @@ def test_a_method_without_a_known_sign_is_named_and_marked_in_every_table():
 def test_the_headline_says_who_stands_out():
     equal, seeds = planted()["equal"], planted()["seeds"]
     assert ahead(equal, False) == ahead(equal, True) == pytest.approx(10)
-    said = headline(equal, ["innerpissa"], seeds, EVEN, False)
+    said = headline(equal, ["innerpissa"], seeds, RULES, False)
     assert any(
         "prompting, +0.500" in line and "10 times as much as the best" in line for line in said
     )
+    rare = RULES.model_copy(update={"far_ahead": 11.0})
+    assert not any("10 times" in line for line in headline(equal, [], seeds, rare, False))
     assert said[-3].startswith("As a control: random directions, 0.000")
     assert said[-2].startswith("Further than each of 2 random directions")
     assert said[-2].endswith("(−0.100 to +0.050 nats): InnerPiSSA; AntiPaSTO, norotation.")
     # Planted arms are even.
     assert said[-1].endswith(": InnerPiSSA; AntiPaSTO, norotation; mean difference.")
     only = headline(
-        equal.filter(pl.col("method") == "innerpissa"), ["innerpissa"], seeds.clear(), EVEN, True
+        equal.filter(pl.col("method") == "innerpissa"), ["innerpissa"], seeds.clear(), RULES, True
     )
     assert len(only) == 2
     assert only[0].startswith("Of the trained methods: InnerPiSSA, +0.250")  # nats first
@@ -320,9 +322,9 @@ def test_both_arms_count_as_turned_from_a_quarter_of_the_stronger_on():
     equal = pl.DataFrame(
         [arm(m, 0.1, up=up, down=down, calibrated=True) for m, (up, down) in arms.items()]
     )
-    line = headline(equal, ["innerpissa"], pl.DataFrame({"method": [], "effect": []}), EVEN, False)[
-        -1
-    ]
+    line = headline(
+        equal, ["innerpissa"], pl.DataFrame({"method": [], "effect": []}), RULES, False
+    )[-1]
     assert line.endswith("the weaker arm at least 25 % of the stronger: LoRA; gradient direction.")
 
 

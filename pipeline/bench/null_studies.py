@@ -20,8 +20,8 @@ from pipeline.metrics.regression import cluster_t
 from pipeline.metrics.sensitivity import mixed_slope, sign_flip_p, sign_patterns, two_way_t
 
 COEFFICIENTS = np.array([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0])
-SIZES = (12, 64, 219)
-STUDIES = 10_000
+SIZES = (12, 64, 219)  # dilemmas: few, about as many as in the default study, and many
+STUDIES = 10_000  # a rate of 5 % is then known to half a percent
 CHUNK = 100  # studies that exist at once
 MIXED = {12: 300, 64: 300}  # studies for the mixed model too, as slow as all the rest
 PERMUTATIONS = 1999

@@ -11,6 +11,7 @@ from pipeline.report.figures.words import name_of
 from pipeline.report.results import Cell, Results
 from pipeline.steering.sign import SURE
 from pipeline.support.formats import interval, number, percent, with_minus, with_sign
+from pipeline.support.sections import ReportParams
 
 SCORED = {
     "answers": "Yes or No about each action: log-odds",
@@ -19,7 +20,6 @@ SCORED = {
 }
 ACTIONS = {"to_do": "the first side", "not_to_do": "the other side"}
 MEASURE = "KL divergence from the base model"
-FAR_AHEAD = 2  # times as far: from here on the headline names the ratio
 
 
 def change(value: float) -> str:
@@ -70,12 +70,13 @@ def ahead(equal: pl.DataFrame, log_odds_first: bool) -> float | None:
 
 
 def headline(
-    equal: pl.DataFrame, learned: list[str], seeds: pl.DataFrame, even: float, log_odds_first: bool
-) -> list[str]:
+    equal: pl.DataFrame, learned: list[str], seeds: pl.DataFrame, rules: ReportParams,
+    log_odds_first: bool,
+) -> list[str]:  # fmt: skip
     """Say what moves the target most at equal cost, by kind of method, and which stand out.
 
     `seeds` (method, seed, effect): effects of single seeds. Single random directions are the
-    control. `even`: the least share of the stronger arm that the weaker one may be.
+    control.
     """
     best = equal.sort(f"target_effect{SUFFIXES[log_odds_first]}", descending=True)
     dosed, is_learned = best.filter("calibrated"), pl.col("method").is_in(learned)
@@ -87,7 +88,7 @@ def headline(
     lines = first("Of the trained methods", dosed.filter(is_learned))
     lines += first("Of those without training", others.filter(~is_learned))
     lines += first("Without a dose, at its own cost", best.filter(calibrated=False))
-    if (ratio := ahead(equal, log_odds_first) or 0.0) >= FAR_AHEAD:
+    if (ratio := ahead(equal, log_odds_first) or 0.0) >= rules.far_ahead:
         lines[-1] += f" That is {ratio:.0f} times as much as the best method with a dose."
     if control.height:
         lines += first("As a control", control)
@@ -97,7 +98,7 @@ def headline(
             f"sign ({change(min(single))} to {change(max(single))} nats): "
             f"{names(others.filter(random_rank=1)['method'])}."
         )
-    return [*lines, both_ways(others, even)] if others.height else lines
+    return [*lines, both_ways(others, rules.even_arms)] if others.height else lines
 
 
 def both_ways(rows: pl.DataFrame, even: float) -> str:
@@ -187,9 +188,10 @@ def context(results: Results, reproduction: dict[str, str], params_text: str) ->
 def of_effects(results: Results) -> dict[str, Any]:
     """Return the variables about effects, which a study without a target lacks."""
     equal, params = results.tables["equal_cost"], results.params
-    even, first = params.report.even_arms, results.log_odds_first
+    first = results.log_odds_first
     unknown = pl.col("method").is_in([method for method, _ in results.undecided])
-    lines = headline(equal.filter(~unknown), params.methods, results.seed_effects, even, first)
+    known, seeds = equal.filter(~unknown), results.seed_effects
+    lines = headline(known, params.methods, seeds, params.report, first)
     own = ("oracle", "n_dilemmas", "examples", "n_random")
     return {name: getattr(results, name) for name in own} | {
         "ahead": ahead(equal, first), "undecided": adapters(results.undecided),

@@ -30,7 +30,7 @@ from pipeline.support.files import new_file, new_folder
 from pipeline.support.paths import COMPOSITION, REPORTS, behaviour_file
 from pipeline.support.schemas import labels
 
-COEFFICIENTS = (-1.0, 0.0, 1.0)  # of each adapter, in units
+COEFFICIENTS = (-1.0, 0.0, 1.0)  # of each adapter: either arm at equal cost, alone and together
 COLUMNS = {"target": pl.String, "first": pl.Float64, "second": pl.Float64}
 
 

@@ -14,7 +14,7 @@ from pipeline.lm.forward import ROWS, last_hidden, tails, token_kl
 from pipeline.lm.prompts import tokenize
 from pipeline.steering.pair_batches import shared_tail
 
-FEW = 0.1  # nats per token
+FEW = 0.1  # nats per token, as in the published check
 
 
 @torch.no_grad()

@@ -157,3 +157,5 @@ class StatisticsParams(Section):
 class ReportParams(Section):
     even_arms: float = Field(ge=0, le=1)
     """A method moves both ways if its weaker arm is at least this share of the stronger one."""
+    far_ahead: float = Field(gt=0)
+    """How many times as far as the best dose a prompt must go, so that the report says it."""

@@ -44,6 +44,7 @@ from pipeline.steering.training.lessons import Lessons
 from pipeline.steering.training.losses import Terms
 from pipeline.support.section import Section
 
+# Our own.
 DUAL_RATE = 0.5  # of lambda, per step and budget overspent
 OVERSPENT = 0.1  # of the budget, which a checkpoint may overspend on calibration pairs for free,
 PRICE = 10.0  # and what each further budget counts there

@@ -14,7 +14,7 @@ from pipeline.steering.base import Pairs
 from pipeline.steering.pair_batches import shared_tail
 from pipeline.support.errors import InputError
 
-CONTINUATION = 16  # tokens that the base writes after each text, for the budget
+CONTINUATION = 16  # tokens that the base writes after each text, for the budget: our own
 
 
 @dataclass
