@@ -264,9 +264,12 @@ def study(
     name: Annotated[str, Argument(help="A file studies/<name>.yaml.")],
     jobs: Annotated[int | None, Option(help="How many cells run at once.")] = None,
     keep: Annotated[str | None, Option(help="A folder for copies of the tables.")] = None,
+    overrides: Annotated[
+        list[str], Option("-S", help="A key and its value, as rank=8; repeat.")
+    ] = [],  # noqa: B006
 ) -> None:
     """Run a named study in a workspace of its own and print its table."""
-    call("app.study", "main", name, jobs, keep)
+    call("app.study", "main", name, jobs, keep, overrides)
 
 
 @app.command()

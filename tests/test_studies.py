@@ -64,7 +64,7 @@ def test_a_workspace_shares_the_cache_of_the_checkout(tmp_path):
 
 def test_an_unknown_study_is_refused():
     with pytest.raises(InputError, match="take ablations, full, quick"):
-        main("small", None, None)
+        main("small", None, None, [])
 
 
 def test_a_study_that_fails_says_so_by_its_code_and_copies_nothing(tmp_path, monkeypatch):
@@ -72,9 +72,18 @@ def test_a_study_that_fails_says_so_by_its_code_and_copies_nothing(tmp_path, mon
     failed = subprocess.CompletedProcess([], 3)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(SystemExit) as left:
-        main("quick", None, str(tmp_path / "kept"))
+        main("quick", None, str(tmp_path / "kept"), ["rank=7"])
     assert left.value.code == 3
+    assert load_params(tmp_path / "quick/params.yaml").rank == 7
     assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize("override", ["rnak=7", "rank", "rank=many"])
+def test_a_wrong_override_is_refused_before_anything_is_written(override, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "WORKSPACES", tmp_path)
+    with pytest.raises(InputError, match=override):
+        main("quick", None, None, [override])
+    assert not list(tmp_path.iterdir())
 
 
 def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch, capsys):
@@ -91,4 +100,4 @@ def test_hidden_files_are_no_studies(tmp_path, monkeypatch):
     for name in ("own.yaml", "._own.yaml"):
         (tmp_path / name).touch()
     with pytest.raises(InputError, match="take own$"):
-        main("._own", None, None)
+        main("._own", None, None, [])

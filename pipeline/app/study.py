@@ -4,6 +4,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +28,20 @@ KEPT = (
 )  # fmt: skip
 
 
-def main(name: str, jobs: int | None, keep: str | None) -> None:
+def main(name: str, jobs: int | None, keep: str | None, overrides: list[str]) -> None:
     """Run data/studies/<name>.yaml, print its table, copy its results to the folder `keep`.
 
-    Raises InputError for a study that is not there or not valid. What a killed run had stays.
+    Overrides are those of `dvc exp run -S`. Raises InputError for a study that is not there or not
+    valid. What a killed run had stays.
     """
     known = sorted(file.stem for file in visible(STUDIES, "*.yaml"))
     if name not in known:
         raise InputError(f"there is no study {name!r} in {STUDIES}: take {', '.join(known)}")
     params = merged(read_yaml("params.yaml"), read_yaml(STUDIES / f"{name}.yaml"))
-    parse(Params, params, STUDIES / f"{name}.yaml")
+    if overrides:
+        with explained(overrides):
+            params = overridden(params, overrides)
+    parse(Params, params, " ".join([str(STUDIES / f"{name}.yaml"), *settings(overrides)]))
     folder = prepare(WORKSPACES / name, params)
     command = [sys.executable, "-m", "pipeline", "repro"] + (["--jobs", str(jobs)] if jobs else [])
     own = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
@@ -58,6 +65,41 @@ def merged(whole: Any, changes: Any) -> Any:
     return whole | {key: merged(whole.get(key), value) for key, value in changes.items()}
 
 
+def settings(overrides: list[str]) -> list[str]:
+    return [word for override in overrides for word in ("-S", override)]
+
+
+@contextmanager
+def explained(overrides: list[str]) -> Iterator[None]:
+    """Say what is wrong with overrides, and how they are written."""
+    from dvc.exceptions import DvcException
+    from hydra.errors import HydraException
+
+    try:
+        yield
+    except (DvcException, HydraException) as error:
+        said = str(error.__cause__ or error).splitlines()[0]
+        known = "`python -m pipeline params` lists the keys"
+        told = f"{' '.join(settings(overrides))}: {said}"
+        raise InputError(f"{told}: write -S KEY=VALUE or -S KEY=VALUE,VALUE; {known}") from None
+
+
+def overridden(params: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Return parameters as DVC would change them."""
+    from dvc.utils.hydra import apply_overrides
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = write(params, Path(folder) / "params.yaml")
+        apply_overrides(file, overrides)
+        return read_yaml(file)
+
+
+def write(params: dict[str, Any], path: Path) -> Path:
+    with path.open("w", encoding="utf-8") as file:
+        YAML(typ="safe").dump(params, file)
+    return path
+
+
 def prepare(folder: Path, params: dict[str, Any]) -> Path:
     """Bring the code, the inputs and params.yaml to a workspace; results of before stay there."""
     for source in SOURCES:
@@ -74,8 +116,7 @@ def prepare(folder: Path, params: dict[str, Any]) -> Path:
     local = folder / ".dvc/config.local"
     cache = Path(".dvc/cache").resolve()  # what another study has run is not run again
     local.write_text(f"[core]\n    no_scm = true\n[cache]\n    dir = {cache}\n", encoding="utf-8")
-    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
-        YAML(typ="safe").dump(params, file)
+    write(params, folder / "params.yaml")
     return folder
 
 

@@ -6,11 +6,10 @@ An experiment is a `dvc exp run` of its own in a clean copy of this commit.
 import hashlib
 import json
 import re
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from pipeline.app.study import explained, overridden, settings
 from pipeline.app.sweep_ray import bring, dvc, ref, run_on_ray
 from pipeline.study import store
 from pipeline.study.params import Params
@@ -50,39 +49,18 @@ def expand(overrides: list[str]) -> dict[str, list[str]]:
 
     Raises InputError for what is no override, an unknown key, and parameters that are not valid.
     """
-    from dvc.exceptions import DvcException
     from dvc.utils.hydra import get_hydra_sweeps
-    from hydra.errors import HydraException
 
-    read_yaml("params.yaml")  # which must be here
-    try:
+    params = read_yaml("params.yaml")
+    with explained(overrides):
         points = [each["params.yaml"] for each in get_hydra_sweeps({"params.yaml": overrides})]
-        trees = [resulting(point) for point in points]
-    except (DvcException, HydraException) as error:
-        said = str(error.__cause__ or error).splitlines()[0]
-        known = "`python -m pipeline params` lists the keys"
-        told = f"{' '.join(settings(overrides))}: {said}"
-        raise InputError(f"{told}: write -S KEY=VALUE or -S KEY=VALUE,VALUE; {known}") from None
+        trees = [overridden(params, point) for point in points]
+    for tree, point in zip(trees, points, strict=True):
+        parse(Params, tree, " ".join(settings(point)))
     keys = [text.partition("=")[0].lstrip("+~") for text in points[0]]
     varied = [key for key, *texts in zip(keys, *points, strict=True) if len(set(texts)) > 1]
     names = [experiment_name(tree, varied or keys) for tree in trees]
     return dict(zip(names, points, strict=True))
-
-
-def settings(overrides: list[str]) -> list[str]:
-    return [word for override in overrides for word in ("-S", override)]
-
-
-def resulting(overrides: list[str]) -> dict[str, Any]:
-    """Return params.yaml as DVC would change it, if it is valid then."""
-    from dvc.utils.hydra import apply_overrides
-
-    with tempfile.TemporaryDirectory() as folder:
-        file = shutil.copy("params.yaml", folder)
-        apply_overrides(file, overrides)
-        tree = read_yaml(file)
-    parse(Params, tree, " ".join(settings(overrides)))
-    return tree
 
 
 def experiment_name(tree: dict[str, Any], keys: list[str]) -> str:
