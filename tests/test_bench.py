@@ -23,6 +23,7 @@ from tests.conftest import ROOT
 
 ROWS = [
     "evaluation / bare forward",
+    "evaluation / bare forward, prefix cached",
     "evaluation / bare forward with answers and NLL",
     "evaluation / peft's",
     "time per item, all / a quarter",

@@ -14,7 +14,7 @@ from pipeline.lm.prefixes import Bundle, attention_mask, lay_out, pair_up, rows_
 from pipeline.lm.trunk import trunk_depth
 from pipeline.reference.items import held_out_items
 from pipeline.scoring import score as scoring
-from pipeline.scoring.rows import Prompt, forward_rows
+from pipeline.scoring.rows import Prompt, common_prefix, forward_rows, make_prompts
 from pipeline.scoring.score import score
 from pipeline.scoring.wording import dilemma_prompt
 from pipeline.steering.compose import Composed
@@ -122,8 +122,22 @@ def test_less_is_run(base, items, monkeypatch):
         for reuse in (False, True)
     )
     assert len(set(plain)) == 1
-    assert reused[0] == reused[1] == reused[2] / len(COEFFICIENTS)
-    assert reused[3] < 0.8 * plain[3]
+    prompts = make_prompts(base, items, steering, COEFFICIENTS)
+    once = len(COEFFICIENTS) * (prefix := len(common_prefix(prompts)))
+    assert reused[0] - once == reused[1] - once == (reused[2] - once) / len(COEFFICIENTS)
+    assert prefix > 10
+    assert reused[3] < 0.7 * plain[3]
+
+
+def test_the_prefix_ends_before_what_predicts_the_first_scored_token(base, items):
+    prompts = make_prompts(base, items, Untouched(), [0.0])
+    prefix = common_prefix(prompts)
+    for prompt in prompts:
+        assert prompt.ids[: len(prefix)] == prefix
+        assert len(prefix) < len(prompt.ids) - prompt.span[0]
+    twice = [replace(prompts[0], span=(len(prompts[0].ids) - 3, 0, 0)), prompts[1]]
+    assert common_prefix(twice) == prefix[:2]
+    assert common_prefix(prompts[:1]) == ()
 
 
 def test_identical_rows_run_once(base, items):

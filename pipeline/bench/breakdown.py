@@ -30,6 +30,7 @@ EVALUATION: list[Place] = [
     (scoring, "lay_out_rows", "laying out"),
     (scoring, "check_acts", CHECKS),
     (scoring, "check_reuse", CHECKS),
+    (scoring, "cached", "bare forward"),
     (scoring, "final_states", "bare forward"),
     (scoring, "figures", HEAD),
 ]

@@ -1,4 +1,7 @@
-"""What scoring runs: each distinct text under each coefficient once, two alike in one row."""
+"""What scoring runs: each distinct text under each coefficient once, two alike in one row.
+
+The prefix that all texts have, such as the instruction, runs once per coefficient.
+"""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -11,7 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from pipeline.lm.base import Base
-from pipeline.lm.prefixes import Bundle, Rows, lay_out, pair_up, rows_hidden
+from pipeline.lm.prefix_cache import PrefixCache
+from pipeline.lm.prefixes import Bundle, Rows, common_length, lay_out, pair_up, rows_hidden
 from pipeline.lm.prompts import THINK, Message, chat_text, open_turn, user_chat
 from pipeline.lm.trunk import on_trunk, run_trunk
 from pipeline.scoring.wording import SITUATION, open_question
@@ -90,6 +94,7 @@ class ForwardRow:
     """One or two texts under one coefficient, and the span of each that enters the NLL."""
 
     texts: tuple[tuple[int, ...], ...]
+    """Without the prefix of all texts."""
     spans: tuple[Span, ...]
     coefficient: float
 
@@ -97,18 +102,26 @@ class ForwardRow:
     def bundle(self) -> Bundle:
         return Bundle.of([list(text) for text in self.texts])
 
-    def apart(self) -> list["ForwardRow"]:
-        """Return its texts as rows of their own."""
+    def apart(self, prefix: tuple[int, ...]) -> list["ForwardRow"]:
+        """Return its texts as rows of their own, whole again."""
         both = zip(self.texts, self.spans, strict=True)
-        return [ForwardRow((text,), (span,), self.coefficient) for text, span in both]
+        return [ForwardRow((prefix + text,), (span,), self.coefficient) for text, span in both]
+
+
+def common_prefix(prompts: list[Prompt]) -> tuple[int, ...]:
+    """Return the tokens that all texts begin with, short of what predicts their NLL's first."""
+    texts = {prompt.ids: prompt.span[0] for prompt in prompts}
+    first, last = list(min(texts)), list(max(texts))
+    until = min(len(ids) - count - 1 for ids, count in texts.items())
+    return min(texts)[: max(0, min(until, common_length(first, last)))] if len(texts) > 1 else ()
 
 
 def forward_rows(
-    prompts: list[Prompt], reuse: bool
+    prompts: list[Prompt], reuse: bool, prefix: tuple[int, ...] = ()
 ) -> tuple[list[ForwardRow], list[tuple[int, int]]]:
     """Return rows sorted by length, and of each prompt its row and its place in it.
 
-    With `reuse` two texts share the row of their common beginning.
+    With `reuse` two texts share the row of their common beginning. Rows leave out `prefix`.
     """
     spans = {prompt.ids: prompt.span for prompt in prompts}
     rows: list[ForwardRow] = []
@@ -116,11 +129,12 @@ def forward_rows(
         texts = list(dict.fromkeys(prompt.ids for prompt in prompts if prompt.coefficient == c))
         groups = pair_up(list(map(list, texts))) if reuse else [[i] for i in range(len(texts))]
         for group in groups:
-            members = tuple(texts[index] for index in group)
-            rows.append(ForwardRow(members, tuple(spans[text] for text in members), c))
+            members = [texts[index] for index in group]
+            own = tuple(text[len(prefix) :] for text in members)
+            rows.append(ForwardRow(own, tuple(spans[text] for text in members), c))
     rows.sort(key=lambda row: (len(row.bundle), row.texts))
     places = {
-        (text, row.coefficient): (index, place)
+        (prefix + text, row.coefficient): (index, place)
         for index, row in enumerate(rows)
         for place, text in enumerate(row.texts)
     }
@@ -137,14 +151,20 @@ def lay_out_rows(part: list[ForwardRow], pad_id: int, device: torch.device) -> t
 
 def final_states(
     model: PreTrainedModel, steering: Attachable, part: list[ForwardRow], distinct: Rows,
-    index: Tensor, depth: int,
+    index: Tensor, depth: int, cache: PrefixCache | None = None,
 ) -> Tensor:  # fmt: skip
     """Return final hidden states [n, w, d]; the first `depth` layers run once per bundle."""
+    coefficients = [row.coefficient for row in part]
+
+    def below() -> Tensor:  # what no coefficient changes, so that any one will do
+        one = coefficients[:1] * len(distinct.ids)
+        return rows_hidden(model, distinct, cache.at(one) if cache else None)
+
     shared = depth and len(distinct.ids) < len(part)
-    held = run_trunk(model, depth, lambda: rows_hidden(model, distinct)) if shared else None
-    coefficients = torch.tensor([row.coefficient for row in part])
+    held = run_trunk(model, depth, below) if shared else None
     with (
-        steering.steer(model, coefficients),
+        steering.steer(model, torch.tensor(coefficients)),
         nullcontext() if held is None else on_trunk(model, depth, held, index),
     ):
-        return rows_hidden(model, distinct.take(index))
+        past = cache.at(coefficients) if cache else None
+        return rows_hidden(model, distinct.take(index), past)

@@ -7,7 +7,8 @@ log-probability per token of its text, less that of the dilemma's other action.
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,13 +19,16 @@ from transformers import PreTrainedModel
 from pipeline.lm.base import Base
 from pipeline.lm.batches import in_batches
 from pipeline.lm.forward import check_length, state_nll, to_logits
+from pipeline.lm.prefix_cache import PrefixCache
 from pipeline.lm.prefixes import Rows, rounding
 from pipeline.lm.prompts import answer_tokens
 from pipeline.lm.trunk import trunk_depth
 from pipeline.scoring.rows import (
     ForwardRow,
+    Prompt,
     Replies,
     Span,
+    common_prefix,
     final_states,
     forward_rows,
     lay_out_rows,
@@ -51,24 +55,19 @@ def score(
     chosen, and choice_mass is 1. nll is in nats per token of the dilemma's own text. With `replies`
     (from `reason`) the answer is read after them. Rows are sorted by length, so a batch holds all
     coefficients of a dilemma and little padding. With `reuse` two texts share the row of their
-    common beginning, and layers below the first steered one run once per text. Raises InputError
-    for texts too long and scores not finite.
+    common beginning, the prefix of all texts runs once per coefficient, and layers below the first
+    steered one run once per text. Raises InputError for texts too long and scores not finite.
     """
     check_acts(base.model, steering.hooks(base.model, max(coefficients, key=abs)))
-    prompts = [
-        prompt
-        for form in forms
-        for prompt in make_prompts(base, items, steering, coefficients, replies, form)
-    ]
-    check_length(base.model, max(len(prompt.ids) for prompt in prompts))
-    rows, places = forward_rows(prompts, reuse)
-    depth = trunk_depth(base.model, steering.touched()) if reuse else 0
-    whole = run_rows(base, steering, rows, depth, scratch)
-    records: list[dict[str, Any]] = [
-        {"form": prompt.form, "item_id": prompt.item_id, "coefficient": prompt.coefficient}
-        | dict(zip(FIGURES, whole[place].tolist(), strict=True))
-        for prompt, place in zip(prompts, places, strict=True)
-    ]
+    records: list[dict[str, Any]] = []
+    for form in forms:
+        prompts = make_prompts(base, items, steering, coefficients, replies, form)
+        whole = run_prompts(base, steering, prompts, reuse, scratch)
+        records += [
+            {"form": form, "item_id": prompt.item_id, "coefficient": prompt.coefficient}
+            | dict(zip(FIGURES, own, strict=True))
+            for prompt, own in zip(prompts, whole.tolist(), strict=True)
+        ]
     if bad := {r["coefficient"] for r in records if not all(math.isfinite(r[k]) for k in FIGURES)}:
         raise InputError(f"scores are not finite at coefficients {sorted(bad)}: take smaller ones")
     if LIKELIHOOD in forms:
@@ -78,22 +77,40 @@ def score(
     return records
 
 
-def run_rows(
-    base: Base, steering: Attachable, rows: list[ForwardRow], depth: int, scratch: Scratch | None
+def run_prompts(
+    base: Base, steering: Attachable, prompts: list[Prompt], reuse: bool, scratch: Scratch | None
 ) -> Tensor:
-    """Return the figures [n, k, 4] of n rows with up to k texts, on the CPU."""
+    """Return the figures [n, 4] of n prompts of one form, on the CPU."""
+    model, form = base.model, prompts[0].form
+    check_length(model, max(len(prompt.ids) for prompt in prompts))
+    prefix = common_prefix(prompts) if reuse else ()
+    rows, places = forward_rows(prompts, reuse, prefix)
+    depth = trunk_depth(model, steering.touched()) if reuse else 0
     most, answers = max(len(row.texts) for row in rows), answer_ids(base)
-    if most > 1 or depth:
-        check_reuse(base, steering, rows[-2:], depth)
+    cache = None
+    if most > 1 or depth or prefix:
+        with refused(model):
+            cache = cached(base, steering, rows, prefix) if prefix else None
+            check_reuse(base, steering, rows[-2:], depth, prefix, cache)
 
     def work(part: list[ForwardRow]) -> Tensor:
         distinct, index = lay_out_rows(part, base.pad_id, base.device)
-        hidden = final_states(base.model, steering, part, distinct, index, depth)
+        hidden = final_states(model, steering, part, distinct, index, depth, cache)
         spans = [row.spans for row in part]
-        values = figures(base.model, hidden, distinct.take(index), spans, answers)
+        values = figures(model, hidden, distinct.take(index), spans, answers)
         return F.pad(values, (0, 0, 0, most - values.shape[1]), value=math.nan).cpu()
 
-    return in_batches(rows, max(1, base.batch_size // most), work, "scoring", scratch)
+    size = max(1, base.batch_size // most)
+    whole = in_batches(rows, size, work, f"scoring {form}", scratch)
+    return whole[tuple(torch.tensor(places).T)]
+
+
+def cached(
+    base: Base, steering: Attachable, rows: list[ForwardRow], prefix: tuple[int, ...]
+) -> PrefixCache:
+    coefficients = list(dict.fromkeys(row.coefficient for row in rows))
+    with steering.steer(base.model, torch.tensor(coefficients)):
+        return PrefixCache.of(base.model, list(prefix), coefficients)
 
 
 def compare_actions(records: list[dict[str, Any]], items: list[dict[str, Any]]) -> None:
@@ -115,20 +132,30 @@ def answer_ids(base: Base) -> dict[str, Tensor]:
     return {word: torch.tensor(ids, device=base.device) for word, ids in sets.items()}
 
 
-def check_reuse(base: Base, steering: Attachable, part: list[ForwardRow], depth: int) -> None:
+@contextmanager
+def refused(model: PreTrainedModel) -> Iterator[None]:
+    """Refuse a model that cannot share beginnings, as ALiBi, which knows no such mask."""
+    try:
+        yield
+    except (ValueError, TypeError, IndexError, AttributeError) as error:
+        said = f"{type(model).__name__} cannot run texts that share their beginning ({error})"
+        raise InputError(f"{said}: set scoring.reuse false") from None
+
+
+def check_reuse(
+    base: Base, steering: Attachable, part: list[ForwardRow], depth: int,
+    prefix: tuple[int, ...], cache: PrefixCache | None,
+) -> None:  # fmt: skip
     """Refuse a model whose states are not those of its texts one by one, without a trunk."""
     model = base.model
     distinct, index = lay_out_rows(part, base.pad_id, base.device)
     rows = distinct.take(index)
-    try:
-        together = final_states(model, steering, part, distinct, index, depth)
-    except (ValueError, TypeError, IndexError) as error:  # e.g. of ALiBi, which knows no such mask
-        said = f"{type(model).__name__} cannot run texts that share their beginning ({error})"
-        raise InputError(f"{said}: set scoring.reuse false") from None
+    together = final_states(model, steering, part, distinct, index, depth, cache)
     for i, row in enumerate(part):
-        for number, alone in enumerate(row.apart(), start=1):
+        for number, alone in enumerate(row.apart(prefix), start=1):
             own = lay_out_rows([alone], base.pad_id, base.device)
             expected = final_states(model, steering, [alone], *own, depth=0)[0].float()
+            expected = expected[len(prefix) :]
             states = together[i, rows.of_text(number)[i]].float()
             distance = ((states - expected).norm() / expected.norm()).item()
             if not distance < rounding(model) and expected.isfinite().all():
