@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from pipeline.lm.prefixes import Rows, attention_mask, rows_hidden
+
 
 @dataclass(frozen=True)
 class PrefixCache:
@@ -38,3 +40,29 @@ class PrefixCache:
             own = index.to(keys.device, non_blocking=True)
             cache.update(keys[own], values[own], number)
         return cache
+
+
+def states_after(model: PreTrainedModel, rows: Rows, past: DynamicCache | None) -> Tensor:
+    """Return the final normalised hidden states [b, w, d] of rows that go on from a prefix."""
+    if past is None:
+        return rows_hidden(model, rows)
+    count, cached = len(rows.ids), past.get_seq_length()
+    prefix = torch.arange(cached, device=rows.ids.device).expand(count, -1)
+    zeros = torch.zeros_like(prefix)  # the prefix is what all texts of a row begin with
+    whole = rows._replace(
+        ids=torch.cat([zeros, rows.ids], dim=1),
+        positions=torch.cat([prefix, rows.positions + cached], dim=1),
+        branch=torch.cat([zeros, rows.branch], dim=1),
+    )
+    output = model.get_decoder()(
+        input_ids=rows.ids, attention_mask=later_rows(attention_mask(model, whole), cached),
+        position_ids=whole.positions[:, cached:], past_key_values=past, use_cache=False,
+    )  # fmt: skip
+    return output.last_hidden_state.to(rows.ids.device)  # of a spread model it may lie elsewhere
+
+
+def later_rows(mask: Tensor | dict[str, Tensor], cached: int) -> Tensor | dict[str, Tensor]:
+    """Return what tokens after a prefix see, of a mask over all; one by text serves as it is."""
+    if isinstance(mask, dict):
+        return {kind: own[:, :, cached:] for kind, own in mask.items()}
+    return mask[:, :, cached:] if mask.ndim == 4 else mask

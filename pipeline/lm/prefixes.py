@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.support.errors import InputError
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache, PreTrainedModel
+    from transformers import PreTrainedModel
 
 WORTH = 0.9  # of the tokens one by one: with more than these, sharing a row is no gain
 KINDS = {False: "full_attention", True: "sliding_attention"}  # transformers' names
@@ -175,15 +175,13 @@ def lay_out_one(bundle: Bundle, width: int, most: int, pad_id: int) -> tuple[lis
     return ids, positions, branch, before, last + [width - 1] * (most - len(last))
 
 
-def attention_mask(
-    model: PreTrainedModel, rows: Rows, cached: int = 0
-) -> Tensor | dict[str, Tensor]:
-    """Return the mask of rows: [b, w] for single texts, else [b, 1, w, n + w] to add to scores.
+def attention_mask(model: PreTrainedModel, rows: Rows) -> Tensor | dict[str, Tensor]:
+    """Return the mask of rows: [b, w] for single texts, else [b, 1, w, w] to add to scores.
 
-    Each text goes on from n `cached` tokens of a prefix. Models whose layers differ get one such
-    mask by kind of layer. Raises InputError for kinds that are neither full nor sliding attention.
+    Models whose layers differ get one such mask by kind of layer. Raises InputError for kinds that
+    are neither full nor sliding attention.
     """
-    if rows.last.shape[1] < 2 and not cached:
+    if rows.last.shape[1] < 2:
         return (rows.branch >= 0).long()
     config = model.config.get_text_config()
     if others := set(getattr(config, "layer_types", None) or []) - set(KINDS.values()):
@@ -196,14 +194,12 @@ def attention_mask(
     layers = DynamicCache(config=config).layers  # transformers' account of who sees how far
     windows = {bool(layer.is_sliding): getattr(layer, "sliding_window", None) for layer in layers}
     dtype = model.get_input_embeddings().weight.dtype
-    masks = {
-        KINDS[sliding]: visible(rows, window, dtype, cached) for sliding, window in windows.items()
-    }
+    masks = {KINDS[sliding]: visible(rows, window, dtype) for sliding, window in windows.items()}
     return masks if len(masks) > 1 else next(iter(masks.values()))
 
 
-def visible(rows: Rows, window: int | None, dtype: torch.dtype, cached: int = 0) -> Tensor:
-    """Return [b, 1, w, cached + w]: 0 where a token (third axis) sees another, else the minimum."""
+def visible(rows: Rows, window: int | None, dtype: torch.dtype) -> Tensor:
+    """Return [b, 1, w, w]: 0 where a token (third axis) sees another one, else the minimum."""
     own = rows.branch[:, :, None]
     other = rows.branch[:, None, :]
     width = rows.ids.shape[1]
@@ -212,23 +208,16 @@ def visible(rows: Rows, window: int | None, dtype: torch.dtype, cached: int = 0)
     if window is not None:
         allowed &= rows.positions[:, :, None] - rows.positions[:, None, :] < window
     allowed &= (other >= 0) | square.tril().triu()  # padding sees itself: no empty softmax
-    if cached:
-        places = torch.arange(-cached, 0, device=own.device)
-        prefix = (own >= 0).expand(-1, -1, cached)
-        if window is not None:
-            prefix = prefix & (rows.positions[:, :, None] - places < window)
-        allowed = torch.cat([prefix, allowed], dim=-1)
     mask = torch.zeros(allowed.shape, dtype=dtype, device=own.device)
     return mask.masked_fill(~allowed, torch.finfo(dtype).min)[:, None]
 
 
-def rows_hidden(model: PreTrainedModel, rows: Rows, past: DynamicCache | None = None) -> Tensor:
-    """Return the final normalised hidden states [b, w, d]; `past` holds each row's prefix."""
-    cached = 0 if past is None else past.get_seq_length()
+def rows_hidden(model: PreTrainedModel, rows: Rows) -> Tensor:
+    """Return the final normalised hidden states [b, w, d]."""
+    mask = attention_mask(model, rows)
     output = model.get_decoder()(
-        input_ids=rows.ids, attention_mask=attention_mask(model, rows, cached),
-        position_ids=rows.positions + cached, past_key_values=past, use_cache=False,
-    )  # fmt: skip
+        input_ids=rows.ids, attention_mask=mask, position_ids=rows.positions, use_cache=False
+    )
     return output.last_hidden_state.to(rows.ids.device)  # of a spread model it may lie elsewhere
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from pipeline.lm.base import Base
-from pipeline.lm.prefix_cache import PrefixCache
-from pipeline.lm.prefixes import Bundle, Rows, common_length, lay_out, pair_up, rows_hidden
+from pipeline.lm.prefix_cache import PrefixCache, states_after
+from pipeline.lm.prefixes import Bundle, Rows, common_length, lay_out, pair_up
 from pipeline.lm.prompts import THINK, Message, chat_text, open_turn, user_chat
 from pipeline.lm.trunk import on_trunk, run_trunk
 from pipeline.scoring.wording import SITUATION, open_question
@@ -158,7 +158,7 @@ def final_states(
 
     def below() -> Tensor:  # what no coefficient changes, so that any one will do
         one = coefficients[:1] * len(distinct.ids)
-        return rows_hidden(model, distinct, cache.at(one) if cache else None)
+        return states_after(model, distinct, cache.at(one) if cache else None)
 
     shared = depth and len(distinct.ids) < len(part)
     held = run_trunk(model, depth, below) if shared else None
@@ -167,4 +167,4 @@ def final_states(
         nullcontext() if held is None else on_trunk(model, depth, held, index),
     ):
         past = cache.at(coefficients) if cache else None
-        return rows_hidden(model, distinct.take(index), past)
+        return states_after(model, distinct.take(index), past)
