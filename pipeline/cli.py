@@ -36,9 +36,13 @@ Temperature = Annotated[float, Option(help="0 takes the likeliest token, above i
 Draws = Annotated[int, Option(help="The seed of the draws.")]
 Device = Annotated[str, Option(help="auto, cpu, cuda, cuda:N, mps or spread.")]
 Out = Annotated[str, Option(help="The folder to write.")]
+Force = Annotated[bool, Option("--force", help="Replace what an earlier call has written there.")]
+AT_ONCE = "How many cells run at once; by default one per GPU, else per core."
+Jobs = Annotated[int | None, Option(help=AT_ONCE)]
 
 
 def call(module: str, function: str, *arguments) -> None:
+    """Import a module of `pipeline` and call its function; its errors are one sentence each."""
     with guarded():
         getattr(import_module(f"pipeline.{module}"), function)(*arguments)
 
@@ -114,7 +118,7 @@ def behaviour(
     name: Annotated[str, Argument(help="Its id, such as humour.")],
     positive: Annotated[str, Option(help='The persona of c = +1, such as "a funny".')],
     negative: Annotated[str, Option(help='The persona of c = -1, such as "a serious".')],
-    force: Annotated[bool, Option("--force", help="Replace an existing file.")] = False,
+    force: Force = False,
 ) -> None:
     """Write a behaviour from two words: data/raw/behaviours/NAME.yaml."""
     call("app.behaviour", "main", name, positive, negative, force)
@@ -195,9 +199,7 @@ def export(
         Option("--coefficient", "-c", help="Fixed in the export, in units; hub keeps the dial."),
     ] = 1.0,
     model: Base = None,
-    force: Annotated[
-        bool, Option("--force", help="Replace an earlier export in that folder.")
-    ] = False,
+    force: Force = False,
     weights: Weights = [],  # noqa: B006
 ) -> None:
     """Write an adapter in a form that other software reads."""
@@ -249,12 +251,7 @@ def bench_page(
 
 
 @app.command()
-def repro(
-    jobs: Annotated[
-        int | None,
-        Option(help="How many cells run at once; by default one per GPU, else per core."),
-    ] = None,
-) -> None:
+def repro(jobs: Jobs = None) -> None:
     """Run the study by `dvc repro`, independent cells side by side."""
     call("app.repro", "main", jobs)
 
@@ -262,7 +259,7 @@ def repro(
 @app.command()
 def study(
     name: Annotated[str, Argument(help="A file studies/<name>.yaml.")],
-    jobs: Annotated[int | None, Option(help="How many cells run at once.")] = None,
+    jobs: Jobs = None,
     keep: Annotated[str | None, Option(help="A folder for copies of the tables.")] = None,
     overrides: Annotated[
         list[str], Option("-S", help="A key and its value, as rank=8; repeat.")

@@ -79,9 +79,9 @@ def repository() -> Rows:
     yield ask("rev-parse", "--show-toplevel"), said, remedy
     commit = ask("rev-parse", "--short", "HEAD")
     yield commit, "it has no commit, from which `dvc exp run` starts", "`git add -A && git commit`"
-    said = "user.name or user.email not set: `dvc exp run` cannot commit"
+    identity = ask("-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT")
     remedy = '`git config user.name "..."` and `git config user.email "..."`'
-    yield ask("-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT"), said, remedy
+    yield identity, "user.name or user.email not set: `dvc exp run` cannot commit", remedy
     lock = Path(ask("rev-parse", "--git-path", "index.lock"))
     remedy = f"if no git command runs, `rm {shlex.quote(str(lock))}`"
     yield not lock.exists(), "the index is locked, perhaps by a git command that was killed", remedy
@@ -89,8 +89,7 @@ def repository() -> Rows:
     yield not unmerged, f"unresolved conflicts in {unmerged}", "resolve and `git add` them"
     words = "ls-files", "--others", "--exclude-standard", "--", "*.py", "*.yaml", "data/raw"
     new = ", ".join(ask(*words).split("\n")[:3])
-    said = f"not in git: {new}; queued and --temp experiments would not see them"
-    yield not new, said, "`git add` them", "note"
+    yield not new, f"queued experiments would not see {new}: not in git", "`git add` them", "note"
     yield True, f"at commit {commit}", ""
 
 
@@ -144,8 +143,7 @@ def study() -> Rows:
     said = f"a GPU's driver is here, but torch {torch.__version__} cannot use it: the CPU works"
     yield usable, said, "install a torch build with CUDA, or set device: cpu", "note"
     bad = device not in ("auto", "spread") and trouble(lambda: torch.empty(0, device=device))
-    said = f"params.yaml asks for {device!r}, which torch cannot use here"
-    yield not bad, said, "set device: auto"
+    yield not bad, f"params.yaml asks for {device!r}, which torch cannot use", "set device: auto"
     yield from weights(source)
     yield True, f"{source}, {params.behaviour} on {params.evalset}, device {device}", ""
 
@@ -196,8 +194,7 @@ def tracking() -> Rows:
         yield uri.startswith("sqlite:///"), said, remedy
         file = Path(make_url(address(uri)).database or "")
     good = writable(file.parent) and (not file.exists() or os.access(file, os.W_OK))
-    said = f"{file} cannot be written; stages would run untracked"
-    yield good, said, "change its owner, or its place"
+    yield good, f"{file} cannot be written; stages would run untracked", "change its owner"
     if file.exists():
         said = f"{file} is no database, or was left half-migrated, and will not open"
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as opened:
