@@ -89,7 +89,8 @@ def repository() -> Rows:
     yield not unmerged, f"unresolved conflicts in {unmerged}", "resolve and `git add` them"
     words = "ls-files", "--others", "--exclude-standard", "--", "*.py", "*.yaml", "data/raw"
     new = ", ".join(ask(*words).split("\n")[:3])
-    yield not new, f"queued experiments would not see {new}: not in git", "`git add` them", "note"
+    said = f"not in git: {new}; queued and --temp experiments would not see them"
+    yield not new, said, "`git add` them", "note"
     yield True, f"at commit {commit}", ""
 
 
