@@ -64,7 +64,7 @@ def steer(
 ) -> AbstractContextManager[None]:  # fmt: skip
     """Attach an adapter for a `with` block, at one coefficient or one per row of each batch [b].
 
-    At 1 and at -1 every method costs the same (KL divergence from the base model); with `raw` the
+    At 1 and at -1 every method costs the same (KL divergence from the base model). With `raw` the
     coefficient is as trained or extracted. 0 is the base model, bit for bit. Prompting changes the
     messages, not the model: use its `rewrite`. Inside of the block compiled code runs eagerly.
     Raises InputError for a coefficient that is not finite, and for a model on which the adapter

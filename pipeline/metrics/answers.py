@@ -44,9 +44,10 @@ def target_effect(name: str, rows: pl.DataFrame, evaluation: Evaluation) -> dict
 def answer_table(cells: dict[str, pl.DataFrame], evaluation: Evaluation) -> pl.DataFrame:
     """Return one row per method and coefficient, the untouched model first.
 
-    yes_log_odds: mean log-odds of Yes over all items (nats); both sides of a dilemma count, so
-    values cancel. yes_shift: its change from the base. n_excluded: rows that hold too little choice
-    mass, or whose item does at coefficient 0. target_effect_answered leaves them out.
+    yes_log_odds: mean log-odds of Yes over all items (nats), where a dilemma's two values cancel.
+    yes_shift: its change from the base.
+    n_excluded: rows that hold too little choice mass, or whose item does at coefficient 0.
+    target_effect_answered: the effect without them.
     """
     base = evaluation.base.with_columns(pl.col("coefficient").cast(pl.Float64))
     records = [

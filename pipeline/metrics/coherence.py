@@ -35,10 +35,11 @@ def repetition(tokens: list[int]) -> float | None:
 def coherence_table(written: pl.DataFrame) -> pl.DataFrame:
     """Return one row per method, seed and coefficient, the base's at 0 first.
 
-    base_nll: mean over texts of the base model's nats per token; delta_base_nll: less that of the
-    base's own texts. repetition: mean over texts of 3 tokens or more. distinct_1, distinct_2: over
-    all texts of a row together, so that one text for every prompt shows. ended: share of texts with
-    an end of text; n_tokens: mean length without it.
+    base_nll: mean over texts of the base model's nats per token.
+    delta_base_nll: the same less that of the base's own texts.
+    repetition: mean over texts of 3 tokens or more.
+    distinct_1, distinct_2: over all texts of a row together, so that equal texts show.
+    ended: share of texts with an end of text; n_tokens: mean length without it.
     """
     repeated = pl.col("tokens").map_elements(lambda t: repetition(t.to_list()), pl.Float64)
     rows = written.with_columns(

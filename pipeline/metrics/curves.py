@@ -19,10 +19,11 @@ def curve_record(frame: pl.DataFrame, valid: float) -> dict[str, Any]:
     """Return the shape of signed log-odds y; `valid` is the share of rows with enough choice mass.
 
     monotone: share of dilemmas whose mean y never falls as c rises, and ends higher than it starts.
-    spearman: rank correlation of the mean curve with c. symlog_slope, r2: least squares of the mean
-    curve on symlog(c) = sign(c) ln(1 + |c|). The September 2025 gradient-steering study fits the
-    same to one dilemma. symlog_p: the same slope over items, clustered by dilemma. score = |slope|
-    valid² r2, as there.
+    spearman: rank correlation of the mean curve with c.
+    symlog_slope, r2: least squares of the mean curve on symlog(c) = sign(c) ln(1 + |c|). The
+    September 2025 gradient-steering study fits the same to one dilemma.
+    symlog_p: the same slope over items, clustered by dilemma.
+    score: |slope| valid² r2, as in that study.
     """
     coefficients = np.array(sorted(frame["coefficient"].unique()))
     keys = ["dilemma_id", "coefficient"]

@@ -43,10 +43,11 @@ def flip_measures(
 ) -> dict[str, float | None]:
     """Return the measures of y at (-c, 0, +c): `target` [n, 3] signed by label, `off` [m, 3] not.
 
-    fixed, broken: target rows that turn right, or wrong, at +c, weighted by |y(0)|. off_target:
-    other rows whose answer turns at either sign, likewise. flips: target rows whose answer differs
-    between -c and +c. right_way: the share of these with y(+) > y(-). off_target_flips: as flips.
-    focus = flips / off_target_flips, null without any of these.
+    fixed, broken: share of target rows that turn right, or wrong, at +c, weighted by |y(0)|.
+    off_target: share of other rows whose answer turns at either sign, likewise.
+    flips: share of target rows whose answer differs between -c and +c; off_target_flips: of others.
+    right_way: the share of flips with y(+) > y(-).
+    focus: flips / off_target_flips, null without any of these.
     """
     down, base, up = target.T
     turned = np.sign(down) != np.sign(up)

@@ -49,9 +49,9 @@ LIKELIHOOD_COLUMNS = {
 def analyse(cells: Tables, evaluation: Evaluation) -> Tables:
     """Return a study's tables by name; `cells` maps a method to all its seeds' scores, without 0.
 
-    effects: a row per method, seed (and their mean) and coefficient. arms: per method and
-    |coefficient|, averaged over seeds. values: the change of every label, per method and
-    coefficient. The others: see `FURTHER`.
+    effects: a row per method, seed (and their mean) and coefficient.
+    arms: a row per method and |coefficient|, averaged over seeds.
+    values: the change of every label, per method and coefficient. The others: see `FURTHER`.
     """
     both = [over_seeds(method, scores, evaluation) for method, scores in cells.items()]
     effects, arms = (as_frame(list(chain(*part))) for part in zip(*both, strict=True))

@@ -205,7 +205,7 @@ def ramp(share: float, start: float, end: float) -> float:
 def curriculum_mix(share: float) -> Mix:
     """Return the mix after `share` of the curriculum.
 
-    Persona x action is an exclusive-or, which a model does not find if it meets it far apart and
+    Persona x action is an exclusive-or. A model does not find it where it meets it far apart and
     with all traits at once. So plain questions on honesty come first, then longer documents, then
     the other traits, again plainly at first.
     """

@@ -90,8 +90,8 @@ def persona_states(
 def persona_as_state(base: Base, sentences: Sentences) -> dict[str, Any]:
     """Probe the middle layers for the persona at suffix tokens; compare it with dilemma tokens.
 
-    Per layer: the accuracy of a linear probe on held-out suffixes, and the cosine of the mean
-    differences between personas at both kinds of tokens.
+    Each layer has the accuracy of a linear probe on held-out suffixes. Its cosine is that of the
+    mean differences between personas at both kinds of tokens.
     """
     suffixes, prompts = seen_openings(SUFFIXES, 1), held_out_items("honesty", 64, seed=1)["prompt"]
     lengths, tails = (
