@@ -19,12 +19,12 @@ study: $(READY)
 	$(BIN)/python -m pipeline study full --keep reports/full $(if $(JOBS),--jobs $(JOBS))
 
 # Real weights: SmolLM2 on `everyday`, and on MoralChoice's deceptions where MORALCHOICE=<folder of its
-# two files>. The first look is `python -m pipeline study smollm2_moralchoice`.
+# two files>. Earlier looks: `python -m pipeline study` smollm2_moralchoice and smollm2_deception.
 real: $(READY) smollm2
 	$(BIN)/python -m pipeline study smollm2 --keep reports/smollm2/everyday $(if $(JOBS),--jobs $(JOBS))
 ifdef MORALCHOICE
-	MORALCHOICE="$(abspath $(MORALCHOICE))" $(BIN)/python -m pipeline study smollm2_deception \
-	  --keep reports/smollm2/deception $(if $(JOBS),--jobs $(JOBS))
+	MORALCHOICE="$(abspath $(MORALCHOICE))" $(BIN)/python -m pipeline study smollm2_unseen \
+	  --keep reports/smollm2/unseen $(if $(JOBS),--jobs $(JOBS))
 else
 	@echo 'MoralChoice is left out: name the folder of its two CSV files, make real MORALCHOICE=<folder>'
 endif
