@@ -19,7 +19,7 @@ from pipeline.support.formats import interval, number, p_value
 
 README, HOW = Path("README.md"), Path("docs/how_it_works.md")
 RESULTS = Path("reports/tables/summary.md")
-REAL = Path("reports/smollm2/deception")
+REAL = Path("reports/smollm2/unseen")
 BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 
 
