@@ -53,6 +53,8 @@ def states_after(model: PreTrainedModel, rows: Rows, past: DynamicCache | None) 
         ids=torch.cat([zeros, rows.ids], dim=1),
         positions=torch.cat([prefix, rows.positions + cached], dim=1),
         branch=torch.cat([zeros, rows.branch], dim=1),
+        # As if of several texts: sliding windows then count positions, not padding before a text.
+        last=rows.last.repeat(1, 2),
     )
     output = model.get_decoder()(
         input_ids=rows.ids, attention_mask=later_rows(attention_mask(model, whole), cached),
@@ -62,7 +64,7 @@ def states_after(model: PreTrainedModel, rows: Rows, past: DynamicCache | None) 
 
 
 def later_rows(mask: Tensor | dict[str, Tensor], cached: int) -> Tensor | dict[str, Tensor]:
-    """Return what tokens after a prefix see, of a mask over all; one by text serves as it is."""
+    """Return what tokens after a prefix see, of masks [b, 1, w, w] over all."""
     if isinstance(mask, dict):
         return {kind: own[:, :, cached:] for kind, own in mask.items()}
-    return mask[:, :, cached:] if mask.ndim == 4 else mask
+    return mask[:, :, cached:]
