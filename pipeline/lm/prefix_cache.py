@@ -18,7 +18,6 @@ from pipeline.lm.prefixes import Rows, attention_mask, rows_hidden
 class PrefixCache:
     """The common prefix of all texts, run once per coefficient."""
 
-    length: int
     coefficients: list[float]
     layers: list[tuple[Tensor, Tensor]]
     """Keys and values [k, heads, length, e] of each layer."""
@@ -30,7 +29,7 @@ class PrefixCache:
         rows = torch.tensor([ids], device=model.device).expand(len(coefficients), -1)
         model.get_decoder()(input_ids=rows, past_key_values=cache, use_cache=True)
         layers = [(layer.keys, layer.values) for layer in cache.layers]
-        return cls(len(ids), coefficients, layers)
+        return cls(coefficients, layers)
 
     def at(self, coefficients: list[float]) -> DynamicCache:
         """Return a cache whose row i holds the prefix under coefficients[i]."""

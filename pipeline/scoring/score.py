@@ -91,7 +91,8 @@ def run_prompts(
     if most > 1 or depth or prefix:
         with refused(model):
             cache = cached(base, steering, rows, prefix) if prefix else None
-            check_reuse(base, steering, rows[-2:], depth, prefix, cache)
+            tried = rows[:1] + rows[-2:]  # the shortest is padded beside the longest
+            check_reuse(base, steering, tried, depth, prefix, cache)
 
     def work(part: list[ForwardRow]) -> Tensor:
         distinct, index = lay_out_rows(part, base.pad_id, base.device)
